@@ -1,0 +1,1 @@
+"""locus: Local Visual Cue Search (arXiv 2606.16586)."""

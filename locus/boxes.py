@@ -1,0 +1,70 @@
+"""The one home of boxes: frames, conversion, IoU. Layer 1: pure functions.
+
+A box is xyxy, float, half-open: width = x2 - x1, no "+1". Boxes that only touch have IoU 0.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+
+from locus.errors import LocusError
+from locus.types import Box, Frame
+
+UNIT = 1000.0
+
+
+def parse_frame(name: str) -> Frame:
+    """Returns the frame of that name; raises LocusError for an unknown one."""
+    try:
+        return Frame(name)
+    except ValueError:
+        known = ", ".join(Frame)
+        raise LocusError(
+            f"unknown frame {name!r}: a backbone declares one of {known} (backbone.frame), the one it writes boxes in"
+        ) from None
+
+
+def frame_size(frame: Frame, file_size: tuple[float, float], processed_size: tuple[float, float]) -> tuple[float, float]:
+    """Width and height of ``frame`` for an image of this size on disk and this size as processed."""
+    return {Frame.FILE: file_size, Frame.PROCESSED: processed_size, Frame.UNIT1000: (UNIT, UNIT)}[frame]
+
+
+def convert(box: Box, frame: Frame, width: float, height: float) -> Box:
+    """The same region in another frame of the given size."""
+    sx, sy = width / box.width, height / box.height
+    return Box(box.x1 * sx, box.y1 * sy, box.x2 * sx, box.y2 * sy, frame, width, height)
+
+
+def is_valid(xyxy: tuple[float, float, float, float]) -> bool:
+    """Finite and of positive area."""
+    x1, y1, x2, y2 = xyxy
+    return bool(np.isfinite(xyxy).all()) and x2 > x1 and y2 > y1
+
+
+def area(boxes: np.ndarray) -> np.ndarray:
+    """[..., 4] xyxy -> [...] areas; inverted boxes count 0."""
+    return np.clip(boxes[..., 2] - boxes[..., 0], 0, None) * np.clip(boxes[..., 3] - boxes[..., 1], 0, None)
+
+
+def iou(a: np.ndarray, b: np.ndarray) -> np.ndarray:
+    """Intersection over union of [..., 4] xyxy boxes in one frame, broadcast; 0 where the union is empty."""
+    a, b = np.asarray(a, dtype=np.float64), np.asarray(b, dtype=np.float64)
+    low, high = np.maximum(a[..., :2], b[..., :2]), np.minimum(a[..., 2:], b[..., 2:])
+    inter = np.prod(np.clip(high - low, 0, None), axis=-1)
+    union = area(a) + area(b) - inter
+    return np.divide(inter, union, out=np.zeros_like(inter), where=union > 0)
+
+
+def same_frame(a: Box, b: Box) -> None:
+    """Raises LocusError unless both boxes are in one frame of one size."""
+    if (a.frame, a.width, a.height) != (b.frame, b.width, b.height):
+        raise LocusError(
+            f"boxes in different frames ({a.frame} {a.width}x{a.height}, {b.frame} {b.width}x{b.height}): "
+            "convert one before comparing"
+        )
+
+
+def box_iou(a: Box, b: Box) -> float:
+    """IoU of two boxes of one frame; raises LocusError when the frames differ."""
+    same_frame(a, b)
+    return float(iou(np.array(a.xyxy), np.array(b.xyxy)))

@@ -1,0 +1,107 @@
+"""The scalars of a run, from its rollouts and updates."""
+
+from __future__ import annotations
+
+import math
+import time
+from collections import Counter, defaultdict
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+
+import torch
+
+from locus.grpo.logprobs import TokenScores
+from locus.types import LossTerms, RolloutGroup, Status
+
+
+class Phases:
+    """Wall time per phase of a step; on a GPU each phase ends with a synchronisation."""
+
+    def __init__(self, device: torch.device):
+        self.device = device
+        self._seconds: dict[str, float] = defaultdict(float)
+
+    @contextmanager
+    def __call__(self, name: str) -> Iterator[None]:
+        start = time.perf_counter()
+        yield
+        if self.device.type == "cuda":
+            torch.cuda.synchronize(self.device)
+        self._seconds[name] += time.perf_counter() - start
+
+    def seconds(self) -> dict[str, float]:
+        """``time/<phase>_s`` for each phase."""
+        return {f"time/{name}_s": seconds for name, seconds in self._seconds.items()}
+
+
+class TokenSums:
+    """Adds up what the updates of one step report."""
+
+    def __init__(self) -> None:
+        self._sums: Counter[str] = Counter()
+        self._tokens = 0
+        self._updates: list[float] = []
+        self._largest: dict[str, float] = {"max_log_ratio": 0.0, "rollout_mismatch": 0.0}
+
+    def add(self, terms: LossTerms, scores: TokenScores, groups: Sequence[RolloutGroup]) -> None:
+        """One micro-batch. Rollout and scored log-probs are compared before the first update, while they must agree."""
+        metrics = dict(terms.metrics)
+        self._largest["max_log_ratio"] = max(self._largest["max_log_ratio"], metrics.pop("max_log_ratio"))
+        self._sums.update(metrics)
+        self._sums["entropy"] += scores.entropy.sum().item()
+        self._sums["loss"] += terms.loss.item() * terms.tokens
+        self._tokens += terms.tokens
+        if not self._updates:
+            written = torch.cat([r.completion.logprobs for group in groups for r in group.rollouts])
+            gap = (scores.logprobs.detach()[scores.mask].cpu() - written).abs().max().item()
+            self._largest["rollout_mismatch"] = max(self._largest["rollout_mismatch"], gap)
+
+    def add_update(self, grad_norm: float) -> None:
+        """One optimiser step; skipped if the norm is not finite."""
+        self._updates.append(grad_norm)
+
+    def means(self) -> dict[str, float]:
+        """Means over completion tokens, the mean gradient norm before clipping, and the largest deviations."""
+        means = {name: total / self._tokens for name, total in self._sums.items()}
+        taken = [norm for norm in self._updates if math.isfinite(norm)]
+        means["grad_norm"] = sum(taken) / len(taken) if taken else math.nan
+        means["skipped_updates"] = float(len(self._updates) - len(taken))
+        return means | self._largest
+
+
+def rollout_metrics(groups: Sequence[RolloutGroup]) -> dict[str, float]:
+    """Means over all rollouts of a step."""
+    rollouts = [rollout for group in groups for rollout in group.rollouts]
+    metrics = {
+        "reward": [r.reward.total for r in rollouts],
+        "iou": [r.reward.iou for r in rollouts],
+        "format": [r.reward.format for r in rollouts],
+        "nonzero_iou": [float(r.reward.iou > 0) for r in rollouts],
+        "parsed": [float(r.answer.status == Status.OK) for r in rollouts],
+        "truncated": [float(not r.completion.finished) for r in rollouts],
+        "completion_length": [float(len(r.completion.token_ids)) for r in rollouts],
+    }
+    return {name: sum(values) / len(values) for name, values in metrics.items()}
+
+
+def validation_metrics(groups: Sequence[RolloutGroup]) -> dict[str, float]:
+    """Mean IoU, accuracy at IoU 0.5 and 0.75, format and reward, over all samples and ``<bin>/…`` by area bin."""
+    bins: dict[str, list[RolloutGroup]] = defaultdict(list)
+    for group in groups:
+        bins[group.prompt.example.bin].append(group)
+    metrics = _grounding(groups)
+    for name in sorted(bins):
+        metrics |= {f"{name}/{key}": value for key, value in _grounding(bins[name]).items()}
+    return metrics
+
+
+def _grounding(groups: Sequence[RolloutGroup]) -> dict[str, float]:
+    rewards = [rollout.reward for group in groups for rollout in group.rollouts]
+    count = len(rewards)
+    return {
+        "mean_iou": sum(reward.iou for reward in rewards) / count,
+        "acc@0.5": sum(reward.iou >= 0.5 for reward in rewards) / count,
+        "acc@0.75": sum(reward.iou >= 0.75 for reward in rewards) / count,
+        "format": sum(reward.format for reward in rewards) / count,
+        "reward": sum(reward.total for reward in rewards) / count,
+    }

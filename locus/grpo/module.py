@@ -1,0 +1,184 @@
+"""GRPO on cue search: policy, frozen reference and rewards; `training_step` reads as the algorithm.
+
+    prompts → G rollouts each → rewards → advantages → reference log-probs → clipped updates of the policy
+
+Departures from a textbook loop, all exact: prompt and pictures are encoded once per group (`models.vlm`), a frozen vision
+tower's features serve rollout, reference and policy, and with one update per rollout the old log-probs are the new
+ones, detached.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import torch
+
+from locus.grpo.advantages import group_advantages, has_spread
+from locus.grpo.algorithm import Algorithm
+from locus.grpo.batching import micro_batches
+from locus.grpo.logprobs import CompletionBatch, Scorer, TokenScores
+from locus.grpo.loss import Totals
+from locus.grpo.metrics import Phases, TokenSums, rollout_metrics
+from locus.models.reference import Reference
+from locus.models.vlm import VLM, VisionFeatures
+from locus.policy_module import PolicyModule, RunParts
+from locus.types import PromptRecord, RolloutGroup, Sampling
+
+
+@dataclass(frozen=True, eq=False)
+class ScoredGroup:
+    """A rollout group as the update needs it."""
+
+    group: RolloutGroup
+    advantages: torch.Tensor
+    """[G]."""
+    features: VisionFeatures | None
+    """Of its images, while they stay valid: when the vision tower is frozen."""
+    old: torch.Tensor | None = None
+    """[G, T] log-probs before the first update; None when on-policy."""
+    reference: torch.Tensor | None = None
+    """[G, T] log-probs under the reference; None without a KL term."""
+
+    @property
+    def token_ids(self) -> list[torch.Tensor]:
+        return [rollout.completion.token_ids for rollout in self.group.rollouts]
+
+
+class GRPOModule(PolicyModule):
+    """Conducts a GRPO run.
+
+    Args:
+        parts: what the run has built.
+        algorithm: group size, loss, advantages, updates.
+        scorer: packed (the group forward) or separate rows.
+        sampling: how rollouts are drawn.
+        shared: see `PolicyModule`.
+    """
+
+    def __init__(self, parts: RunParts, algorithm: Algorithm, scorer: Scorer, sampling: Sampling, **shared: Any):
+        super().__init__(parts, updates_per_step=algorithm.updates_per_rollout, **shared)
+        self.algorithm, self.scorer, self.sampling, self.draw = algorithm, scorer, sampling, parts.draw
+        self.reference = Reference(parts.load_reference()) if algorithm.needs_reference else None
+
+    def training_step(self, prompts: list[PromptRecord], batch_idx: int) -> dict[str, Any]:
+        """One rollout batch: B prompts, G rollouts each, then ``updates_per_rollout`` optimiser steps."""
+        phases, sums, step = Phases(self.device), TokenSums(), self.finished_steps
+        with phases("rollout"):
+            groups = self.roll_out(prompts, self.sampling, self.algorithm.group_size, step)
+            groups, zero_spread = self.refill(groups, step)
+        with phases("reference"):
+            scored = [self.with_advantages(group, features) for group, features in groups]
+            scored = self.with_fixed_logprobs(scored)
+        with phases("update"):
+            for mini_batch in self.mini_batches(scored):
+                self.update(mini_batch, sums)
+        self.finished_steps += 1
+        metrics = rollout_metrics([entry.group for entry in scored]) | sums.means()
+        metrics |= {"zero_spread_groups": zero_spread / len(prompts), "lr": self.optimizers().param_groups[0]["lr"]}
+        self.log_metrics({f"train/{name}": value for name, value in metrics.items()} | phases.seconds())
+        return {"groups": [(entry.group, entry.advantages) for entry in scored]}
+
+    def refill(
+        self, groups: list[tuple[RolloutGroup, VisionFeatures]], step: int
+    ) -> tuple[list[tuple[RolloutGroup, VisionFeatures]], int]:
+        """Replaces groups without spread by fresh prompts' groups, ``algorithm.refill`` times; good ones are kept.
+
+        Returns the groups, as many as before, and how many of the first draw had no spread.
+        """
+        kept, empty = _split_by_spread(groups)
+        without_spread = len(empty)
+        for attempt in range(self.algorithm.refill):
+            if not empty:
+                break
+            fresh = self.draw(step, attempt, len(empty))
+            more, _ = _split_by_spread(self.roll_out(fresh, self.sampling, self.algorithm.group_size, step))
+            kept, empty = kept + more, empty[len(more) :]
+        return (kept + empty if self.algorithm.refill else groups), without_spread
+
+    def with_advantages(self, group: RolloutGroup, features: VisionFeatures) -> ScoredGroup:
+        """Attaches advantages, and the vision features if they stay valid while the policy changes."""
+        rewards = torch.tensor([group.rewards], dtype=torch.float64)
+        advantages = group_advantages(rewards, self.algorithm.divide_by_std, self.algorithm.std_epsilon)[0]
+        return ScoredGroup(group, advantages, None if self.policy.train_vision else features)
+
+    @torch.no_grad()
+    def with_fixed_logprobs(self, scored: list[ScoredGroup]) -> list[ScoredGroup]:
+        """Attaches log-probs that do not change during the updates: the reference's, and off-policy the old ones."""
+        done = list(scored)
+        off_policy = self.algorithm.updates_per_rollout > 1
+        if self.reference is None and not off_policy:
+            return done
+        for indices in self.micro_batches(scored):
+            batch = [scored[i] for i in indices]
+            # A frozen tower is the same in policy and reference, so its features are, too.
+            reference = self.score(self.reference.on(self.device), batch).logprobs if self.reference else None
+            old = self.score(self.policy, batch).logprobs if off_policy else None
+            for row, i in enumerate(indices):
+                done[i] = replace(
+                    scored[i],
+                    old=None if old is None else old[row],
+                    reference=None if reference is None else reference[row],
+                )
+        return done
+
+    def mini_batches(self, scored: list[ScoredGroup]) -> Iterable[list[ScoredGroup]]:
+        """The groups of each optimiser step: ``mini_batches`` equal parts, ``epochs`` times."""
+        size = -(-len(scored) // self.algorithm.mini_batches)
+        for _ in range(self.algorithm.epochs):
+            for start in range(0, len(scored), size):
+                yield scored[start : start + size]
+
+    def update(self, mini_batch: list[ScoredGroup], sums: TokenSums) -> None:
+        """One optimiser step: the gradients of all micro-batches add up to the mini-batch's."""
+        lengths = [len(ids) for entry in mini_batch for ids in entry.token_ids]
+        totals = Totals(sum(lengths), len(lengths), self.sampling.max_new_tokens)
+        finite = True
+        self.policy.train()
+        self.optimizers().zero_grad()
+        for indices in self.micro_batches(mini_batch):
+            batch = [mini_batch[i] for i in indices]
+            scores = self.score(self.policy, batch)
+            terms = self.algorithm.loss(
+                scores.logprobs,
+                _stack([entry.old for entry in batch], scores) if batch[0].old is not None else scores.logprobs.detach(),
+                _stack([entry.reference for entry in batch], scores) if self.reference else None,
+                torch.stack([entry.advantages for entry in batch]).to(self.device),
+                scores.mask,
+                totals,
+            )
+            sums.add(terms, scores, [entry.group for entry in batch])
+            finite = finite and bool(terms.loss.isfinite())
+            if not finite:
+                break
+            self.manual_backward(terms.loss)
+        sums.add_update(self.apply_update(finite))
+
+    def score(self, policy: VLM, batch: list[ScoredGroup]) -> TokenScores:
+        """Log-probs of a micro-batch's completions under ``policy``."""
+        completions = CompletionBatch.of([entry.token_ids for entry in batch], self.device)
+        features = None if batch[0].features is None else [entry.features for entry in batch]
+        prompts = [entry.group.prompt for entry in batch]
+        return self.scorer(policy, prompts, completions, self.sampling.temperature, features)
+
+    def micro_batches(self, scored: Sequence[ScoredGroup]) -> list[list[int]]:
+        """Indices of groups per micro-batch, by token budget."""
+        longest = max(len(ids) for entry in scored for ids in entry.token_ids)
+        prompts = [entry.group.prompt for entry in scored]
+        return micro_batches(prompts, self.algorithm.group_size * longest, self.token_budget)
+
+
+def _stack(rows: Sequence[torch.Tensor], scores: TokenScores) -> torch.Tensor:
+    """[G, T'] rows of other micro-batches -> [B, G, T]: cut or filled with zeros, which the mask hides."""
+    width = scores.logprobs.shape[-1]
+    return torch.stack([torch.nn.functional.pad(row, (0, width - row.shape[-1])) for row in rows])
+
+
+def _split_by_spread(
+    groups: list[tuple[RolloutGroup, VisionFeatures]],
+) -> tuple[list[tuple[RolloutGroup, VisionFeatures]], list[tuple[RolloutGroup, VisionFeatures]]]:
+    """Groups whose rewards differ, and those whose rewards do not."""
+    spread = has_spread(torch.tensor([group.rewards for group, _ in groups], dtype=torch.float64)).tolist()
+    kept = [entry for entry, differ in zip(groups, spread, strict=True) if differ]
+    return kept, [entry for entry, differ in zip(groups, spread, strict=True) if not differ]

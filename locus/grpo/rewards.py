@@ -1,0 +1,48 @@
+"""The reward: (1 - α)·IoU + α·format, with the parts kept (LOCUS, arXiv 2606.16586)."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from locus.boxes import box_iou, convert
+from locus.errors import LocusError
+from locus.parsing import parse_answer
+from locus.types import Box, Completion, Frame, ParsedAnswer, PromptRecord, Reward, Rollout
+
+
+@dataclass(frozen=True)
+class BoxReward:
+    """Scores an answer against the target box, both in the file frame."""
+
+    alpha: float = 0.1
+    """Weight of the format reward."""
+    localisation: Callable[[Box, Box], float] = box_iou
+    """Predicted and target box, in one frame -> [0, 1]."""
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.alpha <= 1:
+            raise LocusError(f"reward.alpha={self.alpha} is no weight: give a number from 0 to 1")
+
+    def __call__(self, answer: ParsedAnswer, box: Box | None, target: Box) -> Reward:
+        """``box`` is the parsed one in the file frame; without one the localisation reward is 0."""
+        localisation = self.localisation(box, target) if box is not None else 0.0
+        iou = box_iou(box, target) if box is not None else 0.0
+        well_formed = float(answer.well_formed)
+        total = (1 - self.alpha) * localisation + self.alpha * well_formed
+        return Reward(total, localisation, well_formed, iou)
+
+
+def file_box(answer: ParsedAnswer, prompt: PromptRecord) -> Box | None:
+    """The parsed numbers as a box in the file frame: what the policy wrote, read in the frame it speaks."""
+    if answer.xyxy is None:
+        return None
+    written = Box(*answer.xyxy, prompt.answer_frame, *prompt.answer_size)
+    return convert(written, Frame.FILE, prompt.target.width, prompt.target.height)
+
+
+def judge(completion: Completion, text: str, prompt: PromptRecord, reward: BoxReward) -> Rollout:
+    """Completion -> parsed answer -> box -> reward."""
+    answer = parse_answer(text, prompt.opened, completion.finished)
+    box = file_box(answer, prompt)
+    return Rollout(completion, text, answer, box, reward(answer, box, prompt.target))

@@ -1,0 +1,193 @@
+"""A vision-language model as the trainer sees it: pictures once, prompts once, then G rows.
+
+Wraps a stock transformers model of the Qwen-VL families. The language model is called with embeddings, explicit M-RoPE
+positions and an attention plan (`group_attention`); the vision tower is called apart, so that its features can serve
+rollout, reference and policy.
+
+Shapes: B prompts, G rollouts per prompt, P prompt tokens, T completion tokens, D width, V vocabulary, L layers.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import nn
+from torch.nn.utils.rnn import pad_sequence
+from transformers import PreTrainedModel
+
+from locus.errors import LocusError
+from locus.models.group_attention import NAME, AttentionPlan, Decoding, PackedRow, Prefill
+from locus.types import Frame, PromptRecord
+
+
+@dataclass(frozen=True, eq=False)
+class VisionFeatures:
+    """The vision tower's output for one prompt's images, in order."""
+
+    embeddings: torch.Tensor
+    """[image tokens, D]."""
+    deepstack: tuple[torch.Tensor, ...]
+    """One [image tokens, D] for each early layer that adds them (Qwen3-VL); empty for Qwen2.5-VL."""
+
+
+@dataclass(frozen=True, eq=False)
+class EmbeddedPrompts:
+    """Prompts as the language model takes them, padded on the right."""
+
+    embeddings: torch.Tensor
+    """[B, P, D]."""
+    positions: torch.Tensor
+    """[3, B, P] M-RoPE positions."""
+    mask: torch.Tensor
+    """[B, P] bool, False at padding."""
+    image_mask: torch.Tensor
+    """[B, P] bool, True at image tokens."""
+    deepstack: list[torch.Tensor] | None
+    next_position: torch.Tensor
+    """[B] the position of the first completion token."""
+
+    @property
+    def last(self) -> torch.Tensor:
+        """[B] index of each prompt's last token."""
+        return self.mask.sum(1) - 1
+
+
+class VLM(nn.Module):
+    """A policy or reference: a transformers model and the frame it writes boxes in."""
+
+    def __init__(self, model: PreTrainedModel, frame: Frame, end_token_ids: Sequence[int], train_vision: bool = True):
+        super().__init__()
+        text = model.config.get_text_config()
+        if getattr(text, "use_sliding_window", False):
+            raise LocusError("sliding-window attention is not supported: set use_sliding_window to false in config.json")
+        model.set_attn_implementation({"text_config": NAME, "vision_config": "sdpa"})
+        self.model = model
+        self.frame = frame
+        self.end_token_ids = tuple(end_token_ids)
+        self.train_vision = train_vision
+        model.model.visual.requires_grad_(train_vision)
+        forbidden = [model.config.image_token_id, model.config.video_token_id]
+        forbidden += [model.config.vision_start_token_id, model.config.vision_end_token_id]
+        # Not sampled and masked alike when scoring: with one of them in a completion the image features and the
+        # image tokens no longer match, and transformers stops.
+        self.register_buffer("forbidden", torch.tensor(forbidden), persistent=False)
+
+    @property
+    def device(self) -> torch.device:
+        return self.forbidden.device
+
+    @property
+    def lm_head(self) -> nn.Linear:
+        """[D] -> [V]."""
+        return self.model.lm_head
+
+    def vision_features(self, prompts: Sequence[PromptRecord]) -> list[VisionFeatures]:
+        """Runs the vision tower once over all images of these prompts; without gradient when it is frozen."""
+        counts = [int(prompt.image_grid_thw.shape[0]) for prompt in prompts]
+        if sum(counts) == 0:
+            return [VisionFeatures(torch.empty(0), ()) for _ in prompts]
+        pixels = torch.cat([prompt.pixel_values for prompt in prompts]).to(self.device)
+        grids = torch.cat([prompt.image_grid_thw for prompt in prompts]).to(self.device)
+        with torch.set_grad_enabled(torch.is_grad_enabled() and self.train_vision):
+            output = self.model.model.get_image_features(pixels, grids, return_dict=True)
+        deepstack = getattr(output, "deepstack_features", None) or []
+        features, start = [], 0
+        for count in counts:
+            images = slice(start, start + count)
+            layers = tuple(torch.cat(layer[images]) for layer in deepstack)
+            features.append(VisionFeatures(torch.cat(output.pooler_output[images]), layers))
+            start += count
+        return features
+
+    def embed(self, prompts: Sequence[PromptRecord], features: Sequence[VisionFeatures]) -> EmbeddedPrompts:
+        """Embeds prompts with their images' features at the image tokens' places."""
+        pad = self.model.config.get_text_config().pad_token_id or 0
+        ids = pad_sequence([prompt.input_ids for prompt in prompts], True, pad).to(self.device)
+        mask = pad_sequence([torch.ones_like(prompt.input_ids, dtype=torch.bool) for prompt in prompts], True, False)
+        image_mask = (ids == self.model.config.image_token_id) & mask.to(self.device)
+        embeddings = self.model.get_input_embeddings()(ids)
+        deepstack = None
+        if image_mask.any():
+            images = torch.cat([feature.embeddings for feature in features]).to(embeddings.dtype)
+            if images.shape[0] != int(image_mask.sum()):
+                raise LocusError(f"{int(image_mask.sum())} image tokens for {images.shape[0]} image features in a prompt")
+            embeddings = embeddings.masked_scatter(image_mask[..., None], images)
+            if features[0].deepstack:
+                deepstack = [torch.cat(layer) for layer in zip(*(f.deepstack for f in features), strict=True)]
+        positions = [self._positions(prompt) for prompt in prompts]
+        next_position = torch.stack([position.max() + 1 for position in positions])
+        padded = pad_sequence([position.T for position in positions], True, 0).permute(2, 0, 1)
+        return EmbeddedPrompts(
+            embeddings, padded.to(self.device), mask.to(self.device), image_mask, deepstack, next_position.to(self.device)
+        )
+
+    def _positions(self, prompt: PromptRecord) -> torch.Tensor:
+        """[3, P] M-RoPE positions of one prompt, by the model's own rule."""
+        if prompt.image_grid_thw.shape[0] == 0:
+            return torch.arange(prompt.length).expand(3, -1)
+        positions, _ = self.model.model.get_rope_index(
+            prompt.input_ids[None],
+            mm_token_type_ids=prompt.mm_token_type_ids[None],
+            image_grid_thw=prompt.image_grid_thw,
+        )
+        return positions[:, 0]
+
+    def prefill(self, prompts: EmbeddedPrompts) -> tuple[torch.Tensor, Prefill]:
+        """Encodes prompts once -> hidden states [B, D] that predict the first token, and every layer's keys."""
+        plan = Prefill(prompts.mask)
+        hidden = self._language_model(prompts.embeddings, prompts.positions, plan, prompts.image_mask, prompts.deepstack)
+        return hidden[torch.arange(len(hidden), device=self.device), prompts.last], plan
+
+    def decode(self, token_ids: torch.Tensor, next_position: torch.Tensor, decoding: Decoding) -> torch.Tensor:
+        """One token for each active row: ids [B, A], first completion position [B] -> hidden [B, A, D]."""
+        positions = (next_position[:, None] + decoding.step).expand(token_ids.shape)
+        hidden = self._language_model(
+            self.model.get_input_embeddings()(token_ids), positions.expand(3, -1, -1), decoding
+        )
+        decoding.step += 1
+        return hidden
+
+    def completion_hidden(self, prompts: EmbeddedPrompts, token_ids: torch.Tensor) -> torch.Tensor:
+        """Hidden states that predict each completion token, prompts encoded once.
+
+        Args:
+            prompts: B prompts.
+            token_ids: [B, G, T] completions, padded on the right with any valid id.
+
+        Returns:
+            [B, G, T, D]: the state at t predicts token t. The last token is predicted, not fed.
+        """
+        size, group, length = token_ids.shape
+        fed = token_ids[:, :, :-1].reshape(size, -1)  # [B, G·(T-1)]
+        steps = torch.arange(length - 1, device=self.device).repeat(group)
+        positions = (prompts.next_position[:, None] + steps).expand(3, -1, -1)
+        plan = PackedRow(prompts.mask, group, length - 1)
+        image_mask = torch.cat([prompts.image_mask, torch.zeros_like(fed, dtype=torch.bool)], dim=1)
+        hidden = self._language_model(
+            torch.cat([prompts.embeddings, self.model.get_input_embeddings()(fed)], dim=1),
+            torch.cat([prompts.positions, positions], dim=2),
+            plan,
+            image_mask,
+            prompts.deepstack,
+        )
+        width = prompts.mask.shape[1]
+        first = hidden[torch.arange(size, device=self.device), prompts.last]  # [B, D], shared by the group
+        first = first[:, None, None].expand(-1, group, 1, -1)
+        rest = hidden[:, width:].unflatten(1, (group, length - 1))
+        return torch.cat([first, rest], dim=2)
+
+    def _language_model(
+        self,
+        embeddings: torch.Tensor,
+        positions: torch.Tensor,
+        plan: AttentionPlan,
+        image_mask: torch.Tensor | None = None,
+        deepstack: list[torch.Tensor] | None = None,
+    ) -> torch.Tensor:
+        """[B, S, D] embeddings, [3, B, S] positions -> [B, S, D] final hidden states."""
+        visual = {} if deepstack is None else {"visual_pos_masks": image_mask, "deepstack_visual_embeds": deepstack}
+        return self.model.model.language_model(
+            inputs_embeds=embeddings, position_ids=positions, use_cache=False, group=plan, **visual
+        ).last_hidden_state

@@ -1,0 +1,65 @@
+"""Completion text -> box or a status. The one parser; it never raises, whatever the bytes. Layer 1.
+
+The text scored is what the chat template already opened (Qwen3-VL-Thinking opens ``<think>``) plus the completion.
+"""
+
+from __future__ import annotations
+
+import re
+
+from locus.boxes import is_valid
+from locus.types import ParsedAnswer, Status
+
+# Unambiguous, so that a megabyte of digits costs linear time.
+_NUMBER = r"[-+]?(?:\d+(?:\.\d*)?|\.\d+)(?:[eE][-+]?\d+)?"
+_SEPARATED = r"\s*,\s*".join([f"({_NUMBER})"] * 4)
+_BOX = re.compile(rf"\[\s*{_SEPARATED}\s*\]", re.ASCII)
+_CORNERS = re.compile(
+    rf"\(\s*({_NUMBER})\s*,\s*({_NUMBER})\s*\)\s*,?\s*\(\s*({_NUMBER})\s*,\s*({_NUMBER})\s*\)", re.ASCII
+)
+_TAGS = ("<think>", "</think>", "<answer>", "</answer>")
+
+
+def parse_answer(text: str | bytes, opened: str = "", finished: bool = True) -> ParsedAnswer:
+    """Reads the box of the last complete answer block.
+
+    Args:
+        text: the completion, special tokens removed; undecodable bytes are replaced.
+        opened: what the template put before the completion, e.g. ``<think>\\n``.
+        finished: the completion ended by itself; if not, a missing answer is `truncated`, not an error of format.
+
+    Returns:
+        Status ok with xyxy as written (no frame, no clipping), or why there is none. ``well_formed`` is the
+        structure of the paper's format reward: think, then answer, each once, the answer one ``[x1, y1, x2, y2]``
+        that is a valid box.
+    """
+    if isinstance(text, bytes):
+        text = text.decode("utf-8", errors="replace")
+    text = opened + text
+    answer = _last_answer(text)
+    if answer is None:
+        return ParsedAnswer(Status.NO_ANSWER_TAG if finished else Status.TRUNCATED, None, False)
+    match = _BOX.search(answer) or _CORNERS.search(answer)
+    if match is None:
+        return ParsedAnswer(Status.NO_BOX, None, False)
+    xyxy = tuple(float(number) for number in match.groups())
+    if not is_valid(xyxy):
+        return ParsedAnswer(Status.INVALID_BOX, None, False)
+    return ParsedAnswer(Status.OK, xyxy, _has_structure(text) and _BOX.fullmatch(answer.strip()) is not None)
+
+
+def _last_answer(text: str) -> str | None:
+    """Content of the last closed answer block, by plain search: no regular expression runs over long text."""
+    end = text.rfind("</answer>")
+    start = text.rfind("<answer>", 0, end) if end >= 0 else -1
+    return text[start + len("<answer>") : end] if start >= 0 else None
+
+
+def _has_structure(text: str) -> bool:
+    """``<think>…</think><answer>…</answer>``: each tag once, in order, nothing but space around the blocks."""
+    if any(text.count(tag) != 1 for tag in _TAGS):
+        return False
+    think, end_think, answer, end_answer = (text.index(tag) for tag in _TAGS)
+    between = text[end_think + len("</think>") : answer]
+    around = text[:think] + text[end_answer + len("</answer>") :]
+    return think < end_think < answer < end_answer and not between.strip() and not around.strip()

@@ -1,0 +1,153 @@
+"""What GRPO and SFT share: a policy, its optimiser, validation by sampling, and the run's position."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from lightning import LightningModule
+from torch.optim import Optimizer
+from torch.optim.lr_scheduler import LambdaLR
+
+from locus.errors import LocusError
+from locus.grpo.batching import micro_batches
+from locus.grpo.metrics import validation_metrics
+from locus.grpo.rewards import BoxReward, judge
+from locus.grpo.rollouts import sample_groups
+from locus.models.vlm import VLM, VisionFeatures
+from locus.types import PromptRecord, RolloutGroup, Sampling
+
+PROGRESS = ("train/reward", "train/iou", "train/kl", "train/loss", "val/mean_iou")
+"""Shown in the progress bar."""
+
+
+@dataclass(frozen=True, eq=False)
+class RunParts:
+    """What a run has built before its module."""
+
+    policy: VLM
+    load_reference: Callable[[], VLM]
+    """Builds a model with the policy's first weights."""
+    encode: Callable[[str], list[int]]
+    decode: Callable[[torch.Tensor], str]
+    draw: Callable[[int, int, int], list[PromptRecord]]
+    """(step, attempt, count) -> fresh prompts."""
+    steps: int
+    """Training steps of the whole run."""
+
+
+class PolicyModule(LightningModule):
+    """A LightningModule around a policy; subclasses write `training_step` and call `apply_update`.
+
+    Args:
+        parts: what the run has built.
+        reward: judges validation, and in GRPO training, rollouts.
+        validation_sampling: how the one completion per held-out prompt is drawn.
+        optimizer: parameters -> optimiser.
+        warmup_ratio: share of the run's updates with linear warm-up; then the rate is constant.
+        clip_norm: of the gradient.
+        token_budget: padded tokens per micro-batch.
+        max_skipped: updates in a row that may be skipped for a non-finite loss or gradient.
+        seed: of the sampling.
+        updates_per_step: optimiser steps per training step.
+    """
+
+    def __init__(
+        self,
+        parts: RunParts,
+        reward: BoxReward,
+        validation_sampling: Sampling,
+        optimizer: Callable[[Iterable[torch.nn.Parameter]], Optimizer],
+        warmup_ratio: float,
+        clip_norm: float,
+        token_budget: int,
+        max_skipped: int,
+        seed: int,
+        updates_per_step: int = 1,
+    ):
+        super().__init__()
+        self.automatic_optimization = False
+        self.policy, self.decode, self.reward = parts.policy, parts.decode, reward
+        self.validation_sampling, self.seed = validation_sampling, seed
+        self.make_optimizer, self.clip_norm = optimizer, clip_norm
+        self.warmup_updates = max(1, round(warmup_ratio * parts.steps * updates_per_step))
+        self.token_budget, self.max_skipped = token_budget, max_skipped
+        self.finished_steps = 0
+        """Finished training steps: one rollout batch, or one batch of targets, with its updates."""
+        self.skipped_in_a_row = 0
+        self._validated: list[RolloutGroup] = []
+
+    @torch.no_grad()
+    def roll_out(
+        self, prompts: Sequence[PromptRecord], sampling: Sampling, group: int, step: int
+    ) -> list[tuple[RolloutGroup, VisionFeatures]]:
+        """Prompts -> judged groups with their vision features, in the order of ``prompts``."""
+        self.policy.eval()
+        done: dict[int, tuple[RolloutGroup, VisionFeatures]] = {}
+        for indices in micro_batches(prompts, group * sampling.max_new_tokens, self.token_budget):
+            batch = [prompts[i] for i in indices]
+            features = self.policy.vision_features(batch)
+            completions = sample_groups(self.policy, batch, features, group, sampling, self.seed, step)
+            for i, prompt, row, feature in zip(indices, batch, completions, features, strict=True):
+                rollouts = tuple(judge(c, self.decode(c.token_ids), prompt, self.reward) for c in row)
+                done[i] = RolloutGroup(prompt, rollouts), feature
+        return [done[i] for i in range(len(prompts))]
+
+    def apply_update(self, finite: bool) -> float:
+        """Clips and applies the accumulated gradient; a non-finite loss or norm skips the update.
+
+        Returns the gradient's norm before clipping. Raises LocusError after ``max_skipped`` skipped updates in a row.
+        """
+        optimizer = self.optimizers()
+        parameters = [parameter for parameter in self.policy.parameters() if parameter.requires_grad]
+        norm = float(torch.nn.utils.clip_grad_norm_(parameters, self.clip_norm)) if finite else float("nan")
+        if norm == norm and norm != float("inf"):
+            optimizer.step()
+            self.lr_schedulers().step()
+            self.skipped_in_a_row = 0
+            return norm
+        self.skipped_in_a_row += 1
+        if self.skipped_in_a_row >= self.max_skipped:
+            raise LocusError(
+                f"{self.skipped_in_a_row} updates in a row had a non-finite loss or gradient at step "
+                f"{self.finished_steps}: lower optimizer.lr, or resume from an earlier checkpoint"
+            )
+        return norm
+
+    def validation_step(self, prompts: list[PromptRecord], batch_idx: int) -> dict[str, Any]:
+        """One rollout per held-out prompt, with the same random numbers at every validation."""
+        groups = [group for group, _ in self.roll_out(prompts, self.validation_sampling, 1, step=-1)]
+        self._validated += groups
+        return {"groups": groups}
+
+    def on_validation_epoch_end(self) -> None:
+        """Logs means over all validation samples, and by area bin."""
+        self.log_metrics({f"val/{name}": value for name, value in validation_metrics(self._validated).items()})
+        self._validated = []
+
+    def log_metrics(self, metrics: dict[str, float]) -> None:
+        """To the loggers at once, with the step they belong to: a kill between two hooks then loses nothing."""
+        for logger in self.loggers:
+            logger.log_metrics(metrics, step=self.finished_steps)
+        for name, value in metrics.items():
+            self.log(name, value, prog_bar=name in PROGRESS, logger=False, batch_size=1)
+
+    def transfer_batch_to_device(self, batch: list[PromptRecord], device: torch.device, index: int) -> list[PromptRecord]:
+        """Leaves prompts where they are: the policy moves what it needs, when it needs it."""
+        return batch
+
+    def configure_optimizers(self) -> tuple[list[Optimizer], list[LambdaLR]]:
+        """The given optimiser over trainable parameters, with linear warm-up."""
+        optimizer = self.make_optimizer([p for p in self.policy.parameters() if p.requires_grad])
+        return [optimizer], [LambdaLR(optimizer, lambda update: min(1.0, (update + 1) / self.warmup_updates))]
+
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Adds the run's position; sampling needs no generator state, its numbers follow from seed and step."""
+        checkpoint["locus"] = {"finished_steps": self.finished_steps, "skipped_in_a_row": self.skipped_in_a_row}
+
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Restores the run's position."""
+        self.finished_steps = checkpoint["locus"]["finished_steps"]
+        self.skipped_in_a_row = checkpoint["locus"]["skipped_in_a_row"]

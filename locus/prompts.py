@@ -1,0 +1,45 @@
+"""The cue-search prompt, as in the paper, and the text of a box. Layer 1."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from locus.types import Box, Frame
+
+COORDINATE_WORDS = {
+    Frame.FILE: "in pixel coordinates",
+    Frame.PROCESSED: "in pixel coordinates",
+    Frame.UNIT1000: "in relative coordinates from 0 to 1000",
+}
+"""How the answer's frame is named to the model; the paper's own words are those of pixels (Qwen2.5-VL)."""
+
+CUE_SEARCH = (
+    "Image 1 is a full scene image. Image 2 is a cropped region from Image 1. Please find where Image 2 is located in "
+    "Image 1, and output the bounding box as [x1, y1, x2, y2] {coordinates}."
+)
+THINK_ANSWER = (
+    "First think about the reasoning process inside <think> </think> tags, then give the final answer inside "
+    "<answer> </answer> tags, that is: <think> reasoning here </think><answer> answer here </answer>."
+)
+
+
+def cue_search_text(frame: Frame) -> str:
+    """The instruction q for a policy that answers in ``frame``."""
+    return CUE_SEARCH.format(coordinates=COORDINATE_WORDS[frame]) + "\n" + THINK_ANSWER
+
+
+def cue_search_messages(frame: Frame) -> list[dict[str, Any]]:
+    """Chat messages with two image places: the full image, then the cue."""
+    content = [{"type": "image"}, {"type": "image"}, {"type": "text", "text": cue_search_text(frame)}]
+    return [{"role": "user", "content": content}]
+
+
+def box_text(box: Box, digits: int = 0) -> str:
+    """``[x1, y1, x2, y2]`` in the box's own frame, with this many decimals."""
+    return "[" + ", ".join(f"{value:.{digits}f}" for value in box.xyxy) + "]"
+
+
+def answer_text(box: Box, thought: str = "", digits: int = 0, opened: str = "") -> str:
+    """A well-formed completion for ``box`` that continues what the template opened."""
+    text = f"<think>{thought}</think><answer>{box_text(box, digits)}</answer>"
+    return text.removeprefix("<think>") if "<think>" in opened else text
