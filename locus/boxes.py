@@ -24,7 +24,9 @@ def parse_frame(name: str) -> Frame:
         ) from None
 
 
-def frame_size(frame: Frame, file_size: tuple[float, float], processed_size: tuple[float, float]) -> tuple[float, float]:
+def frame_size(
+    frame: Frame, file_size: tuple[float, float], processed_size: tuple[float, float]
+) -> tuple[float, float]:
     """Width and height of ``frame`` for an image of this size on disk and this size as processed."""
     return {Frame.FILE: file_size, Frame.PROCESSED: processed_size, Frame.UNIT1000: (UNIT, UNIT)}[frame]
 

@@ -52,6 +52,7 @@ class PolicyModule(LightningModule):
         max_skipped: updates in a row that may be skipped for a non-finite loss or gradient.
         seed: of the sampling.
         updates_per_step: optimiser steps per training step.
+        completions_per_prompt: rollouts, or targets, that a prompt is trained on in a step.
     """
 
     def __init__(
@@ -66,6 +67,7 @@ class PolicyModule(LightningModule):
         max_skipped: int,
         seed: int,
         updates_per_step: int = 1,
+        completions_per_prompt: int = 1,
     ):
         super().__init__()
         self.automatic_optimization = False
@@ -74,6 +76,7 @@ class PolicyModule(LightningModule):
         self.make_optimizer, self.clip_norm = optimizer, clip_norm
         self.warmup_updates = max(1, round(warmup_ratio * parts.steps * updates_per_step))
         self.token_budget, self.max_skipped = token_budget, max_skipped
+        self.updates_per_step, self.completions_per_prompt = updates_per_step, completions_per_prompt
         self.finished_steps = 0
         """Finished training steps: one rollout batch, or one batch of targets, with its updates."""
         self.skipped_in_a_row = 0
@@ -133,10 +136,6 @@ class PolicyModule(LightningModule):
             logger.log_metrics(metrics, step=self.finished_steps)
         for name, value in metrics.items():
             self.log(name, value, prog_bar=name in PROGRESS, logger=False, batch_size=1)
-
-    def transfer_batch_to_device(self, batch: list[PromptRecord], device: torch.device, index: int) -> list[PromptRecord]:
-        """Leaves prompts where they are: the policy moves what it needs, when it needs it."""
-        return batch
 
     def configure_optimizers(self) -> tuple[list[Optimizer], list[LambdaLR]]:
         """The given optimiser over trainable parameters, with linear warm-up."""

@@ -58,7 +58,8 @@ class GRPOModule(PolicyModule):
     """
 
     def __init__(self, parts: RunParts, algorithm: Algorithm, scorer: Scorer, sampling: Sampling, **shared: Any):
-        super().__init__(parts, updates_per_step=algorithm.updates_per_rollout, **shared)
+        sizes = {"updates_per_step": algorithm.updates_per_rollout, "completions_per_prompt": algorithm.group_size}
+        super().__init__(parts, **sizes, **shared)
         self.algorithm, self.scorer, self.sampling, self.draw = algorithm, scorer, sampling, parts.draw
         self.reference = Reference(parts.load_reference()) if algorithm.needs_reference else None
 
@@ -142,7 +143,9 @@ class GRPOModule(PolicyModule):
             scores = self.score(self.policy, batch)
             terms = self.algorithm.loss(
                 scores.logprobs,
-                _stack([entry.old for entry in batch], scores) if batch[0].old is not None else scores.logprobs.detach(),
+                _stack([entry.old for entry in batch], scores)
+                if batch[0].old is not None
+                else scores.logprobs.detach(),
                 _stack([entry.reference for entry in batch], scores) if self.reference else None,
                 torch.stack([entry.advantages for entry in batch]).to(self.device),
                 scores.mask,

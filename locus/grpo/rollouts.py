@@ -38,7 +38,7 @@ def choose_tokens(logits: torch.Tensor, uniform: torch.Tensor, sampling: Samplin
         return logits.argmax(-1)
     probabilities = logits.softmax(-1)
     if sampling.top_p < 1:
-        ordered, order = probabilities.sort(-1, descending=True, stable=True)
+        ordered, order = probabilities.sort(dim=-1, descending=True, stable=True)
         ordered = ordered.masked_fill(ordered.cumsum(-1) - ordered >= sampling.top_p, 0)
         probabilities = torch.zeros_like(probabilities).scatter(-1, order, ordered)
     cumulative = probabilities.double().cumsum(-1)

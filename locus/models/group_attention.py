@@ -29,7 +29,9 @@ NAME = "locus_group"
 class AttentionPlan(Protocol):
     """What a layer needs to attend: one call a layer, in layer order."""
 
-    def attend(self, layer: int, query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, scale: float) -> torch.Tensor:
+    def attend(
+        self, layer: int, query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, scale: float
+    ) -> torch.Tensor:
         """query [B, H, S, D], key and value [B, K, S, D] of the new tokens -> [B, H, S, D]."""
 
 
@@ -43,7 +45,9 @@ class PackedRow:
     length: int
     """Completion tokens fed forward, per rollout."""
 
-    def attend(self, layer: int, query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, scale: float) -> torch.Tensor:
+    def attend(
+        self, layer: int, query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, scale: float
+    ) -> torch.Tensor:
         size, width = self.prompt_mask.shape[0], self.prompt_mask.shape[1]
         gqa = query.shape[1] != key.shape[1]
         prompt = F.scaled_dot_product_attention(
@@ -83,7 +87,9 @@ class Prefill:
     """One [B, K, P, D] a layer."""
     values: list[torch.Tensor] = field(default_factory=list)
 
-    def attend(self, layer: int, query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, scale: float) -> torch.Tensor:
+    def attend(
+        self, layer: int, query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, scale: float
+    ) -> torch.Tensor:
         self.keys.append(key)
         self.values.append(value)
         gqa = query.shape[1] != key.shape[1]
@@ -117,7 +123,9 @@ class Decoding:
         own = prefill.keys[0].new_empty(len(prefill.keys), size, heads, rows, length, width)
         return cls(prefill, own, torch.empty_like(own))
 
-    def attend(self, layer: int, query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, scale: float) -> torch.Tensor:
+    def attend(
+        self, layer: int, query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, scale: float
+    ) -> torch.Tensor:
         rows, kv_heads = query.shape[2], key.shape[1]
         self.own_keys[layer, :, :, :, self.step] = key
         self.own_values[layer, :, :, :, self.step] = value

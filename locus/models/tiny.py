@@ -119,9 +119,7 @@ class TinyQwen3VL(TinyArchitecture):
             "num_position_embeddings": self.position_grid**2,
             "deepstack_visual_indexes": list(range(self.vision_layers - 1)),
         }
-        return Qwen3VLConfig(
-            text_config=text, vision_config=vision, tie_word_embeddings=True, **_token_ids(processor)
-        )
+        return Qwen3VLConfig(text_config=text, vision_config=vision, tie_word_embeddings=True, **_token_ids(processor))
 
 
 @dataclass(frozen=True)

@@ -52,7 +52,9 @@ def tiny_tokenizer() -> PreTrainedTokenizerFast:
     integers = [str(number) for number in range(LARGEST_INTEGER + 1)]
     words = [spelling for word in _WORDS for spelling in (word, " " + word)]
     pieces = [*alphabet, ", ", *integers, *words]
-    vocabulary = {piece: index for index, piece in enumerate(dict.fromkeys(byte_level(piece) for piece in pieces[256:]))}
+    vocabulary = {
+        piece: index for index, piece in enumerate(dict.fromkeys(byte_level(piece) for piece in pieces[256:]))
+    }
     vocabulary = {piece: index for index, piece in enumerate(dict.fromkeys([*alphabet, *vocabulary]))}
     tokenizer = Tokenizer(models.BPE(vocab=vocabulary, merges=[], ignore_merges=True))
     tokenizer.pre_tokenizer = pre_tokenizers.Sequence(

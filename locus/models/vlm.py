@@ -61,7 +61,9 @@ class VLM(nn.Module):
         super().__init__()
         text = model.config.get_text_config()
         if getattr(text, "use_sliding_window", False):
-            raise LocusError("sliding-window attention is not supported: set use_sliding_window to false in config.json")
+            raise LocusError(
+                "sliding-window attention is not supported: set use_sliding_window to false in config.json"
+            )
         model.set_attn_implementation({"text_config": NAME, "vision_config": "sdpa"})
         self.model = model
         self.frame = frame
@@ -112,7 +114,9 @@ class VLM(nn.Module):
         if image_mask.any():
             images = torch.cat([feature.embeddings for feature in features]).to(embeddings.dtype)
             if images.shape[0] != int(image_mask.sum()):
-                raise LocusError(f"{int(image_mask.sum())} image tokens for {images.shape[0]} image features in a prompt")
+                raise LocusError(
+                    f"{int(image_mask.sum())} image tokens for {images.shape[0]} image features in a prompt"
+                )
             embeddings = embeddings.masked_scatter(image_mask[..., None], images)
             if features[0].deepstack:
                 deepstack = [torch.cat(layer) for layer in zip(*(f.deepstack for f in features), strict=True)]
@@ -120,7 +124,12 @@ class VLM(nn.Module):
         next_position = torch.stack([position.max() + 1 for position in positions])
         padded = pad_sequence([position.T for position in positions], True, 0).permute(2, 0, 1)
         return EmbeddedPrompts(
-            embeddings, padded.to(self.device), mask.to(self.device), image_mask, deepstack, next_position.to(self.device)
+            embeddings,
+            padded.to(self.device),
+            mask.to(self.device),
+            image_mask,
+            deepstack,
+            next_position.to(self.device),
         )
 
     def _positions(self, prompt: PromptRecord) -> torch.Tensor:
@@ -137,7 +146,9 @@ class VLM(nn.Module):
     def prefill(self, prompts: EmbeddedPrompts) -> tuple[torch.Tensor, Prefill]:
         """Encodes prompts once -> hidden states [B, D] that predict the first token, and every layer's keys."""
         plan = Prefill(prompts.mask)
-        hidden = self._language_model(prompts.embeddings, prompts.positions, plan, prompts.image_mask, prompts.deepstack)
+        hidden = self._language_model(
+            prompts.embeddings, prompts.positions, plan, prompts.image_mask, prompts.deepstack
+        )
         return hidden[torch.arange(len(hidden), device=self.device), prompts.last], plan
 
     def decode(self, token_ids: torch.Tensor, next_position: torch.Tensor, decoding: Decoding) -> torch.Tensor:

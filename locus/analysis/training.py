@@ -1,0 +1,72 @@
+"""A run's own summary: the validation table and the figure of its curve."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pandas as pd
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.figure import Figure
+
+COLUMNS = {
+    "val/mean_iou": "mean IoU",
+    "val/acc@0.5": "ACC@0.5",
+    "val/acc@0.75": "ACC@0.75",
+    "val/format": "format",
+    "val/reward": "reward",
+}
+
+
+def read_metrics(folder: Path) -> pd.DataFrame:
+    """``metrics.csv`` of a run folder, one row a logged step."""
+    return pd.read_csv(folder / "metrics.csv")
+
+
+def phase_seconds(metrics: pd.DataFrame) -> dict[str, float]:
+    """Wall time of each phase over the whole run, by its name without ``time/`` and ``_s``."""
+    names = [name for name in metrics if name.startswith("time/")]
+    return {name.removeprefix("time/").removesuffix("_s"): float(metrics[name].sum()) for name in names}
+
+
+def validation_rows(metrics: pd.DataFrame) -> pd.DataFrame:
+    """The rows of validations, one a step, with the columns that the table shows; bins as ``tiny IoU`` and so on."""
+    if "val/mean_iou" not in metrics:
+        return pd.DataFrame(columns=["step", *COLUMNS.values()])
+    bins = {
+        name: f"{name.split('/')[1]} IoU" for name in metrics if name.count("/") == 2 and name.endswith("/mean_iou")
+    }
+    names = COLUMNS | bins
+    rows = metrics[metrics["val/mean_iou"].notna()][["step", *names]].rename(columns=names)
+    return rows.drop_duplicates("step", keep="last").astype({"step": int}).reset_index(drop=True)
+
+
+def validation_table(metrics: pd.DataFrame) -> str:
+    """The validations of a run as aligned text."""
+    return validation_rows(metrics).to_string(index=False, float_format=lambda value: f"{value:.3f}")
+
+
+def save_curve(metrics: pd.DataFrame, path: Path) -> None:
+    """Draws reward parts over steps with the validation's mean IoU, and KL below, as a PNG."""
+    figure = Figure(figsize=(7, 5), layout="constrained")
+    FigureCanvasAgg(figure)
+    upper, lower = figure.subplots(2, 1, sharex=True, height_ratios=(3, 1))
+    for name, label in (
+        ("train/iou", "IoU"),
+        ("train/format", "format"),
+        ("train/reward", "reward"),
+        ("train/loss", "loss"),
+    ):
+        if name in metrics and (name != "train/loss" or "train/reward" not in metrics):
+            rows = metrics[metrics[name].notna()]
+            upper.plot(rows["step"], rows[name], linewidth=1, label=f"train {label}")
+    validations = validation_rows(metrics)
+    upper.plot(validations["step"], validations["mean IoU"], "o-", color="black", label="validation mean IoU")
+    upper.set_ylabel("per rollout")
+    upper.legend(fontsize="small")
+    if "train/kl" in metrics:
+        rows = metrics[metrics["train/kl"].notna()]
+        lower.plot(rows["step"], rows["train/kl"], linewidth=1)
+    lower.set_ylabel("KL")
+    lower.set_xlabel("step")
+    path.parent.mkdir(parents=True, exist_ok=True)
+    figure.savefig(path, dpi=120)

@@ -1,0 +1,104 @@
+"""Image + cue -> a prompt record, through the model's own processor and chat template."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from PIL import Image
+from transformers import ProcessorMixin
+
+from locus.boxes import frame_size
+from locus.errors import LocusError
+from locus.prompts import cue_search_messages
+from locus.types import CuePixels, Frame, PromptRecord
+
+
+@dataclass(frozen=True)
+class PixelLimits:
+    """A resize before the processor's own, so that the area lies within limits; with neither limit it does nothing.
+
+    EasyR1 does so (min 262,144, max 4,194,304 px, sides truncated to whole pixels): a 20x24 crop becomes 467x560, then
+    476x560 in a processor of factor 28.
+    """
+
+    min_pixels: int | None = None
+    max_pixels: int | None = None
+
+    def __call__(self, image: Image.Image) -> Image.Image:
+        """Returns the image, resized (bicubic) only where a limit asks for it."""
+        area = image.width * image.height
+        factor = 1.0
+        if self.max_pixels is not None and area > self.max_pixels:
+            factor = math.sqrt(self.max_pixels / area)
+        if self.min_pixels is not None and area < self.min_pixels:
+            factor = math.sqrt(self.min_pixels / area)
+        if factor == 1.0:
+            return image
+        size = max(1, int(image.width * factor)), max(1, int(image.height * factor))
+        return image.resize(size, Image.Resampling.BICUBIC)
+
+
+class CueCollator:
+    """Makes one `PromptRecord` of each sample; a batch is a list of them, for each owns its pixels."""
+
+    def __init__(self, processor: ProcessorMixin, frame: Frame, pixels: PixelLimits):
+        self.processor = processor
+        self.frame = frame
+        self.pixels = pixels
+        self.text = processor.apply_chat_template(
+            cue_search_messages(frame), tokenize=False, add_generation_prompt=True
+        )
+        self.opened = opened_by_template(self.text)
+
+    @property
+    def patch_size(self) -> int:
+        """Side of a vision patch, in pixels of the processed image."""
+        return self.processor.image_processor.patch_size
+
+    def __call__(self, samples: Sequence[CuePixels]) -> list[PromptRecord]:
+        """Samples -> prompt records, in order."""
+        return [self.record(sample) for sample in samples]
+
+    def record(self, sample: CuePixels) -> PromptRecord:
+        """One sample -> its prompt record; raises LocusError when the processor refuses the picture."""
+        example = sample.example
+        try:
+            inputs = self.processor(
+                text=[self.text], images=[self.pixels(sample.image), self.pixels(sample.cue)], return_tensors="pt"
+            )
+        except ValueError as error:  # the processor refuses sides of ratio over 200
+            raise LocusError(f"{example.image_path}: the processor refuses the image or its cue: {error}") from error
+        rows, columns = inputs["image_grid_thw"][0, 1:].tolist()
+        processed = (columns * self.patch_size, rows * self.patch_size)
+        return PromptRecord(
+            example=example,
+            input_ids=inputs["input_ids"][0],
+            mm_token_type_ids=inputs["mm_token_type_ids"][0].long(),
+            pixel_values=inputs["pixel_values"],
+            image_grid_thw=inputs["image_grid_thw"],
+            target=example.target,
+            answer_frame=self.frame,
+            answer_size=frame_size(self.frame, (example.width, example.height), processed),
+            opened=self.opened,
+        )
+
+    def decode(self, token_ids: torch.Tensor) -> str:
+        """[T] completion tokens -> text, special tokens removed."""
+        return self.processor.tokenizer.decode(token_ids, skip_special_tokens=True)
+
+    def encode(self, text: str) -> list[int]:
+        """Text of a completion -> token ids, nothing added."""
+        return self.processor.tokenizer.encode(text, add_special_tokens=False)
+
+
+def opened_by_template(prompt: str) -> str:
+    """What the generation prompt already opened, e.g. ``<think>\\n`` (Qwen3-VL-Thinking); else an empty string.
+
+    The completion continues it, so the parser reads both together.
+    """
+    start = prompt.rfind("<think>")
+    tail = prompt[start:] if start >= 0 else ""
+    return tail if tail.strip() == "<think>" else ""

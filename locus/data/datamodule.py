@@ -1,0 +1,109 @@
+"""Corpus -> prompts, in an order that follows from the seed and the step alone."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import numpy as np
+import torch
+from lightning import LightningDataModule
+from torch.utils.data import DataLoader, Sampler
+
+from locus.data.collate import CueCollator
+from locus.data.corpus import Corpus
+from locus.data.dataset import CueDataset
+from locus.data.sources import ImageSource
+from locus.errors import LocusError
+from locus.types import PromptRecord
+
+
+class StepSampler(Sampler[list[int]]):
+    """Batches of indices, one a training step: step s gives the same batch wherever a run was resumed.
+
+    Each epoch is its own permutation; what does not fill a batch at its end is left out, so no batch holds an example
+    twice.
+
+    Args:
+        size: examples.
+        batch_size: B, prompts a step.
+        steps: of the whole run; the length that is reported.
+        start: the first step to give.
+        seed: of the permutations.
+    """
+
+    def __init__(self, size: int, batch_size: int, steps: int, start: int, seed: int):
+        if size < batch_size:
+            raise LocusError(
+                f"the corpus has {size} training examples, a step wants {batch_size}: "
+                "lower trainer.prompts_per_step or use more data"
+            )
+        self.size, self.batch_size, self.steps, self.start, self.seed = size, batch_size, steps, start, seed
+
+    def __len__(self) -> int:
+        return self.steps
+
+    def __iter__(self) -> Iterator[list[int]]:
+        per_epoch = self.size // self.batch_size
+        epoch, order = -1, np.empty(0)
+        for step in range(self.start, self.steps):
+            if step // per_epoch != epoch:
+                epoch = step // per_epoch
+                order = np.random.default_rng([self.seed, epoch]).permutation(self.size)
+            first = step % per_epoch * self.batch_size
+            yield order[first : first + self.batch_size].tolist()
+
+
+class CueDataModule(LightningDataModule):
+    """Serves prompts for training, validation and refills.
+
+    Args:
+        corpus: what to train and validate on.
+        source: opens its images.
+        collator: makes prompts.
+        prompts_per_step: B.
+        validation_batch: prompts per validation batch.
+        steps: of the run.
+        workers: processes that prepare pictures; 0 does it in the main process.
+        seed: of the order.
+        start_step: the first step, when resuming.
+    """
+
+    def __init__(
+        self,
+        corpus: Corpus,
+        source: ImageSource,
+        collator: CueCollator,
+        prompts_per_step: int,
+        validation_batch: int,
+        steps: int,
+        workers: int,
+        seed: int,
+        start_step: int = 0,
+    ):
+        super().__init__()
+        self.corpus, self.source, self.collator = corpus, source, collator
+        self.prompts_per_step, self.validation_batch, self.steps = prompts_per_step, validation_batch, steps
+        self.workers, self.seed, self.start_step = workers, seed, start_step
+        self.train = CueDataset(corpus.train, source)
+        self.validation = CueDataset(corpus.validation, source)
+
+    def train_dataloader(self) -> DataLoader[list[PromptRecord]]:
+        """One batch a step, from ``start_step`` on."""
+        sampler = StepSampler(len(self.train), self.prompts_per_step, self.steps, self.start_step, self.seed)
+        return DataLoader(self.train, batch_sampler=sampler, collate_fn=self.collator, num_workers=self.workers)
+
+    def val_dataloader(self) -> DataLoader[list[PromptRecord]]:
+        """All validation examples, in corpus order."""
+        return DataLoader(self.validation, self.validation_batch, collate_fn=self.collator, num_workers=self.workers)
+
+    def transfer_batch_to_device(
+        self, batch: list[PromptRecord], device: torch.device, index: int
+    ) -> list[PromptRecord]:
+        """Leaves prompts where they are: the policy moves what it needs, when it needs it."""
+        return batch
+
+    def draw(self, step: int, attempt: int, count: int) -> list[PromptRecord]:
+        """Fresh prompts for a refill; a function of its arguments and the seed."""
+        generator = np.random.default_rng([self.seed, 1 + step, 1 + attempt])
+        indices = generator.choice(len(self.train), size=count, replace=False)
+        return self.collator([self.train[int(index)] for index in indices])

@@ -1,0 +1,41 @@
+"""Corpus rows -> pictures. Item i depends on row i alone: not on order of access, worker or epoch."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from torch.utils.data import Dataset
+
+from locus.data.cue_rendering import render_cue
+from locus.data.sources import ImageSource
+from locus.errors import LocusError
+from locus.types import CueExample, CuePixels
+
+
+class CueDataset(Dataset[CuePixels]):
+    """Opens the image of each example and renders its cue.
+
+    Args:
+        examples: rows of the corpus.
+        source: opens their images.
+
+    Raises (on access):
+        LocusError: the image is missing, unreadable, or of another size than the corpus says.
+    """
+
+    def __init__(self, examples: Sequence[CueExample], source: ImageSource) -> None:
+        self.examples = examples
+        self.source = source
+
+    def __len__(self) -> int:
+        return len(self.examples)
+
+    def __getitem__(self, index: int) -> CuePixels:
+        example = self.examples[index]
+        image = self.source.open(example.image_path)
+        if image.size != (example.width, example.height):
+            raise LocusError(
+                f"image {example.image_path}: is {image.width}x{image.height}, the corpus says "
+                f"{example.width}x{example.height}; use the images that the boxes were drawn on"
+            )
+        return CuePixels(example, image, render_cue(image, example.box, example.cue_scale))

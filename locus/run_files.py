@@ -1,0 +1,169 @@
+"""What a run leaves on disk, written so that a kill at any moment loses nothing that was whole."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import torch
+from lightning.fabric.plugins import TorchCheckpointIO
+
+from locus.errors import LocusError
+
+XYXY = pa.list_(pa.float64())
+ROLLOUTS = pa.schema(
+    {
+        "step": pa.int64(),
+        "prompt_id": pa.string(),
+        "rollout": pa.int64(),
+        "image_path": pa.string(),
+        "bin": pa.string(),
+        "text": pa.string(),
+        "status": pa.string(),
+        "target": XYXY,
+        "box": XYXY,
+        "written": XYXY,
+        "iou": pa.float64(),
+        "format": pa.float64(),
+        "reward": pa.float64(),
+        "advantage": pa.float64(),
+        "logprob_sum": pa.float64(),
+        "length": pa.int64(),
+        "finished": pa.bool_(),
+    }
+)
+"""One row a rollout. target and box: file frame; written: as in the text, in the frame the policy speaks."""
+VALIDATION = pa.schema(
+    {
+        "step": pa.int64(),
+        "example_id": pa.string(),
+        "image_id": pa.string(),
+        "image_path": pa.string(),
+        "bin": pa.string(),
+        "area_ratio": pa.float64(),
+        "text": pa.string(),
+        "status": pa.string(),
+        "target": XYXY,
+        "box": XYXY,
+        "iou": pa.float64(),
+        "format": pa.float64(),
+        "reward": pa.float64(),
+    }
+)
+"""One row a validation sample and step."""
+
+
+def write_json(path: Path, content: dict[str, Any]) -> None:
+    """Replaces the file in one move."""
+    partial = path.with_name(f".{path.name}.partial")
+    partial.write_text(json.dumps(content, indent=2) + "\n")
+    os.replace(partial, path)
+
+
+class StepTable:
+    """A Parquet table that grows by steps: a folder of parts while the run goes on, one file once it is closed.
+
+    ``pandas.read_parquet(path)`` reads both. Reopening it drops the rows of steps after ``last_step``, those that a
+    resumed run will write again. Raises LocusError when what is there cannot be read.
+    """
+
+    def __init__(self, path: Path, schema: pa.Schema, last_step: int):
+        self.path, self.schema = path, schema
+        self._partial = path.with_name(f".{path.name}.partial")
+        if self._partial.exists() and not path.exists():  # a kill between the two halves of `_swap`
+            os.replace(self._partial, path)
+        _remove(self._partial)
+        if path.is_file():
+            kept = self._read().filter(pa.compute.field("step") <= last_step)
+            self._partial.mkdir()
+            pq.write_table(kept, self._partial / _part(0, 0))
+            self._swap()
+        path.mkdir(parents=True, exist_ok=True)
+        for part in path.iterdir():
+            if part.suffix != ".parquet" or int(part.name[:8]) > last_step:
+                part.unlink()
+
+    def append(self, step: int, rows: Iterable[dict[str, Any]]) -> None:
+        """Writes rows of ``step`` as the next part."""
+        number = len(list(self.path.glob(f"{step:08d}-*.parquet")))
+        partial = self.path / "next.partial"
+        pq.write_table(pa.Table.from_pylist(list(rows), schema=self.schema), partial)
+        os.replace(partial, self.path / _part(step, number))
+
+    def close(self) -> None:
+        """Merges the parts into one file."""
+        pq.write_table(self._read(), self._partial)
+        self._swap()
+
+    def _read(self) -> pa.Table:
+        try:
+            if self.path.is_dir() and not any(self.path.iterdir()):
+                return self.schema.empty_table()
+            return pq.read_table(self.path, schema=self.schema)
+        except (OSError, pa.ArrowInvalid) as error:
+            raise LocusError(f"{self.path} cannot be read ({error}): move it away to go on without it") from error
+
+    def _swap(self) -> None:
+        """Puts the partial table, which is whole by now, in the table's place."""
+        _remove(self.path)
+        os.replace(self._partial, self.path)
+
+
+def _part(step: int, number: int) -> str:
+    return f"{step:08d}-{number:04d}.parquet"
+
+
+def _remove(path: Path) -> None:
+    if path.is_dir():
+        shutil.rmtree(path)
+    else:
+        path.unlink(missing_ok=True)
+
+
+class AtomicCheckpointIO(TorchCheckpointIO):
+    """Writes a checkpoint beside its place, flushes it to disk, then moves it there: never half a checkpoint."""
+
+    def save_checkpoint(self, checkpoint: dict[str, Any], path: str | Path, storage_options: Any = None) -> None:
+        """Raises LocusError when the disk is full; the previous checkpoint stays whole."""
+        path = Path(path)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        partial = path.with_name(f".{path.name}.partial")
+        try:
+            with partial.open("wb") as file:
+                torch.save(checkpoint, file)
+                file.flush()
+                os.fsync(file.fileno())
+        except (OSError, RuntimeError) as error:  # torch's zip writer turns a full disk into a RuntimeError
+            partial.unlink(missing_ok=True)
+            raise LocusError(
+                f"checkpoint {path} could not be written ({error}): free disk space, then resume; "
+                "the previous checkpoint is whole"
+            ) from error
+        os.replace(partial, path)
+
+
+def checkpoint_path(folder: Path, step: int) -> Path:
+    """Where the checkpoint of this step stands."""
+    return folder / "checkpoints" / f"step-{step:06d}.ckpt"
+
+
+def latest_checkpoint(folder: Path) -> tuple[Path, int]:
+    """Path and step of a run's newest checkpoint; raises LocusError when there is none, or it is corrupt."""
+    if not folder.is_dir():
+        raise LocusError(f"resume={folder}: no such folder; give the folder of a run, which holds config.yaml")
+    paths = sorted((folder / "checkpoints").glob("step-*.ckpt"))
+    if not paths:
+        raise LocusError(f"resume={folder}: no checkpoint in {folder / 'checkpoints'}; start the run anew")
+    path = paths[-1]
+    try:
+        step = torch.load(path, map_location="cpu", weights_only=True, mmap=True)["locus"]["finished_steps"]
+    except Exception as error:  # torch raises many kinds for a truncated or foreign file
+        earlier = f"delete it to resume from {paths[-2].name}" if len(paths) > 1 else "start the run anew"
+        raise LocusError(f"checkpoint {path} is corrupt ({type(error).__name__}): {earlier}") from error
+    return path, step

@@ -1,0 +1,167 @@
+"""Post-trains a policy: ``python -m locus.train`` (conf/train.yaml). Wires; the algorithm is in `grpo.module`."""
+
+from __future__ import annotations
+
+import logging
+from typing import Any
+
+import hydra
+from hydra.utils import instantiate
+from lightning import Trainer, seed_everything
+from omegaconf import DictConfig
+
+from locus.analysis.training import phase_seconds, read_metrics, save_curve, validation_table
+from locus.boxes import parse_frame
+from locus.callbacks import RolloutTable, RunCheckpoint, TableCallback, ValidationTable
+from locus.data.audits import audited_corpus
+from locus.data.collate import CueCollator
+from locus.data.corpus import Corpus
+from locus.data.datamodule import CueDataModule
+from locus.grpo.preflight import preflight
+from locus.models.backbone import Backbone
+from locus.policy_module import PolicyModule, RunParts
+from locus.run_files import AtomicCheckpointIO
+from locus.runtime import RunFolder, differences, entry_point, finish_record, open_run, quiet_lightning, start_record
+
+log = logging.getLogger("locus")
+
+
+def build_data(cfg: DictConfig, backbone: Backbone, start_step: int) -> CueDataModule:
+    """Source, corpus and collator of the run; the corpus is a prepared one, or audited and drawn now."""
+    source = instantiate(cfg.data.source, _convert_="all")
+    if cfg.corpus is not None:
+        corpus = Corpus.load(cfg.corpus)
+    else:
+        strategy = instantiate(cfg.crop, _convert_="all")
+        sizes = cfg.data.train_examples, cfg.data.validation_examples
+        corpus = audited_corpus(source, strategy, *sizes, cfg.seed, **cfg.audit)
+    collator = CueCollator(backbone.processor(), parse_frame(backbone.frame), instantiate(cfg.pixels))
+    return CueDataModule(
+        corpus,
+        source,
+        collator,
+        prompts_per_step=cfg.trainer.prompts_per_step,
+        validation_batch=cfg.trainer.validation_batch,
+        steps=cfg.trainer.steps,
+        workers=cfg.trainer.workers,
+        seed=cfg.seed,
+        start_step=start_step,
+    )
+
+
+def check_frames(cfg: DictConfig, backbone: Backbone, data: CueDataModule) -> None:
+    """The pre-flight on the first training examples; says what integers can earn at most."""
+    examples = [data.train[index] for index in range(min(cfg.preflight_prompts, len(data.train)))]
+    collator = data.collator
+    report = preflight(
+        collator(examples),
+        collator.encode,
+        collator.decode,
+        instantiate(cfg.reward),
+        parse_frame(backbone.frame),
+        collator.patch_size,
+    )
+    log.info(
+        "pre-flight: true boxes earn %.3f (rounded to integers %.3f), shifted ones %.3f, on %d prompts",
+        report.oracle,
+        report.integers,
+        report.shifted,
+        report.prompts,
+    )
+
+
+def build_module(cfg: DictConfig, backbone: Backbone, data: CueDataModule) -> PolicyModule:
+    """Policy, reference and rewards in the method's module."""
+    collator = data.collator
+    parts = RunParts(backbone.load(), backbone.load, collator.encode, collator.decode, data.draw, cfg.trainer.steps)
+    return instantiate(cfg.method)(parts)
+
+
+def build_trainer(cfg: DictConfig, run: RunFolder) -> Trainer:
+    """A Lightning trainer whose one epoch is the run."""
+    settings = cfg.trainer
+    checkpoints = RunCheckpoint(
+        run.path, settings.checkpoint_every, settings.validate_every, settings.steps, settings.keep_checkpoints
+    )
+    return Trainer(
+        accelerator=settings.accelerator,
+        precision=settings.precision,
+        devices=1,
+        max_epochs=1,
+        val_check_interval=settings.validate_every,
+        check_val_every_n_epoch=None,
+        num_sanity_val_steps=0,
+        log_every_n_steps=1,
+        logger=[make(run) for make in instantiate(cfg.logger).values()],
+        plugins=[AtomicCheckpointIO()],
+        callbacks=[RolloutTable(run.path, run.last_step), ValidationTable(run.path, run.last_step), checkpoints],
+        enable_model_summary=False,
+        default_root_dir=run.path,
+    )
+
+
+def fit(cfg: DictConfig, run: RunFolder, module: PolicyModule, data: CueDataModule, trainer: Trainer) -> None:
+    """Validation before step 1, the training, and validation after the last step; the tables are closed in any case."""
+    try:
+        if run.checkpoint is None:
+            trainer.validate(module, data, verbose=False)
+        trainer.fit(module, data, ckpt_path=run.checkpoint, weights_only=True)
+        if module.finished_steps % cfg.trainer.validate_every:
+            trainer.validate(module, data, verbose=False)
+    finally:
+        for callback in trainer.callbacks:
+            if isinstance(callback, TableCallback):
+                callback.table.close()
+
+
+def facts_of(cfg: DictConfig, module: PolicyModule, data: CueDataModule) -> dict[str, Any]:
+    """What ``run.json`` says of the run's sizes."""
+    prompts = cfg.trainer.prompts_per_step
+    return {
+        "seed": cfg.seed,
+        "corpus_hash": data.corpus.content_hash,
+        "prompts_per_step": prompts,
+        "completions_per_step": prompts * module.completions_per_prompt,
+        "updates_per_rollout": module.updates_per_step,
+    }
+
+
+def export(run: RunFolder, module: PolicyModule, data: CueDataModule) -> None:
+    """Writes the trained policy as a plain Hugging Face folder."""
+    module.policy.model.save_pretrained(run.path / "policy")
+    data.collator.processor.save_pretrained(run.path / "policy")
+
+
+def train(cfg: DictConfig) -> tuple[dict[str, float], dict[str, Any]]:
+    """Runs a training from its configuration; returns the final validation metrics and the objects made."""
+    quiet_lightning()
+    cfg, run = open_run(cfg)
+    seed_everything(cfg.seed, verbose=False)
+    backbone = instantiate(cfg.backbone)
+    data = build_data(cfg, backbone, run.last_step)
+    check_frames(cfg, backbone, data)
+    for line in differences(cfg.algorithm, "algorithm", "grpo"):
+        log.info("algorithm departs from the paper's: %s", line)
+    module, trainer = build_module(cfg, backbone, data), build_trainer(cfg, run)
+    record = start_record(run, facts_of(cfg, module, data))
+    fit(cfg, run, module, data, trainer)
+    export(run, module, data)
+    metrics = read_metrics(run.path)
+    save_curve(metrics, run.path / "figures" / "curve.png")
+    final = {name: float(value) for name, value in trainer.callback_metrics.items() if name.startswith("val/")}
+    finish_record(run, record, phase_seconds(metrics), final)
+    log.info("validation:\n%s", validation_table(metrics))
+    log.info("run folder: %s", run.path)
+    return final, {"module": module, "data": data, "trainer": trainer, "run": run}
+
+
+@hydra.main(version_base="1.3", config_path="../conf", config_name="train")
+@entry_point
+def main(cfg: DictConfig) -> float:
+    """The command; returns the mean IoU that a sweeper maximises."""
+    final, _ = train(cfg)
+    return final["val/mean_iou"]
+
+
+if __name__ == "__main__":
+    main()
