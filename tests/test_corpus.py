@@ -213,10 +213,10 @@ def test_planted_look_alike_is_found_where_it_is_and_a_unique_cue_is_not_flagged
 
 def test_match_in_a_large_image_is_told_in_pixels_of_the_file():
     """The place of a look-alike given in the reduced image's pixels."""
-    pixels = noise(1200, 800).copy()
-    pixels[500:700, 900:1150] = pixels[100:300, 50:300]
+    pixels = np.asarray(Image.fromarray(noise(400, 300)).resize((2000, 1500), Image.Resampling.BICUBIC)).copy()
+    pixels[900:1100, 1500:1750] = pixels[100:300, 50:300]
     score, place = best_match_elsewhere(Image.fromarray(pixels), (50.0, 100.0, 300.0, 300.0))
-    assert score > 0.9 and np.abs(np.array(place) - [900, 500, 1150, 700]).max() <= 3
+    assert score > 0.9 and np.abs(np.array(place) - [1500, 900, 1750, 1100]).max() <= 3
 
 
 def test_best_match_equals_correlation_by_loops():

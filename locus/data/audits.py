@@ -24,7 +24,7 @@ from locus.types import CueExample, ImageTable
 
 CUE_SIDE = 12
 """The ambiguity audit reduces an image until the crop's short side has this many pixels, at least."""
-IMAGE_SIDE = 512
+IMAGE_SIDE = 1024
 """... or until its long side has this many, whichever leaves the image larger; it never enlarges."""
 _IMAGE_COLUMNS = ("image_id", "image_path", "width", "height")
 FLAT = 1.0
@@ -173,9 +173,10 @@ def best_match_elsewhere(
 ) -> tuple[float, tuple[float, ...]] | None:
     """The place that looks most like the box: highest zero-mean normalised cross-correlation over RGB.
 
-    Places that are displaced from the box by less than half its width and half its height are not elsewhere. The
-    image is reduced first (`CUE_SIDE`, `IMAGE_SIDE`). Source of the fast form (FFT and running sums): J. P. Lewis,
-    "Fast Normalized Cross-Correlation", 1995.
+    Places that are displaced from the box by less than half its width and half its height are not elsewhere. A large
+    image is reduced first (`CUE_SIDE`, `IMAGE_SIDE`); there, even an exact copy of fine texture scores below 1 unless
+    it is displaced by whole pixels of the reduced image, so the audit may miss some. Source of the fast form (FFT and
+    running sums): J. P. Lewis, "Fast Normalized Cross-Correlation", 1995.
 
     Returns:
         Score in [-1, 1] and box (xyxy, file frame); None when the box is flat. A score of -1 where there is no

@@ -27,8 +27,8 @@ def micro_batches(prompts: Sequence[PromptRecord], completion_tokens: int, budge
         tokens = prompts[index].length + completion_tokens
         if tokens > budget:
             raise LocusError(
-                f"prompt {prompts[index].prompt_id} needs {tokens} tokens with its completions, the budget is {budget}: "
-                "raise rollout.token_budget, or lower pixels.max_pixels or rollout.max_new_tokens"
+                f"prompt {prompts[index].prompt_id} and its completions have {tokens} tokens, the budget is {budget}: "
+                "raise rollout.token_budget, or lower pixels.max_pixels or rollout.sampling.max_new_tokens"
             )
         if batches and (len(batches[-1]) + 1) * tokens <= budget:  # ascending, so this prompt is the longest
             batches[-1].append(index)

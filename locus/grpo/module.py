@@ -2,9 +2,9 @@
 
     prompts → G rollouts each → rewards → advantages → reference log-probs → clipped updates of the policy
 
-Departures from a textbook loop, all exact: prompt and pictures are encoded once per group (`models.vlm`), a frozen vision
-tower's features serve rollout, reference and policy, and with one update per rollout the old log-probs are the new
-ones, detached.
+Departures from a textbook loop, all exact: prompt and pictures are encoded once per group (`models.vlm`), a frozen
+vision tower's features serve rollout, reference and policy, and with one update per rollout the old log-probs are the
+new ones, detached.
 """
 
 from __future__ import annotations

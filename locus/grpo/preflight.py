@@ -1,7 +1,7 @@
 """Pre-flight: true boxes through the real dataset, processor, template, parser and reward, before step 1.
 
-It finds the error that peers make silently: boxes in one frame, rewards in another. An oracle that writes the target box
-must earn 1, and one that writes it shifted must earn less.
+It finds a silent error: boxes in one frame, rewards in another. An oracle that writes the target box must earn 1, and
+one that writes it shifted must earn less.
 """
 
 from __future__ import annotations
@@ -72,9 +72,9 @@ def preflight(
         shifted.append(earned(prompt, moved, TEXT_DIGITS))
         if oracles[-1] < 1 - TOLERANCE or (reward.alpha < 1 and shifted[-1] >= oracles[-1]):
             raise LocusError(
-                f"pre-flight: on {prompt.example.image_path} (example {prompt.prompt_id}) the true box "
-                f"{target.xyxy} earns {oracles[-1]:.3f} and a shifted one {shifted[-1]:.3f}, written in frame {frame} of "
-                f"size {size} and read in {prompt.answer_frame} of {prompt.answer_size}: the policy's frame is not the "
+                f"pre-flight: on {prompt.example.image_path} (example {prompt.prompt_id}) the true box {target.xyxy} "
+                f"earns {oracles[-1]:.3f} and a shifted one {shifted[-1]:.3f}, written in frame {frame} of size {size} "
+                f"and read in {prompt.answer_frame} of {prompt.answer_size}: the policy's frame is not the "
                 "one the reward reads; check backbone.frame and the annotations' image size"
             )
     count = len(prompts)

@@ -7,8 +7,8 @@ is plain SDPA. Two plans:
   attends to the prompt and to itself.
 - `Decoding` writes completions: the prompt's keys are kept once per prompt, never once per rollout.
 
-Shapes: B prompts, G rollouts per prompt, P prompt tokens (right-padded), T completion tokens, H heads, K key-value heads,
-D head width.
+Shapes: B prompts, G rollouts per prompt, P prompt tokens (right-padded), T completion tokens, H heads, K key-value
+heads, D head width.
 """
 
 from __future__ import annotations

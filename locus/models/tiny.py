@@ -1,7 +1,7 @@
 """Tiny backbones: the real transformers classes and processors, small enough for two CPU cores.
 
-`TinyQwen3VL` is the embedded default (design: absolute position embeddings in its vision tower, so a patch's place is in
-its features); `TinyQwen2_5VL` is its sibling with rotary-only vision and windowed attention.
+`TinyQwen3VL` is the embedded default: its vision tower has absolute position embeddings, so a patch's place is in its
+features. `TinyQwen2_5VL` is its sibling with rotary-only vision and windowed attention.
 """
 
 from __future__ import annotations
@@ -123,7 +123,7 @@ class TinyQwen3VL(TinyArchitecture):
 
 
 @dataclass(frozen=True)
-class TinyQwen2_5VL(TinyArchitecture):  # noqa: N801 - the family's own name
+class TinyQwen2_5VL(TinyArchitecture):
     """Qwen2.5-VL: rotary-only vision tower with windowed and full attention layers."""
 
     patch_size: int = 14

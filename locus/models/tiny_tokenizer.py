@@ -16,18 +16,19 @@ TAGS = ("<think>", "</think>", "<answer>", "</answer>")
 LARGEST_INTEGER = 1000
 
 _WORDS = """
-a about above across all an and answer any are area as at be because below between black blank blue bottom box bounding
-bowl brown by can car cat centre center checked choices circle class color colour coordinates corner count cross cropped
-cue cyan dark describe diamond directly dog dotted down each eight existence false few final find first five following for
-four from full give gray green grey has have heart hexagon here hidden horizontal how image in inside into is it its large
-leaf left letter light located location look magenta many match matches me middle moon more most navy nearest nine no none
-not object objects of olive on one only option options or orange output over part pattern patterned patterns pentagon
-person pick pink pixel pixels place plain please point position purple question reasoning red region relation relative right
-ring same scene second see select seven shape shapes shown side single six size small solid some square star striped stripes
-tags teal ten text texture than that the then there these thing think this three tiny to top triangle true two under up
-user assistant system vertical violet was what where which white whole with word x1 x2 y1 y2 yellow yes you your zero
-First Image Is Please What Where Which How Yes No The There To process number coordinate found search
-""".split()
+a about above across all an and answer any are area as assistant at banded be because below between black blank blue
+bottom bounding bowl box brown by can car cat center centre checked choices circle class color colour coordinate
+coordinates corner count crescent cropped cross cue cyan dark describe diamond directly dog dotted down each eight
+existence false few final find first five following for found four from full give gray green grey has have heart here
+hexagon hidden horizontal how image in inside into is it its large leaf left letter light located location look
+magenta many match matches me middle moon more most navy nearest nine no none not number object objects of olive on
+one only option options or orange output over part pattern patterned patterns pentagon person pick pink pixel pixels
+place plain please point position process purple question reasoning red region relation relative right ring same scene
+search second see select seven shape shapes shown side single six size small solid some square star striped stripes
+system tags teal ten text texture than that the then there these thing think this three tiny to top triangle true two
+under up user vertical violet was what where which white whole with word x1 x2 y1 y2 yellow yes you your zero First
+How Image Is No Please The There To What Where Which Yes
+""".split()  # noqa: SIM905 - a word list reads best as words
 
 # Digits apart from words and from the space before them, so that every integer has one token wherever it stands.
 _SPLIT = r"\d{1,4}|, | ?\p{L}+|\s|[^\s\p{L}\d]"
@@ -51,11 +52,8 @@ def tiny_tokenizer() -> PreTrainedTokenizerFast:
     alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
     integers = [str(number) for number in range(LARGEST_INTEGER + 1)]
     words = [spelling for word in _WORDS for spelling in (word, " " + word)]
-    pieces = [*alphabet, ", ", *integers, *words]
-    vocabulary = {
-        piece: index for index, piece in enumerate(dict.fromkeys(byte_level(piece) for piece in pieces[256:]))
-    }
-    vocabulary = {piece: index for index, piece in enumerate(dict.fromkeys([*alphabet, *vocabulary]))}
+    pieces = [*alphabet, *(byte_level(piece) for piece in (", ", *integers, *words))]
+    vocabulary = {piece: index for index, piece in enumerate(dict.fromkeys(pieces))}
     tokenizer = Tokenizer(models.BPE(vocab=vocabulary, merges=[], ignore_merges=True))
     tokenizer.pre_tokenizer = pre_tokenizers.Sequence(
         [
