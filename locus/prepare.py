@@ -2,26 +2,21 @@
 
 from __future__ import annotations
 
-import sys
 import time
 from pathlib import Path
-from typing import Any
 
 import hydra
 from hydra.core.hydra_config import HydraConfig
 from hydra.utils import instantiate
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import DictConfig
 
 from locus.data.audits import audited_corpus
 from locus.data.corpus import Corpus, shortfall
-from locus.errors import LocusError
+from locus.runtime import entry_point
 
 
 def prepare(cfg: DictConfig, folder: str | Path) -> Corpus:
     """Builds the corpus of a configuration and saves it in ``folder``; raises LocusError for wrong input."""
-    missing = missing_keys(OmegaConf.to_container(cfg, resolve=False))
-    if missing:
-        raise LocusError(f"{', '.join(missing)}: no value; pass {' '.join(f'{key}=...' for key in missing)}")
     corpus = audited_corpus(
         instantiate(cfg.data.source, _convert_="all"),
         instantiate(cfg.crop, _convert_="all"),
@@ -32,13 +27,6 @@ def prepare(cfg: DictConfig, folder: str | Path) -> Corpus:
     )
     corpus.save(folder)
     return corpus
-
-
-def missing_keys(values: Any, path: str = "") -> list[str]:
-    """Dotted names of the values that are still ``???``; omegaconf's own fails on interpolations to them."""
-    if isinstance(values, dict):
-        return [key for name, value in values.items() for key in missing_keys(value, f"{path}.{name}".strip("."))]
-    return [path] if values == "???" else []
 
 
 def describe(corpus: Corpus) -> str:
@@ -57,15 +45,12 @@ def describe(corpus: Corpus) -> str:
 
 
 @hydra.main(version_base="1.3", config_path="../conf", config_name="prepare")
+@entry_point
 def main(cfg: DictConfig) -> None:
+    """The command: writes the corpus to the run folder and prints its table."""
     start = time.perf_counter()
     folder = HydraConfig.get().runtime.output_dir
-    try:
-        corpus = prepare(cfg, folder)
-    except LocusError as error:
-        print(error, file=sys.stderr)
-        sys.exit(2)
-    print(describe(corpus))
+    print(describe(prepare(cfg, folder)))
     print(f"{folder}: {time.perf_counter() - start:.1f} s")
 
 

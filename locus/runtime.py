@@ -24,6 +24,7 @@ from typing import Any, NoReturn
 import hydra
 import torch
 import wandb
+import yaml
 from hydra.core.global_hydra import GlobalHydra
 from hydra.core.hydra_config import HydraConfig
 from lightning.pytorch.loggers import CSVLogger, Logger, WandbLogger
@@ -51,25 +52,40 @@ class RunFolder:
 def open_run(cfg: DictConfig) -> tuple[DictConfig, RunFolder]:
     """The run's folder and configuration; with ``resume=`` those of the earlier run, with this call's dotted overrides.
 
-    Raises LocusError when there is nothing whole to resume from, or a group is overridden on resume.
+    ``config.yaml`` holds the configuration with every interpolation resolved.
+    Raises LocusError when there is nothing whole to resume from, or more than dotted keys is overridden on resume.
     """
     if OmegaConf.is_missing(cfg, "resume"):
-        folder = Path(HydraConfig.get().runtime.output_dir)
-        OmegaConf.save(cfg, folder / "config.yaml")
-        return cfg, RunFolder(folder)
-    folder = Path(cfg.resume)
-    checkpoint, step = latest_checkpoint(folder)
-    changes = [text for text in HydraConfig.get().overrides.task if not text.startswith("resume=")]
-    groups = [text for text in changes if "." not in text.split("=")[0] and text.split("=")[0] not in ("seed", "name")]
-    if groups:
-        raise LocusError(
-            f"resume={folder}: {' '.join(groups)} would change the run; only dotted keys may be overridden"
-        )
+        folder = RunFolder(Path(HydraConfig.get().runtime.output_dir))
+    else:
+        path = Path(cfg.resume)
+        folder = RunFolder(path, *latest_checkpoint(path))
+        cfg = _resumed(path, [text for text in HydraConfig.get().overrides.task if not text.startswith("resume=")])
+    resolved = cfg.copy()
+    OmegaConf.resolve(resolved)
+    OmegaConf.save(resolved, folder.path / "config.yaml")
+    return cfg, folder
+
+
+def _resumed(folder: Path, changes: list[str]) -> DictConfig:
+    """The configuration of an earlier run with dotted overrides, which stay for the next resume."""
+    whole = [text for text in changes if "." not in text.split("=")[0]]
+    if whole:
+        raise LocusError(f"resume={folder}: {' '.join(whole)} would change the run; only dotted keys may be overridden")
+    path = folder / ".hydra" / "config.yaml"
     try:
-        saved = OmegaConf.load(folder / "config.yaml")
-    except (OSError, ValueError) as error:
-        raise LocusError(f"resume={folder}: config.yaml cannot be read ({error})") from error
-    return OmegaConf.merge(saved, OmegaConf.from_dotlist(changes)), RunFolder(folder, checkpoint, step)
+        cfg = OmegaConf.merge(OmegaConf.load(path), OmegaConf.from_dotlist(changes))
+    except (OSError, ValueError, yaml.YAMLError) as error:
+        raise LocusError(f"resume={folder}: {path} cannot be read ({error}); start the run anew") from error
+    OmegaConf.save(cfg, path)
+    return cfg
+
+
+def missing_keys(values: Any, path: str = "") -> list[str]:
+    """Dotted names of the values that are still ``???``; omegaconf's own fails on interpolations to them."""
+    if isinstance(values, dict):
+        return [key for name, value in values.items() for key in missing_keys(value, f"{path}.{name}".strip("."))]
+    return [path] if values == "???" else []
 
 
 def entry_point(main: Callable[[DictConfig], Any]) -> Callable[[DictConfig], Any]:
@@ -80,32 +96,40 @@ def entry_point(main: Callable[[DictConfig], Any]) -> Callable[[DictConfig], Any
 
     @functools.wraps(main)
     def guarded(cfg: DictConfig) -> Any:
+        missing = [key for key in missing_keys(OmegaConf.to_container(cfg, resolve=False)) if key != "resume"]
         try:
+            if missing:
+                raise LocusError(f"no value for {', '.join(missing)}: pass {' '.join(f'{key}=...' for key in missing)}")
             return main(cfg)
-        except LocusError as error:
-            _give_up(cfg, "failed", str(error), 2)
-        except hydra.errors.InstantiationException as error:
-            cause = error.__cause__
-            while cause is not None and not isinstance(cause, LocusError):
-                cause = cause.__cause__
-            if cause is None:
-                raise
-            _give_up(cfg, "failed", str(cause), 2)
-        except OSError as error:
-            if error.errno not in NO_SPACE:
-                raise
-            _give_up(cfg, "failed", f"no space left to write {error.filename}: free some, then resume", 2)
         except (KeyboardInterrupt, SystemExit) as error:
+            # Lightning answers an interrupt by tidying up and leaving with status 1.
             if isinstance(error, SystemExit) and not isinstance(error.__context__, KeyboardInterrupt):
                 raise
-            _give_up(cfg, "interrupted", "interrupted; go on with resume=<this run's folder>", 130)
+            _give_up(cfg, "interrupted", f"interrupted; go on with resume={run_folder(cfg)}", 130)
+        except Exception as error:
+            message = _in_words(error)
+            if message is None:
+                raise
+            _give_up(cfg, "failed", message, 2)
 
     return guarded
 
 
+def _in_words(error: BaseException) -> str | None:
+    """What a user can mend, in one line; None for a defect of the program."""
+    cause: BaseException | None = error
+    while cause is not None:
+        if isinstance(cause, LocusError):
+            return str(cause)
+        if getattr(cause, "errno", None) in NO_SPACE or "No space left on device" in str(cause):
+            return f"no space left on the disk ({cause}): free some, then resume"
+        cause = cause.__cause__
+    return None
+
+
 def _give_up(cfg: DictConfig, status: str, message: str, code: int) -> NoReturn:
     folder = run_folder(cfg)
-    if folder.is_dir():
+    if (folder / "config.yaml").exists():
         with contextlib.suppress(OSError):  # the disk may be what is full
             write_json(folder / "summary.json", {"status": status, "message": message})
     print(f"locus: {message}", file=sys.stderr, flush=True)
@@ -121,17 +145,17 @@ def run_folder(cfg: DictConfig) -> Path:
 
 def csv_logger(folder: RunFolder) -> Logger:
     """``metrics.csv`` in the run folder; on resume the rows up to the checkpoint are kept."""
-    path = folder.path / "metrics.csv"
-    rows = []
-    if path.exists():
-        with path.open(newline="") as file:
-            rows = [row for row in csv.DictReader(file) if int(row["step"]) <= folder.last_step]
-        path.unlink()
-    warnings.filterwarnings("ignore", "Experiment logs directory")  # it is the run folder, and what was in it is kept
+    path, aside = folder.path / "metrics.csv", folder.path / ".metrics.csv.old"
+    if path.exists() and not aside.exists():  # where both exist, a kill came before the rows were written again
+        os.replace(path, aside)
+    warnings.filterwarnings("ignore", "Experiment logs directory")  # it is the run folder
     logger = CSVLogger(folder.path, name="", version="", flush_logs_every_n_steps=1)
-    for row in rows:
-        step = int(row.pop("step"))
-        logger.log_metrics({name: float(value) for name, value in row.items() if value}, step)
+    if aside.exists():
+        with aside.open(newline="") as file:
+            for row in csv.DictReader(file):
+                if (step := int(row.pop("step"))) <= folder.last_step:
+                    logger.log_metrics({name: float(value) for name, value in row.items() if value}, step)
+        aside.unlink()
     return logger
 
 

@@ -15,7 +15,8 @@ from PIL import Image
 
 from locus.data.corpus import Corpus
 from locus.errors import LocusError
-from locus.prepare import describe, missing_keys, prepare
+from locus.prepare import describe, prepare
+from locus.runtime import missing_keys
 
 ROOT = Path(__file__).parents[1]
 SMALL = ["data.source.count=60", "data.train_examples=100", "data.validation_examples=10", "audit.ambiguity_sample=5"]

@@ -40,6 +40,7 @@ class TinyArchitecture:
     patch_size: int = 8
     min_pixels: int = 32 * 32
     max_pixels: int = 1024 * 1024
+    initializer_range: float = 0.02
 
     def processor(self) -> ProcessorMixin:
         """The family's real processor around the tiny tokenizer."""
@@ -53,6 +54,7 @@ class TinyArchitecture:
         return {
             "vocab_size": vocabulary,
             "hidden_size": self.text_width,
+            "initializer_range": self.initializer_range,
             "intermediate_size": self.text_mlp,
             "num_hidden_layers": self.text_layers,
             "num_attention_heads": self.text_heads,
@@ -68,6 +70,7 @@ class TinyArchitecture:
         return {
             "depth": self.vision_layers,
             "hidden_size": self.vision_width,
+            "initializer_range": self.initializer_range,
             "intermediate_size": self.vision_mlp,
             "num_heads": self.vision_heads,
             "patch_size": self.patch_size,

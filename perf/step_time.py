@@ -1,0 +1,104 @@
+"""Time and memory of one optimisation step (rollout, reference, update) of locus and of TRL's GRPOTrainer.
+
+    python -m perf.step_time             # locus alone
+    pip install trl==1.16.0              # not among the requirements
+    python -m perf.step_time             # both, and their ratio
+
+Same weights (a random Qwen2.5-VL of 6 M parameters, float32, CPU), processor, pictures (616x448 image, 112x112 cue)
+and prompts; G = 8, every completion 64 tokens long, 2 prompts a step, KL to a reference, AdamW, gradient clipping. The
+two are measured by turns, each time in a process of its own, so that a machine's drift meets both; the figure to look
+at is the ratio, absolute times are the machine's. A step lasts from the end of the one before to its own end, so data
+loading and whatever the trainer does between is in it. Peak memory is that of the process beyond its imports.
+
+Prints one JSON object. Times are medians over the measured steps of all rounds.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import subprocess
+import sys
+import tempfile
+from collections.abc import Sequence
+from dataclasses import asdict, fields
+from importlib import metadata, util
+from pathlib import Path
+from statistics import median
+from typing import Any
+
+from perf.step_workload import Workload, write_inputs
+
+
+def run_half(name: str, folder: Path, number: int, work: Workload) -> dict[str, Any]:
+    """One process of ``perf.<name>_step``; its report. Raises SystemExit with its stderr if it fails."""
+    result = folder / f"{name}-{number}.json"
+    threads = dict.fromkeys(("OMP_NUM_THREADS", "MKL_NUM_THREADS"), str(work.threads))
+    offline = {"HF_HUB_OFFLINE": "1", "TRANSFORMERS_OFFLINE": "1", "CUDA_VISIBLE_DEVICES": ""}
+    done = subprocess.run(
+        [sys.executable, "-m", f"perf.{name}_step", str(folder), str(result)],
+        env=os.environ | threads | offline, capture_output=True, text=True, check=False,
+    )  # fmt: skip
+    if done.returncode:
+        raise SystemExit(f"perf.{name}_step failed:\n{done.stderr}")
+    return json.loads(result.read_text())
+
+
+def summary(rounds: Sequence[dict[str, Any]]) -> dict[str, Any]:
+    """Medians of one trainer's steps over all its processes, and its counts."""
+    steps = [step for report in rounds for step in report["steps"]]
+    phases = {name: round(median(step.get(name, 0.0) for step in steps), 3) for name in steps[0] if name != "step"}
+    counts = {name: rounds[0][name] for name in rounds[0] if name not in ("steps", "peak_mb")}
+    return {
+        "seconds_per_step": round(median(step["step"] for step in steps), 3),
+        "phases": phases,
+        "peak_mb": max(report["peak_mb"] for report in rounds),
+        **counts,
+    }
+
+
+def ratios(locus: Sequence[dict[str, Any]], trl: Sequence[dict[str, Any]]) -> dict[str, Any]:
+    """How many times faster and smaller locus is; ``by_round`` shows the spread."""
+    seconds = [[median(step["step"] for step in report["steps"]) for report in rounds] for rounds in (locus, trl)]
+    mine, theirs = summary(locus), summary(trl)
+    return {
+        "ratio": round(theirs["seconds_per_step"] / mine["seconds_per_step"], 2),
+        "ratio_by_round": [round(b / a, 2) for a, b in zip(*seconds, strict=True)],
+        "peak_ratio": round(theirs["peak_mb"] / mine["peak_mb"], 2),
+    }
+
+
+def measure(work: Workload, rounds: int, with_trl: bool) -> dict[str, Any]:
+    """Runs the halves by turns; the object that is printed."""
+    libraries = ("torch", "transformers", "lightning", *(["trl"] if with_trl else []))
+    report: dict[str, Any] = {
+        "versions": {"python": sys.version.split()[0], **{name: metadata.version(name) for name in libraries}},
+        "load_average": os.getloadavg(),
+        "rounds": rounds,
+        "workload": asdict(work),
+    }
+    halves: dict[str, list[dict[str, Any]]] = {"locus": [], **({"trl": []} if with_trl else {})}
+    with tempfile.TemporaryDirectory() as folder:
+        write_inputs(Path(folder), work)
+        for number in range(rounds):
+            for name, reports in halves.items():
+                reports.append(run_half(name, Path(folder), number, work))
+    report |= {name: summary(reports) for name, reports in halves.items()}
+    return report | (ratios(**halves) if with_trl else {"note": "trl is not installed, so locus alone was timed"})
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--rounds", type=int, default=2, help="processes per trainer, by turns")
+    parser.add_argument("--without-trl", action="store_true", help="time locus alone even if trl is installed")
+    for field in fields(Workload):
+        parser.add_argument("--" + field.name.replace("_", "-"), type=int, default=field.default)
+    options = vars(parser.parse_args())
+    rounds, without_trl = options.pop("rounds"), options.pop("without_trl")
+    with_trl = util.find_spec("trl") is not None and not without_trl
+    print(json.dumps(measure(Workload(**options), rounds, with_trl), indent=2))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,74 @@
+"""The prompt's exact words, and that what an oracle writes is read back."""
+
+from __future__ import annotations
+
+import pytest
+
+from locus.parsing import parse_answer
+from locus.prompts import COORDINATE_WORDS, answer_text, box_text, cue_search_messages, cue_search_text
+from locus.types import Box, Frame, Status
+
+PAPER = (
+    "Image 1 is a full scene image. Image 2 is a cropped region from Image 1. Please find where Image 2 is located in "
+    "Image 1, and output the bounding box as [x1, y1, x2, y2] in pixel coordinates."
+)
+SIZES = {Frame.FILE: (640, 480), Frame.PROCESSED: (644, 476), Frame.UNIT1000: (1000, 1000)}
+
+
+@pytest.mark.parametrize("frame", [Frame.PROCESSED, Frame.FILE])
+def test_the_papers_words(frame):
+    """The prompt is protocol: one changed word is another task."""
+    first, instruction = cue_search_text(frame).split("\n", 1)
+    assert first == PAPER
+    for tag in ("<think> </think>", "<answer> </answer>", "<think> reasoning here </think><answer>"):
+        assert tag in instruction
+
+
+def test_relative_coordinates_are_named():
+    """A policy that speaks 0-1000 and is asked for pixels: only the words of the frame differ."""
+    ours = cue_search_text(Frame.UNIT1000)
+    assert "pixel" not in ours and "in relative coordinates from 0 to 1000." in ours
+    words = COORDINATE_WORDS[Frame.UNIT1000], COORDINATE_WORDS[Frame.PROCESSED]
+    assert ours.replace(*words) == cue_search_text(Frame.PROCESSED)
+    assert set(COORDINATE_WORDS) == set(Frame)
+
+
+@pytest.mark.parametrize("frame", Frame)
+def test_messages(frame):
+    """The full image comes first, then the cue, then the question: one user turn, no system prompt of ours."""
+    (message,) = cue_search_messages(frame)
+    assert message["role"] == "user"
+    assert [part["type"] for part in message["content"]] == ["image", "image", "text"]
+    assert message["content"][2]["text"] == cue_search_text(frame)
+
+
+def test_the_prompt_holds_no_answer():
+    """A prompt echoed into the completion must not parse as a box."""
+    for frame in Frame:
+        assert parse_answer(cue_search_text(frame)).status is not Status.OK
+
+
+@pytest.mark.parametrize("opened", ["", "<think>", "<think>\n"])
+@pytest.mark.parametrize("frame", Frame)
+def test_an_answer_is_read_back(frame, opened):
+    """The oracle of the pre-flight must earn full format reward, also where the template opened <think>."""
+    box = Box(12.125, 0, 99.5, 474.75, frame, *SIZES[frame])
+    text = answer_text(box, "It is the red one.", digits=3, opened=opened)
+    parsed = parse_answer(text, opened)
+    assert (parsed.status, parsed.xyxy, parsed.well_formed) == (Status.OK, box.xyxy, True)
+    assert (opened + text).count("<think>") == 1
+
+
+def test_box_text_by_hand():
+    """Digits are those asked for; no frame is converted on the way; rounding is to the nearest."""
+    box = Box(1.26, -0.74, 30.5, 1000, Frame.UNIT1000, 1000, 1000)
+    assert box_text(box) == "[1, -1, 30, 1000]"
+    assert box_text(box, 1) == "[1.3, -0.7, 30.5, 1000.0]"
+    assert answer_text(box) == "<think></think><answer>[1, -1, 30, 1000]</answer>"
+    assert answer_text(box, "a", opened="<think>\n") == "a</think><answer>[1, -1, 30, 1000]</answer>"
+
+
+def test_only_the_opening_tag_is_left_out():
+    """A thought that speaks of the tag itself keeps its words."""
+    box = Box(1, 2, 3, 4, Frame.FILE, 9, 9)
+    assert answer_text(box, "the <think> tag", opened="<think>").startswith("the <think> tag</think>")
