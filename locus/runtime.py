@@ -9,7 +9,6 @@ import functools
 import logging
 import os
 import platform
-import resource
 import subprocess
 import sys
 import time
@@ -31,6 +30,7 @@ from lightning.pytorch.loggers import CSVLogger, Logger, WandbLogger
 from omegaconf import DictConfig, OmegaConf
 
 from locus.errors import LocusError
+from locus.grpo.metrics import peak_memory_gb
 from locus.run_files import latest_checkpoint, write_json
 
 log = logging.getLogger("locus")
@@ -221,14 +221,6 @@ def finish_record(folder: RunFolder, record: dict[str, Any], phases: dict[str, f
     facts = {"seconds_per_phase": phases, "peak_memory_gb": peak_memory_gb()}
     write_json(folder.path / "run.json", record | facts)
     write_json(folder.path / "summary.json", {"status": "finished", **final})
-
-
-def peak_memory_gb() -> float:
-    """Peak of the GPU's allocator where there is one, else of the process's resident memory, in GB."""
-    if torch.cuda.is_available():
-        return torch.cuda.max_memory_allocated() / 1e9
-    unit = 1 if sys.platform == "darwin" else 1024
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit / 1e9
 
 
 def differences(ours: DictConfig, group: str, preset: str) -> list[str]:

@@ -8,7 +8,8 @@ Same weights (a random Qwen2.5-VL of 6 M parameters, float32, CPU), processor, p
 and prompts; G = 8, every completion 64 tokens long, 2 prompts a step, KL to a reference, AdamW, gradient clipping. The
 two are measured by turns, each time in a process of its own, so that a machine's drift meets both; the figure to look
 at is the ratio, absolute times are the machine's. A step lasts from the end of the one before to its own end, so data
-loading and whatever the trainer does between is in it. Peak memory is that of the process beyond its imports.
+loading and whatever the trainer does between is in it. Peak memory is that of the process beyond its imports. On a
+machine with other work, ``--threads 1`` and ``cpu_ratio`` (processor time, blind to waiting) are the steadier figures.
 
 Prints one JSON object. Times are medians over the measured steps of all rounds.
 """
@@ -48,22 +49,24 @@ def run_half(name: str, folder: Path, number: int, work: Workload) -> dict[str, 
 def summary(rounds: Sequence[dict[str, Any]]) -> dict[str, Any]:
     """Medians of one trainer's steps over all its processes, and its counts."""
     steps = [step for report in rounds for step in report["steps"]]
-    phases = {name: round(median(step.get(name, 0.0) for step in steps), 3) for name in steps[0] if name != "step"}
+    medians = {name: round(median(step[name] for step in steps), 3) for name in steps[0]}
     counts = {name: rounds[0][name] for name in rounds[0] if name not in ("steps", "peak_mb")}
     return {
-        "seconds_per_step": round(median(step["step"] for step in steps), 3),
-        "phases": phases,
+        "seconds_per_step": medians.pop("step"),
+        "cpu_seconds_per_step": medians.pop("cpu"),
+        "phases": medians,
         "peak_mb": max(report["peak_mb"] for report in rounds),
         **counts,
     }
 
 
 def ratios(locus: Sequence[dict[str, Any]], trl: Sequence[dict[str, Any]]) -> dict[str, Any]:
-    """How many times faster and smaller locus is; ``by_round`` shows the spread."""
+    """How many times faster and smaller locus is; ``ratio_by_round`` shows the spread."""
     seconds = [[median(step["step"] for step in report["steps"]) for report in rounds] for rounds in (locus, trl)]
     mine, theirs = summary(locus), summary(trl)
     return {
         "ratio": round(theirs["seconds_per_step"] / mine["seconds_per_step"], 2),
+        "cpu_ratio": round(theirs["cpu_seconds_per_step"] / mine["cpu_seconds_per_step"], 2),
         "ratio_by_round": [round(b / a, 2) for a, b in zip(*seconds, strict=True)],
         "peak_ratio": round(theirs["peak_mb"] / mine["peak_mb"], 2),
     }
@@ -85,7 +88,7 @@ def measure(work: Workload, rounds: int, with_trl: bool) -> dict[str, Any]:
             for name, reports in halves.items():
                 reports.append(run_half(name, Path(folder), number, work))
     report |= {name: summary(reports) for name, reports in halves.items()}
-    return report | (ratios(**halves) if with_trl else {"note": "trl is not installed, so locus alone was timed"})
+    return report | (ratios(**halves) if with_trl else {"note": "TRL was not timed: not installed, or left out"})
 
 
 def main() -> None:

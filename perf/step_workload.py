@@ -11,7 +11,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from time import perf_counter
+from time import perf_counter, process_time
 from typing import Any
 
 import torch
@@ -71,7 +71,7 @@ def write_inputs(folder: Path, work: Workload) -> None:
     backbone.load().model.save_pretrained(folder / "model")
     backbone.processor().save_pretrained(folder / "model")
     count = work.prompts * work.all_steps
-    source = SceneSource(count, work.width, work.height, objects=(1, 4), object_side=(work.cue, work.cue))
+    source = SceneSource(count, work.width, work.height, objects=(1, 1), object_side=(work.cue, work.cue))
     table = source.table()
     for name in ("pictures", "cues"):
         (folder / name).mkdir()
@@ -121,7 +121,7 @@ class Meter:
 
     def __init__(self) -> None:
         self.phases: list[dict[str, float]] = []
-        """One dict a finished step."""
+        """One dict a finished step; beside the phases, ``step`` is the whole and ``cpu`` its processor time."""
         self.images: list[int] = []
         """Images through any vision tower, per finished step."""
         self.lengths: list[int] = []
@@ -129,7 +129,7 @@ class Meter:
         self.prompt_tokens = 0
         self._now: dict[str, float] = defaultdict(float)
         self._images = 0
-        self._start = perf_counter()
+        self._start, self._cpu = perf_counter(), process_time()
 
     @contextmanager
     def __call__(self, phase: str) -> Iterator[None]:
@@ -149,7 +149,8 @@ class Meter:
         """Closes the running step: a step lasts from the end of the one before to its own."""
         end = perf_counter()
         seconds = end - self._start
-        self.phases.append({**self._now, "rest": seconds - sum(self._now.values()), "step": seconds})
+        cpu, self._cpu = process_time() - self._cpu, process_time()
+        self.phases.append({**self._now, "rest": seconds - sum(self._now.values()), "step": seconds, "cpu": cpu})
         self.images.append(self._images)
         self._now, self._images, self._start = defaultdict(float), 0, end
 

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import math
+import resource
+import sys
 import time
 from collections import Counter, defaultdict
 from collections.abc import Iterator, Sequence
@@ -12,6 +14,14 @@ import torch
 
 from locus.grpo.logprobs import TokenScores
 from locus.types import LossTerms, RolloutGroup, Status
+
+
+def peak_memory_gb() -> float:
+    """Peak of the GPU's allocator where there is one, else of the process's resident memory, in GB."""
+    if torch.cuda.is_available():
+        return torch.cuda.max_memory_allocated() / 1e9
+    unit = 1 if sys.platform == "darwin" else 1024
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit / 1e9
 
 
 class Phases:
@@ -29,9 +39,11 @@ class Phases:
             torch.cuda.synchronize(self.device)
         self._seconds[name] += time.perf_counter() - start
 
-    def seconds(self) -> dict[str, float]:
-        """``time/<phase>_s`` for each phase."""
-        return {f"time/{name}_s": seconds for name, seconds in self._seconds.items()}
+    def costs(self) -> dict[str, float]:
+        """``time/<phase>_s`` for each phase, and the peak memory so far."""
+        return {f"time/{name}_s": seconds for name, seconds in self._seconds.items()} | {
+            "memory/peak_gb": peak_memory_gb()
+        }
 
 
 class TokenSums:

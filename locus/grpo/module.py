@@ -78,7 +78,7 @@ class GRPOModule(PolicyModule):
         self.finished_steps += 1
         metrics = rollout_metrics([entry.group for entry in scored]) | sums.means()
         metrics |= {"zero_spread_groups": zero_spread / len(prompts), "lr": self.optimizers().param_groups[0]["lr"]}
-        self.log_metrics({f"train/{name}": value for name, value in metrics.items()} | phases.seconds())
+        self.log_metrics({f"train/{name}": value for name, value in metrics.items()} | phases.costs())
         return {"groups": [(entry.group, entry.advantages) for entry in scored]}
 
     def refill(

@@ -51,7 +51,7 @@ class SFTModule(PolicyModule):
                 total += loss.item()
             norm = self.apply_update(finite)
         self.finished_steps += 1
-        self.log_metrics({"train/loss": total, "train/grad_norm": norm} | phases.seconds())
+        self.log_metrics({"train/loss": total, "train/grad_norm": norm} | phases.costs())
         return {"groups": []}
 
     def target_ids(self, prompt: PromptRecord) -> torch.Tensor:

@@ -1,0 +1,83 @@
+"""Micro-batches by token budget: padded sizes, a canonical order, a refusal that says what to do."""
+
+from __future__ import annotations
+
+import random
+import re
+
+import pytest
+import torch
+from omegaconf import OmegaConf
+
+from locus.errors import LocusError
+from locus.grpo.batching import micro_batches
+from locus.types import Box, CueExample, Frame, PromptRecord
+
+
+def prompt(name: str, length: int) -> PromptRecord:
+    """A prompt of this many tokens."""
+    example = CueExample(name, name, f"{name}.jpg", 64, 64, (0, 0, 16, 16), 1 / 16, "medium")
+    ids, target = torch.zeros(length, dtype=torch.long), Box(0, 0, 16, 16, Frame.FILE, 64, 64)
+    return PromptRecord(
+        example, ids, ids, torch.zeros(0), torch.zeros(2, 3, dtype=torch.long), target, Frame.FILE, (64, 64)
+    )
+
+
+def padded(prompts: list[PromptRecord], batch: list[int], completion_tokens: int) -> int:
+    """Tokens of a micro-batch, each row as long as its longest."""
+    return len(batch) * (max(prompts[i].length for i in batch) + completion_tokens)
+
+
+def test_by_hand():
+    """Lengths 10, 30, 20, 10 with 10 more each, budget 60: 20 + 20 fill 40, a third row would pad all to 30."""
+    prompts = [prompt("a", 10), prompt("b", 30), prompt("c", 20), prompt("d", 10)]
+    assert micro_batches(prompts, 10, 60) == [[0, 3], [2], [1]]
+    assert micro_batches(prompts, 10, 90) == [[0, 3, 2], [1]]
+    assert micro_batches(prompts, 10, 160) == [[0, 3, 2, 1]]
+    assert micro_batches(prompts, 10, 159) == [[0, 3, 2], [1]]
+    assert micro_batches(prompts, 10, 40) == [[0, 3], [2], [1]]
+    assert micro_batches([], 10, 40) == []
+
+
+@pytest.mark.parametrize("seed", range(20))
+def test_budget_is_kept_and_nothing_is_lost(seed):
+    """The sum of lengths in place of the padded size; a prompt dropped, or trained on twice."""
+    rng = random.Random(seed)
+    prompts = [prompt(str(i), rng.randrange(1, 300)) for i in range(rng.randrange(1, 40))]
+    extra = rng.randrange(100)
+    budget = rng.randrange(400, 2000)
+    batches = micro_batches(prompts, extra, budget)
+    assert sorted(i for batch in batches for i in batch) == list(range(len(prompts)))
+    assert all(batch and padded(prompts, batch, extra) <= budget for batch in batches)
+    for one, other in zip(batches, batches[1:], strict=False):  # no batch closes while the next prompt fits
+        assert padded(prompts, [*one, other[0]], extra) > budget
+
+
+def test_the_same_micro_batches_in_any_order():
+    """Sums in floating point depend on who is with whom: permuting a batch must not, also among equal lengths."""
+    rng = random.Random(0)
+    prompts = [prompt(f"p{i:02d}", 10 * rng.randrange(1, 4)) for i in range(24)]
+
+    def names(order: list[int]) -> list[list[str]]:
+        shuffled = [prompts[i] for i in order]
+        return [[shuffled[i].prompt_id for i in batch] for batch in micro_batches(shuffled, 16, 200)]
+
+    first = names(list(range(24)))
+    assert len(first) > 3
+    for _ in range(20):
+        assert names(rng.sample(range(24), 24)) == first
+
+
+def test_a_prompt_alone_above_the_budget(compose_app):
+    """Cut, its image tokens would no longer fit its pixels: it is refused by name, with the keys that mend it."""
+    prompts = [prompt("small", 10), prompt("coco-9-51", 91)]
+    assert micro_batches(prompts, 9, 100) == [[0], [1]]  # exactly the budget
+    with pytest.raises(LocusError) as caught:
+        micro_batches(prompts, 10, 100)
+    message = str(caught.value)
+    assert "coco-9-51" in message and "101 tokens" in message and "100" in message and "small" not in message
+    keys, config = re.findall(r"[a-z_]+\.[a-z_.]+[a-z_]", message), compose_app("train")
+    assert "rollout.token_budget" in keys and len(keys) == 3
+    for key in keys:  # a mend that names no key of the configuration is none
+        group, _, name = key.rpartition(".")
+        assert name in OmegaConf.select(config, group), key
