@@ -52,8 +52,9 @@ def iou(a: np.ndarray, b: np.ndarray) -> np.ndarray:
     """Intersection over union of [..., 4] xyxy boxes in one frame, broadcast; 0 where the union is empty."""
     a, b = np.asarray(a, dtype=np.float64), np.asarray(b, dtype=np.float64)
     low, high = np.maximum(a[..., :2], b[..., :2]), np.minimum(a[..., 2:], b[..., 2:])
-    inter = np.prod(np.clip(high - low, 0, None), axis=-1)
-    union = area(a) + area(b) - inter
+    with np.errstate(over="ignore", invalid="ignore"):  # a policy may write 1e308
+        inter = np.prod(np.clip(high - low, 0, None), axis=-1)
+        union = area(a) + area(b) - inter
     return np.divide(inter, union, out=np.zeros_like(inter), where=union > 0)
 
 

@@ -15,7 +15,7 @@ _NUMBER = r"[-+]?(?:\d+(?:\.\d*)?|\.\d+)(?:[eE][-+]?\d+)?"
 _SEPARATED = r"\s*,\s*".join([f"({_NUMBER})"] * 4)
 _BOX = re.compile(rf"\[\s*{_SEPARATED}\s*\]", re.ASCII)
 _CORNERS = re.compile(
-    rf"\(\s*({_NUMBER})\s*,\s*({_NUMBER})\s*\)\s*,?\s*\(\s*({_NUMBER})\s*,\s*({_NUMBER})\s*\)", re.ASCII
+    rf"\(\s*({_NUMBER})\s*,\s*({_NUMBER})\s*\)\s*(?:,\s*)?\(\s*({_NUMBER})\s*,\s*({_NUMBER})\s*\)", re.ASCII
 )
 _TAGS = ("<think>", "</think>", "<answer>", "</answer>")
 

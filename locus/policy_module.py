@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence, Set
 from dataclasses import dataclass
 from typing import Any
 
@@ -32,8 +32,8 @@ class RunParts:
     """Builds a model with the policy's first weights."""
     encode: Callable[[str], list[int]]
     decode: Callable[[torch.Tensor], str]
-    draw: Callable[[int, int, int], list[PromptRecord]]
-    """(step, attempt, count) -> fresh prompts."""
+    draw: Callable[[int, int, int, Set[str]], list[PromptRecord]]
+    """(step, attempt, count, ids used) -> fresh prompts."""
     steps: int
     """Training steps of the whole run."""
 

@@ -75,24 +75,22 @@ class StepTable:
 
     def __init__(self, path: Path, schema: pa.Schema, last_step: int):
         self.path, self.schema = path, schema
-        self._partial = path.with_name(f".{path.name}.partial")
+        self._partial, self._old = (path.with_name(f".{path.name}.{end}") for end in ("partial", "old"))
         if self._partial.exists() and not path.exists():  # a kill between the two halves of `_swap`
             os.replace(self._partial, path)
         _remove(self._partial)
-        if path.is_file():
+        _remove(self._old)
+        if path.exists():
             kept = self._read().filter(pa.compute.field("step") <= last_step)
             self._partial.mkdir()
             pq.write_table(kept, self._partial / _part(0, 0))
             self._swap()
         path.mkdir(parents=True, exist_ok=True)
-        for part in path.iterdir():
-            if part.suffix != ".parquet" or int(part.name[:8]) > last_step:
-                part.unlink()
 
     def append(self, step: int, rows: Iterable[dict[str, Any]]) -> None:
         """Writes rows of ``step`` as the next part."""
         number = len(list(self.path.glob(f"{step:08d}-*.parquet")))
-        partial = self.path / "next.partial"
+        partial = self.path / ".next.partial"
         pq.write_table(pa.Table.from_pylist(list(rows), schema=self.schema), partial)
         os.replace(partial, self.path / _part(step, number))
 
@@ -103,7 +101,7 @@ class StepTable:
 
     def _read(self) -> pa.Table:
         try:
-            if self.path.is_dir() and not any(self.path.iterdir()):
+            if self.path.is_dir() and not any(self.path.glob("*.parquet")):
                 return self.schema.empty_table()
             return pq.read_table(self.path, schema=self.schema)
         except (OSError, pa.ArrowInvalid) as error:
@@ -111,8 +109,9 @@ class StepTable:
 
     def _swap(self) -> None:
         """Puts the partial table, which is whole by now, in the table's place."""
-        _remove(self.path)
+        os.replace(self.path, self._old)
         os.replace(self._partial, self.path)
+        _remove(self._old)
 
 
 def _part(step: int, number: int) -> str:

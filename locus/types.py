@@ -86,6 +86,7 @@ class CueExample:
     box: tuple[float, float, float, float]
     """The target box: xyxy, file frame, padding included."""
     area_ratio: float
+    """Share of the image that the object covers, 0-1, before padding; the bin goes by it."""
     bin: str
     """Name of the area bin: tiny, small, medium or large."""
     label: str = ""

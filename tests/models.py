@@ -33,7 +33,7 @@ SMALLEST = {
     "vision_heads": 2,
     "vision_mlp": 96,
 }
-SCALE = 12.0
+SCALE = 10.0
 """On all matrices of a random model: as initialised (std 0.02) its tokens are all alike and hide errors."""
 SIZES = (((96, 80), (8, 12, 40, 44)), ((64, 128), (5, 60, 37, 124)), ((80, 64), (20, 10, 68, 42)))
 """Images (width, height) with a crop each, such that no two prompts are of one length."""

@@ -6,6 +6,7 @@ import contextlib
 import io
 import logging
 import os
+import signal
 import subprocess
 import sys
 import tempfile
@@ -68,6 +69,7 @@ def command(app: str, *overrides: object) -> Ended:
     """``python -m locus.<app> <overrides>`` through its own entry point, in this process: no six seconds of imports."""
     main = import_module(f"locus.{app}").main
     outer, handlers, level = HydraConfig.instance().cfg, logging.root.handlers[:], logging.root.level
+    interrupt = signal.getsignal(signal.SIGINT)
     out, err, status = io.StringIO(), io.StringIO(), 0
     try:
         with (
@@ -80,6 +82,7 @@ def command(app: str, *overrides: object) -> Ended:
     except SystemExit as end:
         status = end.code
     finally:
+        signal.signal(signal.SIGINT, interrupt)  # an interrupted trainer ignores it for good
         HydraConfig.instance().cfg = outer
         logging.root.handlers[:] = handlers
         logging.root.setLevel(level)
@@ -147,8 +150,16 @@ def warm_run() -> Path:
     """The run folder of that SFT."""
     _KEPT.append(tempfile.TemporaryDirectory(prefix="locus-warm-"))
     folder = Path(_KEPT[-1].name) / "run"
-    train(folder, "method=sft", "trainer.steps=40", "trainer.prompts_per_step=8", "optimizer.make.lr=1e-2",
-          "trainer.validate_every=20", "trainer.checkpoint_every=100")  # fmt: skip
+    train(
+        folder,
+        "method=sft",
+        "optimizer.make.lr=1e-2",
+        "trainer.steps=40",
+        "trainer.prompts_per_step=8",
+        "trainer.validate_every=20",
+        "trainer.checkpoint_every=15",
+        "trainer.keep_checkpoints=2",
+    )
     return folder
 
 

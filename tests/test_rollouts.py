@@ -125,7 +125,8 @@ def test_first_tokens_follow_the_policy(family: str, temperature: float):
     groups = write(vlm, records, group=2000, max_new_tokens=1, temperature=temperature)
     with torch.no_grad():
         hidden, _ = vlm.prefill(vlm.embed(records, vlm.vision_features(records)))
-        exact = sampling_logits(vlm, hidden, temperature).double().log_softmax(-1)
+        logits = vlm.lm_head(hidden).index_fill(-1, vlm.forbidden, float("-inf"))
+        exact = (logits.double() / temperature).log_softmax(-1)
     for group, logprobs in zip(groups, exact, strict=True):
         drawn = torch.cat([completion.token_ids for completion in group])
         top = logprobs.topk(8).indices

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Set
+from itertools import islice
 
 import numpy as np
 import torch
@@ -102,8 +103,12 @@ class CueDataModule(LightningDataModule):
         """Leaves prompts where they are: the policy moves what it needs, when it needs it."""
         return batch
 
-    def draw(self, step: int, attempt: int, count: int) -> list[PromptRecord]:
-        """Fresh prompts for a refill; a function of its arguments and the seed."""
-        generator = np.random.default_rng([self.seed, 1 + step, 1 + attempt])
-        indices = generator.choice(len(self.train), size=count, replace=False)
-        return self.collator([self.train[int(index)] for index in indices])
+    def draw(self, step: int, attempt: int, count: int, used: Set[str] = frozenset()) -> list[PromptRecord]:
+        """Fresh prompts for a refill; a function of its arguments and the seed.
+
+        At most ``count``, none whose id is in ``used``: a prompt's random numbers go by step and id, so that it would
+        bring the same rollouts again. Fewer when the corpus runs out.
+        """
+        order = np.random.default_rng([self.seed, 1 + step, 1 + attempt]).permutation(len(self.train))
+        fresh = (int(index) for index in order if self.corpus.train[int(index)].example_id not in used)
+        return self.collator([self.train[index] for index in islice(fresh, count)])

@@ -28,6 +28,8 @@ class Algorithm:
         for name in ("group_size", "mini_batches", "epochs"):
             if getattr(self, name) < 1:
                 raise LocusError(f"algorithm.{name}={getattr(self, name)}: give at least 1")
+        if self.refill < 0 or self.loss.kl_coefficient < 0:
+            raise LocusError("algorithm.refill and algorithm.loss.kl_coefficient cannot be negative")
         if self.group_size == 1:
             raise LocusError("algorithm.group_size=1: a group of one has no advantage; give at least 2")
 

@@ -52,6 +52,7 @@ class TokenSums:
     def __init__(self) -> None:
         self._sums: Counter[str] = Counter()
         self._tokens = 0
+        self._loss = 0.0
         self._updates: list[float] = []
         self._largest: dict[str, float] = {"max_log_ratio": 0.0, "rollout_mismatch": 0.0}
 
@@ -61,7 +62,7 @@ class TokenSums:
         self._largest["max_log_ratio"] = max(self._largest["max_log_ratio"], metrics.pop("max_log_ratio"))
         self._sums.update(metrics)
         self._sums["entropy"] += scores.entropy.sum().item()
-        self._sums["loss"] += terms.loss.item() * terms.tokens
+        self._loss += terms.loss.item()
         self._tokens += terms.tokens
         if not self._updates:
             written = torch.cat([r.completion.logprobs for group in groups for r in group.rollouts])
@@ -73,8 +74,9 @@ class TokenSums:
         self._updates.append(grad_norm)
 
     def means(self) -> dict[str, float]:
-        """Means over completion tokens, the mean gradient norm before clipping, and the largest deviations."""
+        """Means over completion tokens, loss and gradient norm (before clipping) per update, the largest deviations."""
         means = {name: total / self._tokens for name, total in self._sums.items()}
+        means["loss"] = self._loss / len(self._updates)
         taken = [norm for norm in self._updates if math.isfinite(norm)]
         means["grad_norm"] = sum(taken) / len(taken) if taken else math.nan
         means["skipped_updates"] = float(len(self._updates) - len(taken))

@@ -15,6 +15,7 @@ from typing import Any
 
 import torch
 
+from locus.errors import LocusError
 from locus.grpo.advantages import group_advantages, has_spread
 from locus.grpo.algorithm import Algorithm
 from locus.grpo.batching import micro_batches
@@ -66,6 +67,7 @@ class GRPOModule(PolicyModule):
     def training_step(self, prompts: list[PromptRecord], batch_idx: int) -> dict[str, Any]:
         """One rollout batch: B prompts, G rollouts each, then ``updates_per_rollout`` optimiser steps."""
         phases, sums, step = Phases(self.device), TokenSums(), self.finished_steps
+        rate = self.optimizers().param_groups[0]["lr"]
         with phases("rollout"):
             groups = self.roll_out(prompts, self.sampling, self.algorithm.group_size, step)
             groups, zero_spread = self.refill(groups, step)
@@ -77,7 +79,7 @@ class GRPOModule(PolicyModule):
                 self.update(mini_batch, sums)
         self.finished_steps += 1
         metrics = rollout_metrics([entry.group for entry in scored]) | sums.means()
-        metrics |= {"zero_spread_groups": zero_spread / len(prompts), "lr": self.optimizers().param_groups[0]["lr"]}
+        metrics |= {"zero_spread_groups": zero_spread / len(prompts), "lr": rate}
         self.log_metrics({f"train/{name}": value for name, value in metrics.items()} | phases.costs())
         return {"groups": [(entry.group, entry.advantages) for entry in scored]}
 
@@ -90,10 +92,14 @@ class GRPOModule(PolicyModule):
         """
         kept, empty = _split_by_spread(groups)
         without_spread = len(empty)
+        used = {group.prompt.prompt_id for group, _ in groups}
         for attempt in range(self.algorithm.refill):
             if not empty:
                 break
-            fresh = self.draw(step, attempt, len(empty))
+            fresh = self.draw(step, attempt, len(empty), used)
+            if not fresh:
+                break
+            used |= {prompt.prompt_id for prompt in fresh}
             more, _ = _split_by_spread(self.roll_out(fresh, self.sampling, self.algorithm.group_size, step))
             kept, empty = kept + more, empty[len(more) :]
         return (kept + empty if self.algorithm.refill else groups), without_spread
@@ -125,11 +131,15 @@ class GRPOModule(PolicyModule):
         return done
 
     def mini_batches(self, scored: list[ScoredGroup]) -> Iterable[list[ScoredGroup]]:
-        """The groups of each optimiser step: ``mini_batches`` equal parts, ``epochs`` times."""
-        size = -(-len(scored) // self.algorithm.mini_batches)
+        """The groups of each optimiser step: ``mini_batches`` parts that differ by one at most, ``epochs`` times."""
+        parts, count = self.algorithm.mini_batches, len(scored)
+        if parts > count:
+            raise LocusError(
+                f"algorithm.mini_batches={parts} of {count} prompts a step: lower it, or raise trainer.prompts_per_step"
+            )
         for _ in range(self.algorithm.epochs):
-            for start in range(0, len(scored), size):
-                yield scored[start : start + size]
+            for part in range(parts):
+                yield scored[count * part // parts : count * (part + 1) // parts]
 
     def update(self, mini_batch: list[ScoredGroup], sums: TokenSums) -> None:
         """One optimiser step: the gradients of all micro-batches add up to the mini-batch's."""

@@ -46,8 +46,9 @@ class Backbone:
         parse_frame(self.frame)
         if self.path is None and self.architecture is None:
             raise LocusError("backbone.path is not set: give a hub id, a local folder, or use backbone=tiny")
-        if not isinstance(getattr(torch, self.dtype, None), torch.dtype):
-            raise LocusError(f"backbone.dtype={self.dtype} is no torch dtype: use float32 or bfloat16")
+        dtype = getattr(torch, self.dtype, None)
+        if not isinstance(dtype, torch.dtype) or not dtype.is_floating_point:
+            raise LocusError(f"backbone.dtype={self.dtype} is no floating-point type: use float32 or bfloat16")
 
     def processor(self) -> ProcessorMixin:
         """The model's own processor, with its own chat template."""
@@ -68,7 +69,13 @@ class Backbone:
     def _model(self, processor: ProcessorMixin) -> PreTrainedModel:
         dtype = getattr(torch, self.dtype)
         if self.path is not None and not self.random_weights:
-            return self._from(AutoModelForImageTextToText, dtype=dtype)
+            model, report = self._from(AutoModelForImageTextToText, dtype=dtype, output_loading_info=True)
+            if report["missing_keys"]:  # transformers would fill them with random numbers
+                raise LocusError(
+                    f"backbone.path={self.path} lacks the weights of {', '.join(sorted(report['missing_keys'])[:3])}"
+                    f" ({len(report['missing_keys'])} in all): save the whole model, or fetch its files again"
+                )
+            return model
         config = self._from(AutoConfig) if self.path is not None else self.architecture.config(processor)
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(self.seed)

@@ -59,6 +59,12 @@ class VLM(nn.Module):
 
     def __init__(self, model: PreTrainedModel, frame: Frame, end_token_ids: Sequence[int], train_vision: bool = True):
         super().__init__()
+        if not all(
+            hasattr(getattr(model, "model", None), part) for part in ("visual", "language_model", "get_rope_index")
+        ):
+            raise LocusError(
+                f"{type(model).__name__} is not supported: backbone.path must be of the Qwen2.5-VL or Qwen3-VL classes"
+            )
         text = model.config.get_text_config()
         if getattr(text, "use_sliding_window", False):
             raise LocusError(
@@ -87,20 +93,24 @@ class VLM(nn.Module):
 
     def vision_features(self, prompts: Sequence[PromptRecord]) -> list[VisionFeatures]:
         """Runs the vision tower once over all images of these prompts; without gradient when it is frozen."""
-        counts = [int(prompt.image_grid_thw.shape[0]) for prompt in prompts]
-        if sum(counts) == 0:
-            return [VisionFeatures(torch.empty(0), ()) for _ in prompts]
-        pixels = torch.cat([prompt.pixel_values for prompt in prompts]).to(self.device)
-        grids = torch.cat([prompt.image_grid_thw for prompt in prompts]).to(self.device)
+        pictured = [prompt for prompt in prompts if len(prompt.image_grid_thw)]
+        none = VisionFeatures(torch.empty(0, self.lm_head.in_features, device=self.device), ())
+        if not pictured:
+            return [none for _ in prompts]
+        pixels = torch.cat([prompt.pixel_values for prompt in pictured]).to(self.device)
+        grids = torch.cat([prompt.image_grid_thw for prompt in pictured]).to(self.device)
         with torch.set_grad_enabled(torch.is_grad_enabled() and self.train_vision):
             output = self.model.model.get_image_features(pixels, grids, return_dict=True)
         deepstack = getattr(output, "deepstack_features", None) or []
         features, start = [], 0
-        for count in counts:
-            images = slice(start, start + count)
+        for prompt in prompts:
+            images = slice(start, start + len(prompt.image_grid_thw))
+            start = images.stop
+            if images.start == images.stop:
+                features.append(none)
+                continue
             layers = tuple(torch.cat(layer[images]) for layer in deepstack)
             features.append(VisionFeatures(torch.cat(output.pooler_output[images]), layers))
-            start += count
         return features
 
     def embed(self, prompts: Sequence[PromptRecord], features: Sequence[VisionFeatures]) -> EmbeddedPrompts:
@@ -111,15 +121,17 @@ class VLM(nn.Module):
         image_mask = (ids == self.model.config.image_token_id) & mask.to(self.device)
         embeddings = self.model.get_input_embeddings()(ids)
         deepstack = None
+        for prompt, tokens, feature in zip(prompts, image_mask.sum(1).tolist(), features, strict=True):
+            if tokens != len(feature.embeddings):
+                raise LocusError(
+                    f"prompt {prompt.prompt_id} has {tokens} image tokens for {len(feature.embeddings)} image features: "
+                    "they are of another prompt, or its text was cut"
+                )
         if image_mask.any():
             images = torch.cat([feature.embeddings for feature in features]).to(embeddings.dtype)
-            if images.shape[0] != int(image_mask.sum()):
-                raise LocusError(
-                    f"{int(image_mask.sum())} image tokens for {images.shape[0]} image features in a prompt"
-                )
             embeddings = embeddings.masked_scatter(image_mask[..., None], images)
-            if features[0].deepstack:
-                deepstack = [torch.cat(layer) for layer in zip(*(f.deepstack for f in features), strict=True)]
+            layers = [feature.deepstack for feature in features if feature.deepstack]
+            deepstack = [torch.cat(layer) for layer in zip(*layers, strict=True)] or None
         positions = [self._positions(prompt) for prompt in prompts]
         next_position = torch.stack([position.max() + 1 for position in positions])
         padded = pad_sequence([position.T for position in positions], True, 0).permute(2, 0, 1)

@@ -1,0 +1,131 @@
+"""A sweep: each of its runs has a folder of its own, is whole, and is the run that its settings make alone."""
+
+from __future__ import annotations
+
+import itertools
+import json
+from pathlib import Path
+
+import pandas as pd
+import pytest
+import torch
+import yaml
+from omegaconf import OmegaConf
+from PIL import Image
+from runs import SMALLEST, command, differences, finish, refused, same_weights, spawn, succeeded, warm_policy
+from transformers import AutoModelForImageTextToText
+
+ALGORITHMS, SEEDS = ("grpo", "easyr1"), (1, 2)
+FILES = ("config.yaml", "run.json", "metrics.csv", "rollouts.parquet", "validation.parquet", "summary.json",
+         "train.log", "figures/curve.png", ".hydra/overrides.yaml", "checkpoints/step-000002.ckpt")  # fmt: skip
+
+pytestmark = pytest.mark.slow
+
+
+@pytest.fixture(scope="module")
+def small(tmp_path_factory) -> list[str]:
+    """The smallest sizes, two steps and a policy that earns rewards as ``experiment=small``: a short command line.
+
+    Four prompts a step, for the four updates of easyr1.
+    """
+    folder = tmp_path_factory.mktemp("conf")
+    groups = [text.split("=") for text in SMALLEST if "." not in text.split("=")[0]]
+    keys = [text for text in SMALLEST if "." in text.split("=")[0]]
+    keys += ["trainer.steps=2", "trainer.prompts_per_step=4", f"backbone.path={warm_policy()}"]
+    experiment = OmegaConf.create({"defaults": [{f"override /{group}": choice} for group, choice in groups]})
+    experiment.merge_with_dotlist(keys)
+    (folder / "experiment").mkdir()
+    (folder / "experiment" / "small.yaml").write_text("# @package _global_\n" + OmegaConf.to_yaml(experiment))
+    return [f"hydra.searchpath=[file://{folder}]", "experiment=small"]
+
+
+@pytest.fixture(scope="module")
+def sweep(tmp_path_factory, small) -> Path:
+    """``python -m locus.train -m algorithm=grpo,easyr1 seed=1,2``."""
+    folder = tmp_path_factory.mktemp("sweep") / "sweep"
+    axes = f"algorithm={','.join(ALGORITHMS)}", f"seed={','.join(map(str, SEEDS))}"
+    succeeded(finish(spawn("-m", "locus.train", "-m", *axes, *small, f"hydra.sweep.dir={folder}")))
+    return folder
+
+
+@pytest.fixture(scope="module")
+def runs(sweep) -> dict[tuple[str, int], Path]:
+    """(algorithm, seed) -> run folder, by the name of the folder."""
+    found = {}
+    for folder in sweep.iterdir():
+        if folder.is_dir():
+            named = dict(part.split("=", 1) for part in folder.name.partition("_")[2].split(",") if "=" in part)
+            found[named["algorithm"], int(named["seed"])] = folder
+    return found
+
+
+def test_each_run_has_a_folder_named_by_its_overrides(sweep, runs):
+    """Runs that write over each other, or whose folders do not tell which is which."""
+    assert set(runs) == set(itertools.product(ALGORITHMS, SEEDS))
+    assert sorted(folder.name.split("_")[0] for folder in runs.values()) == ["0", "1", "2", "3"]
+    assert {path.name for path in sweep.iterdir()} == {folder.name for folder in runs.values()} | {"multirun.yaml"}
+
+
+def test_each_run_is_whole(runs):
+    """A second run in a process that breaks because of the first: a table, a log or a logger that is still open."""
+    for (algorithm, seed), folder in runs.items():
+        assert [name for name in FILES if not (folder / name).is_file()] == [], folder
+        config, record = (
+            yaml.safe_load((folder / "config.yaml").read_text()),
+            json.loads((folder / "run.json").read_text()),
+        )
+        assert config["seed"] == record["seed"] == seed
+        assert record["updates_per_rollout"] == (4 if algorithm == "easyr1" else 1)
+        assert json.loads((folder / "summary.json").read_text())["status"] == "finished"
+        assert pd.read_parquet(folder / "rollouts.parquet")["step"].tolist() == [1] * 16 + [2] * 16
+        assert pd.read_parquet(folder / "validation.parquet")["step"].tolist() == [0] * 4 + [2] * 4
+        assert pd.read_csv(folder / "metrics.csv")["train/reward"].count() == 2
+        Image.open(folder / "figures" / "curve.png").verify()
+        assert str(folder) in (folder / "train.log").read_text()
+        AutoModelForImageTextToText.from_pretrained(folder / "policy")
+
+
+def test_runs_differ_as_their_settings_do(runs):
+    """A seed or an algorithm that does not reach the run."""
+    for one, other in itertools.combinations(runs.values(), 2):
+        assert not same_weights(one, other)
+    hashes = {
+        (name, seed): json.loads((folder / "run.json").read_text())["corpus_hash"]
+        for (name, seed), folder in runs.items()
+    }
+    assert hashes["grpo", 1] == hashes["easyr1", 1] != hashes["grpo", 2]
+    steps = {
+        name: torch.load(runs[name, 1] / "checkpoints" / "step-000002.ckpt", weights_only=True) for name in ALGORITHMS
+    }
+    updates = {name: int(next(iter(s["optimizer_states"][0]["state"].values()))["step"]) for name, s in steps.items()}
+    assert updates == {"grpo": 2, "easyr1": 8}
+
+
+def test_the_last_run_is_what_it_would_be_alone(tmp_path, runs, small):
+    """State that one run of a process leaves for the next: random numbers, caches, warnings."""
+    succeeded(command("train", *small, "algorithm=easyr1", "seed=2", f"hydra.run.dir={tmp_path}"))
+    assert list(differences(tmp_path, runs["easyr1", 2])) == []
+
+
+def test_a_sweep_over_files_stays_in_its_folder(tmp_path):
+    """A path among the overrides that becomes a path of the run folder, or a name too long for the file system."""
+    box = {"image": "0.png", "box": [0, 0, 20, 20]}
+    (tmp_path / "data").mkdir()
+    for number in range(4):
+        Image.effect_noise((48, 48), 80).save(tmp_path / "data" / f"{number}.png")
+    (tmp_path / "data" / "boxes.jsonl").write_text("\n".join(json.dumps(box | {"image": f"{n}.png"}) for n in range(4)))
+    data = "data=boxes", f"data.path={tmp_path / 'data' / 'boxes.jsonl'}", "data.train_examples=2"
+    sizes = [text for text in SMALLEST if not text.startswith(("data", "trainer.prompts"))]
+    sizes += ["data.validation_examples=1", "trainer.prompts_per_step=1", "trainer.steps=1"]
+    sweep = tmp_path / "sweep"
+    succeeded(command("train", "-m", "seed=1,2", *data, *sizes, f"hydra.sweep.dir={sweep}"))
+    runs = [path for path in sweep.iterdir() if path.is_dir()]
+    assert len(runs) == 2 and all((run / "summary.json").is_file() for run in runs)
+    assert {path.name for path in tmp_path.iterdir()} == {"data", "sweep"}
+
+
+def test_a_run_that_fails_stops_the_sweep_with_its_status(tmp_path, small):
+    """A sweep that ends well although one of its runs did not."""
+    ended = command("train", "-m", "algorithm.group_size=2,1", *small, f"hydra.sweep.dir={tmp_path / 'sweep'}")
+    refused(ended, "algorithm.group_size=1")
+    assert len(list((tmp_path / "sweep").glob("0_*/summary.json"))) == 1
