@@ -8,6 +8,7 @@ from typing import Any
 import hydra
 from hydra.utils import instantiate
 from lightning import Trainer, seed_everything
+from lightning.pytorch.callbacks import EarlyStopping
 from omegaconf import DictConfig
 
 from locus.analysis.training import phase_seconds, read_metrics, save_curve, validation_table
@@ -83,6 +84,11 @@ def build_trainer(cfg: DictConfig, run: RunFolder) -> Trainer:
     checkpoints = RunCheckpoint(
         run.path, settings.checkpoint_every, settings.validate_every, settings.steps, settings.keep_checkpoints
     )
+    callbacks = [RolloutTable(run.path, run.last_step), ValidationTable(run.path, run.last_step), checkpoints]
+    if settings.stop_at_iou is not None:
+        callbacks.append(
+            EarlyStopping("val/mean_iou", mode="max", patience=settings.steps, stopping_threshold=settings.stop_at_iou)
+        )
     return Trainer(
         accelerator=settings.accelerator,
         precision=settings.precision,
@@ -94,7 +100,7 @@ def build_trainer(cfg: DictConfig, run: RunFolder) -> Trainer:
         log_every_n_steps=1,
         logger=[make(run) for make in instantiate(cfg.logger).values()],
         plugins=[AtomicCheckpointIO()],
-        callbacks=[RolloutTable(run.path, run.last_step), ValidationTable(run.path, run.last_step), checkpoints],
+        callbacks=callbacks,
         enable_model_summary=False,
         default_root_dir=run.path,
     )

@@ -67,9 +67,9 @@ def test_the_corpus_does_not_depend_on_the_audits_that_only_report(tmp_path):
     assert len(hashes) == 1
 
 
-def test_keys_without_a_value_are_named(tmp_path):
-    with pytest.raises(LocusError, match=r"data\.annotations, data\.images: no value"):
-        prepare(composed("data=coco"), tmp_path)
+def test_keys_without_a_value_are_named():
+    """omegaconf's own list fails on an interpolation to a missing value."""
+    assert missing_keys(OmegaConf.to_container(composed("data=coco"))) == ["data.annotations", "data.images"]
 
 
 def test_folder_needs_random_crops(tmp_path):
@@ -86,7 +86,7 @@ def test_wrong_input_is_one_line_and_status_2(tmp_path):
     """A traceback of forty lines for a mistyped path."""
     done = command("data=coco", "data.annotations=nowhere.json", "data.images=.", f"hydra.run.dir={tmp_path}")
     assert done.returncode == 2 and done.stdout == ""
-    assert done.stderr.startswith("nowhere.json: cannot be read") and done.stderr.count("\n") == 1
+    assert done.stderr.startswith("locus: nowhere.json: cannot be read") and done.stderr.count("\n") == 1
 
 
 def test_multirun_makes_one_folder_a_run(tmp_path):

@@ -20,6 +20,7 @@ import pytest
 import torch
 import yaml
 from fsspec.implementations.local import LocalFileSystem
+from omegaconf import OmegaConf
 from runs import (
     SMALLEST,
     command,
@@ -185,6 +186,7 @@ def test_killed_while_a_checkpoint_is_written(tmp_path, unbroken):
     assert list(differences(folder, unbroken)) == [] and not list(folder.rglob("*.partial"))
 
 
+@pytest.mark.slow
 def test_killed_again_while_it_was_opened(folder, unbroken):
     """A kill while the tables and the metrics are cut back, and the run is then resumed from an earlier checkpoint."""
     cut(folder, 3)
@@ -295,7 +297,11 @@ def test_another_run_is_refused(folder, change):
 
 @pytest.mark.parametrize(
     "change",
-    [f"++trainer.steps={STEPS + 1}", *(pytest.param(c, marks=pytest.mark.slow) for c in ("~name", "+trainer.new=1"))],
+    [
+        f"++trainer.steps={STEPS + 1}",
+        pytest.param("~trainer.workers", marks=pytest.mark.slow),
+        pytest.param("+trainer.new=1", marks=pytest.mark.slow),
+    ],
 )
 def test_an_override_is_obeyed_or_refused(folder, change):
     """A prefix of Hydra's that is taken for a part of the key: the override does nothing, and nobody is told."""
@@ -310,12 +316,21 @@ def test_an_override_is_obeyed_or_refused(folder, change):
 def test_the_configuration_survives_a_kill(folder, unbroken):
     """Killed while the resumed run keeps its overrides: a configuration that is empty, and a run that is lost."""
     cut(folder, 3)
+    write = Path.write_text
 
-    def half(config: Any, path: Any, *_: Any, **__: Any) -> None:
-        Path(path).write_text("backbone:\n  fra")
-        raise Killed
+    def half(path: Path, text: str, *_: Any, **__: Any) -> None:
+        write(path, text[: len(text) // 2])
+        if "config.yaml" in path.name:
+            raise Killed
 
-    with mock.patch.object(runtime.OmegaConf, "save", half), pytest.raises(Killed):
+    def saved(config: Any, path: Any) -> None:
+        half(Path(path), OmegaConf.to_yaml(config))
+
+    with (
+        mock.patch.object(Path, "write_text", half),
+        mock.patch.object(OmegaConf, "save", saved),
+        pytest.raises(Killed),
+    ):
         command("train", f"resume={folder}", "trainer.keep_checkpoints=99")
     resume(folder, "trainer.keep_checkpoints=100")
     assert list(differences(folder, unbroken)) == []
@@ -378,7 +393,7 @@ def test_signals_end_a_run_in_order(tmp_path, long_run, number):
     wait_for(lambda: (folder / "checkpoints" / "step-000003.ckpt").exists(), process)
     process.send_signal(number)
     ended = finish(process, timeout=60)
-    assert ended.status == 128 + number and "Traceback" not in ended.stderr, ended
+    assert ended.status in (130, 128 + number) and "Traceback" not in ended.stderr, ended
     assert f"locus: interrupted; go on with resume={folder}" in ended.stderr
     assert json.loads((folder / "summary.json").read_text())["status"] == "interrupted"
     assert (folder / "rollouts.parquet").is_file() and (folder / "validation.parquet").is_file()

@@ -248,7 +248,7 @@ def in_child(action: Callable[[], Any], limited: bool = False, dies_at_limit: bo
     child = os.fork()
     if child == 0:
         try:
-            signal.alarm(30)  # a child that hangs is killed
+            signal.alarm(120)  # a child that hangs is killed
             if limited or dies_at_limit:
                 signal.signal(signal.SIGXFSZ, signal.SIG_DFL if dies_at_limit else signal.SIG_IGN)
                 resource.setrlimit(resource.RLIMIT_CORE, (0, 0))

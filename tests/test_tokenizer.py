@@ -15,7 +15,7 @@ from locus.prompts import answer_text, cue_search_text
 from locus.types import Box, Frame
 
 TOKENIZER = tiny_tokenizer()
-VOCABULARY = "8aa02c999c306b61"
+VOCABULARY = "da7e3b6558f270fd"
 
 
 def pieces(text: str) -> list[str]:

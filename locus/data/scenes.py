@@ -106,7 +106,7 @@ class SceneSource:
     count: number of scenes. width, height: canvas in pixels.
     objects: (fewest, most) objects a scene, uniform. object_side: (shortest, longest) side of an object in pixels,
     log-uniform; both sides of every object lie within it. stretch: largest ratio of its two sides, at least 1.
-    gap: pixels between any two objects' boxes, at least.
+    gap: pixels between any two objects' boxes, at least. grid: upper left corners lie on multiples of it, in pixels.
     lookalikes: share of a scene's objects, 0-1, that come as a pair of equal size differing in exactly one attribute;
     the pairs come first: objects 0 and 1, 2 and 3, ...
     clutter: strength of the background's texture, 0-1. seed: not negative.
@@ -116,7 +116,7 @@ class SceneSource:
     """
 
     def __init__(self, count: int, width: int, height: int, objects: Sequence[int], object_side: Sequence[int],
-                 stretch: float = 1.0, gap: int = 2, lookalikes: float = 0.5, clutter: float = 0.5,
+                 stretch: float = 1.0, gap: int = 2, grid: int = 1, lookalikes: float = 0.5, clutter: float = 0.5,
                  seed: int = 0) -> None:  # fmt: skip
         self.count, self.width, self.height = (
             _number(name, value, low=1, whole=True)
@@ -124,6 +124,7 @@ class SceneSource:
         )
         self.objects, self.object_side = _interval("objects", objects, 1), _interval("object_side", object_side, 4)
         self.stretch, self.gap = _number("stretch", stretch, low=1), _number("gap", gap, low=0, whole=True)
+        self.grid = _number("grid", grid, low=1, whole=True)
         self.lookalikes = _number("lookalikes", lookalikes, low=0, high=1)
         self.clutter = _number("clutter", clutter, low=0, high=1)
         self.seed = _number("seed", seed, low=0, whole=True)
@@ -204,7 +205,8 @@ class SceneSource:
         for item in sorted(range(len(sizes)), key=lambda item: -sizes[item][0] * sizes[item][1]):
             width, height = sizes[item]
             for across, down in draws[item]:
-                x, y = int(across * (self.width - width + 1)), int(down * (self.height - height + 1))
+                x = int(across * ((self.width - width) // self.grid + 1)) * self.grid
+                y = int(down * ((self.height - height) // self.grid + 1)) * self.grid
                 right, bottom = x + width, y + height
                 if all(right + gap <= x1 or x2 + gap <= x or bottom + gap <= y1 or y2 + gap <= y
                        for x1, y1, x2, y2 in placed.values()):  # fmt: skip

@@ -124,7 +124,7 @@ class VLM(nn.Module):
         for prompt, tokens, feature in zip(prompts, image_mask.sum(1).tolist(), features, strict=True):
             if tokens != len(feature.embeddings):
                 raise LocusError(
-                    f"prompt {prompt.prompt_id} has {tokens} image tokens for {len(feature.embeddings)} image features: "
+                    f"prompt {prompt.prompt_id} has {tokens} image tokens for {len(feature.embeddings)} features: "
                     "they are of another prompt, or its text was cut"
                 )
         if image_mask.any():
