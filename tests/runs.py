@@ -26,8 +26,16 @@ from safetensors.torch import load_file
 REPO = Path(__file__).resolve().parent.parent
 SMALLEST = (
     "logger=csv",
-    "data=scenes_easy",
+    "data=scenes",
     "data.source.count=40",
+    "data.source.width=32",
+    "data.source.height=32",
+    "data.source.objects=[1,1]",
+    "data.source.object_side=[12,20]",
+    "data.source.stretch=1.0",
+    "data.source.gap=0",
+    "data.source.lookalikes=0.0",
+    "data.source.clutter=0.0",
     "data.train_examples=24",
     "data.validation_examples=4",
     "crop=large",

@@ -123,8 +123,9 @@ class VLM(nn.Module):
         deepstack = None
         for prompt, tokens, feature in zip(prompts, image_mask.sum(1).tolist(), features, strict=True):
             if tokens != len(feature.embeddings):
+                count = len(feature.embeddings)
                 raise LocusError(
-                    f"prompt {prompt.prompt_id} has {tokens} image tokens for {len(feature.embeddings)} features: "
+                    f"prompt {prompt.prompt_id} has {tokens} image tokens for {count} image features: "
                     "they are of another prompt, or its text was cut"
                 )
         if image_mask.any():
