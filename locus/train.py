@@ -11,7 +11,7 @@ from lightning import Trainer, seed_everything
 from lightning.pytorch.callbacks import EarlyStopping
 from omegaconf import DictConfig
 
-from locus.analysis.training import phase_seconds, read_metrics, save_curve, validation_table
+from locus.analysis.training import final_validation, phase_seconds, read_metrics, save_curve, validation_table
 from locus.boxes import parse_frame
 from locus.callbacks import RolloutTable, RunCheckpoint, TableCallback, ValidationTable
 from locus.data.audits import audited_corpus
@@ -154,7 +154,7 @@ def train(cfg: DictConfig) -> tuple[dict[str, float], dict[str, Any]]:
     export(run, module, data)
     metrics = read_metrics(run.path)
     save_curve(metrics, run.path / "figures" / "curve.png")
-    final = {name: float(value) for name, value in trainer.callback_metrics.items() if name.startswith("val/")}
+    final = final_validation(metrics)
     finish_record(run, record, phase_seconds(metrics), final)
     log.info("validation:\n%s", validation_table(metrics))
     log.info("run folder: %s", run.path)

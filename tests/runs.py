@@ -137,7 +137,7 @@ def spawn(*arguments: object, **options: object) -> subprocess.Popen[str]:
     return subprocess.Popen([sys.executable, *map(str, arguments)], **(defaults | options))
 
 
-def finish(process: subprocess.Popen[str], timeout: float = 300) -> Ended:
+def finish(process: subprocess.Popen[str], timeout: float = 600) -> Ended:
     """Waits for a spawned process."""
     try:
         out, err = process.communicate(timeout=timeout)

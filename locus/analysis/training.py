@@ -28,6 +28,12 @@ def phase_seconds(metrics: pd.DataFrame) -> dict[str, float]:
     return {name.removeprefix("time/").removesuffix("_s"): float(metrics[name].sum()) for name in names}
 
 
+def final_validation(metrics: pd.DataFrame) -> dict[str, float]:
+    """``val/…`` scalars of the last validation, also when a resumed run had nothing left to do."""
+    last = metrics[metrics["val/mean_iou"].notna()].iloc[-1]
+    return {name: float(last[name]) for name in metrics if name.startswith("val/") and pd.notna(last[name])}
+
+
 def validation_rows(metrics: pd.DataFrame) -> pd.DataFrame:
     """The rows of validations, one a step, with the columns that the table shows; bins as ``tiny IoU`` and so on."""
     if "val/mean_iou" not in metrics:
