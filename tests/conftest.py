@@ -92,7 +92,7 @@ KNOWN_GAPS = {
     "test_a_finished_run_goes_on_beyond_its_end": "a finished run resumed with more steps",
 }
 """Tests that show a gap that is still open, by name; each entry goes when its test passes."""
-UNSETTLED = ("test_wrong_input.py", "test_sweep.py", "test_resume.py")
+UNSETTLED = ("test_wrong_input.py", "test_sweep.py", "test_resume.py", "test_train.py")
 """Files whose tests describe behaviour that is still being built."""
 
 
