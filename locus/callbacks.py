@@ -149,8 +149,10 @@ class RunCheckpoint(Checkpoint):
     def on_train_batch_end(
         self, trainer: Trainer, module: LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
-        """Saves a step that is not validated."""
-        if module.finished_steps % self.validate_every:
+        """Saves a step that is not validated; the last one always is."""
+        if module.finished_steps == self.last:
+            trainer.val_check_batch = 1
+        elif module.finished_steps % self.validate_every:
             self.save(trainer, module.finished_steps)
 
     def on_validation_end(self, trainer: Trainer, module: LightningModule) -> None:
@@ -158,10 +160,14 @@ class RunCheckpoint(Checkpoint):
         if trainer.state.fn == TrainerFn.FITTING:
             self.save(trainer, module.finished_steps)
 
+    def on_load_checkpoint(self, trainer: Trainer, module: LightningModule, checkpoint: dict[str, Any]) -> None:
+        """Leaves it to the sampler whether there is a next step: the run may have more steps than it had."""
+        checkpoint["loops"]["fit_loop"]["epoch_loop.batch_progress"]["is_last_batch"] = False
+
     def save(self, trainer: Trainer, step: int) -> None:
         """Saves the checkpoint if it is due, then removes the oldest beyond ``keep``."""
         if step % self.every and step != self.last:
             return
-        trainer.save_checkpoint(checkpoint_path(self.folder, step))
+        trainer.save_checkpoint(checkpoint_path(self.folder, step), weights_only=False)
         for old in sorted((self.folder / "checkpoints").glob("step-*.ckpt"))[: -self.keep]:
             old.unlink()

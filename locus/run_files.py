@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import shutil
+import zipfile
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
@@ -59,11 +60,16 @@ VALIDATION = pa.schema(
 """One row a validation sample and step."""
 
 
-def write_json(path: Path, content: dict[str, Any]) -> None:
+def write_text(path: Path, content: str) -> None:
     """Replaces the file in one move."""
     partial = path.with_name(f".{path.name}.partial")
-    partial.write_text(json.dumps(content, indent=2) + "\n")
+    partial.write_text(content)
     os.replace(partial, path)
+
+
+def write_json(path: Path, content: dict[str, Any]) -> None:
+    """Replaces the file in one move."""
+    write_text(path, json.dumps(content, indent=2) + "\n")
 
 
 class StepTable:
@@ -161,6 +167,9 @@ def latest_checkpoint(folder: Path) -> tuple[Path, int]:
         raise LocusError(f"resume={folder}: no checkpoint in {folder / 'checkpoints'}; start the run anew")
     path = paths[-1]
     try:
+        with zipfile.ZipFile(path) as archive:
+            if (bad := archive.testzip()) is not None:
+                raise ValueError(f"checksum of {bad}")
         step = torch.load(path, map_location="cpu", weights_only=True, mmap=True)["locus"]["finished_steps"]
     except Exception as error:  # torch raises many kinds for a truncated or foreign file
         earlier = f"delete it to resume from {paths[-2].name}" if len(paths) > 1 else "start the run anew"

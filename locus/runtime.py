@@ -26,16 +26,19 @@ import wandb
 import yaml
 from hydra.core.global_hydra import GlobalHydra
 from hydra.core.hydra_config import HydraConfig
+from hydra.errors import InstantiationException
 from lightning.pytorch.loggers import CSVLogger, Logger, WandbLogger
+from lightning.pytorch.utilities.exceptions import MisconfigurationException, SIGTERMException
 from omegaconf import DictConfig, OmegaConf
 
 from locus.errors import LocusError
 from locus.grpo.metrics import peak_memory_gb
-from locus.run_files import latest_checkpoint, write_json
+from locus.run_files import latest_checkpoint, write_json, write_text
 
 log = logging.getLogger("locus")
 CONF = Path(__file__).resolve().parent.parent / "conf"
 PACKAGES = ("torch", "torchvision", "transformers", "lightning", "hydra-core", "wandb", "numpy")
+OmegaConf.register_new_resolver("brief", lambda text: text.replace("/", "_")[:200], replace=True)
 NO_SPACE = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
 
@@ -59,25 +62,30 @@ def open_run(cfg: DictConfig) -> tuple[DictConfig, RunFolder]:
         folder = RunFolder(Path(HydraConfig.get().runtime.output_dir))
     else:
         path = Path(cfg.resume)
+        if not (path / "config.yaml").is_file():  # Hydra has made the folder by now
+            raise LocusError(f"resume={path}: not the folder of a run, which holds config.yaml and checkpoints")
         folder = RunFolder(path, *latest_checkpoint(path))
         cfg = _resumed(path, [text for text in HydraConfig.get().overrides.task if not text.startswith("resume=")])
     resolved = cfg.copy()
     OmegaConf.resolve(resolved)
-    OmegaConf.save(resolved, folder.path / "config.yaml")
+    write_text(folder.path / "config.yaml", OmegaConf.to_yaml(resolved))
     return cfg, folder
 
 
 def _resumed(folder: Path, changes: list[str]) -> DictConfig:
     """The configuration of an earlier run with dotted overrides, which stay for the next resume."""
-    whole = [text for text in changes if "." not in text.split("=")[0]]
+    whole = [text for text in changes if "." not in text.split("=")[0] or text[0] in "+~"]
     if whole:
         raise LocusError(f"resume={folder}: {' '.join(whole)} would change the run; only dotted keys may be overridden")
     path = folder / ".hydra" / "config.yaml"
     try:
-        cfg = OmegaConf.merge(OmegaConf.load(path), OmegaConf.from_dotlist(changes))
+        earlier = OmegaConf.load(path)
+        if not earlier:
+            raise ValueError("it is empty")
+        cfg = OmegaConf.merge(earlier, OmegaConf.from_dotlist(changes))
     except (OSError, ValueError, yaml.YAMLError) as error:
         raise LocusError(f"resume={folder}: {path} cannot be read ({error}); start the run anew") from error
-    OmegaConf.save(cfg, path)
+    write_text(path, OmegaConf.to_yaml(cfg))
     return cfg
 
 
@@ -103,9 +111,14 @@ def entry_point(main: Callable[[DictConfig], Any]) -> Callable[[DictConfig], Any
             return main(cfg)
         except (KeyboardInterrupt, SystemExit) as error:
             # Lightning answers an interrupt by tidying up and leaving with status 1.
-            if isinstance(error, SystemExit) and not isinstance(error.__context__, KeyboardInterrupt):
+            terminated = isinstance(error, SIGTERMException)
+            stopped = terminated or isinstance(error.__context__, KeyboardInterrupt)
+            if isinstance(error, SystemExit) and not stopped:
                 raise
-            _give_up(cfg, "interrupted", f"interrupted; go on with resume={run_folder(cfg)}", 130)
+            folder = run_folder(cfg)
+            begun = any(folder.glob("checkpoints/step-*.ckpt"))
+            mend = f"go on with resume={folder}" if begun else "before the first checkpoint: start the run anew"
+            _give_up(cfg, "interrupted", f"interrupted; {mend}", 143 if terminated else 130)
         except Exception as error:
             message = _in_words(error)
             if message is None:
@@ -123,6 +136,8 @@ def _in_words(error: BaseException) -> str | None:
             return str(cause)
         if getattr(cause, "errno", None) in NO_SPACE or "No space left on device" in str(cause):
             return f"no space left on the disk ({cause}): free some, then resume"
+        if isinstance(cause, (InstantiationException, MisconfigurationException)):
+            return str(cause)
         cause = cause.__cause__
     return None
 
@@ -132,7 +147,7 @@ def _give_up(cfg: DictConfig, status: str, message: str, code: int) -> NoReturn:
     if (folder / "config.yaml").exists():
         with contextlib.suppress(OSError):  # the disk may be what is full
             write_json(folder / "summary.json", {"status": status, "message": message})
-    print(f"locus: {message}", file=sys.stderr, flush=True)
+    print(f"locus: {' '.join(message.split())}", file=sys.stderr, flush=True)
     sys.exit(code)
 
 
@@ -151,10 +166,13 @@ def csv_logger(folder: RunFolder) -> Logger:
     warnings.filterwarnings("ignore", "Experiment logs directory")  # it is the run folder
     logger = CSVLogger(folder.path, name="", version="", flush_logs_every_n_steps=1)
     if aside.exists():
-        with aside.open(newline="") as file:
-            for row in csv.DictReader(file):
-                if (step := int(row.pop("step"))) <= folder.last_step:
-                    logger.log_metrics({name: float(value) for name, value in row.items() if value}, step)
+        lines = aside.read_text().splitlines(keepends=True)
+        if not lines or "step" not in lines[0].strip().split(","):
+            os.replace(aside, path)
+            raise LocusError(f"{path} is no table of metrics: move it away to go on without it")
+        for row in csv.DictReader(line for line in lines if line.endswith("\n")):  # a full disk may leave half a row
+            if (step := int(row.pop("step"))) <= folder.last_step:
+                logger.log_metrics({name: float(value) for name, value in row.items() if value}, step)
         aside.unlink()
     return logger
 
@@ -180,7 +198,12 @@ def wandb_logger(folder: RunFolder, project: str) -> Logger:
 def quiet_lightning() -> None:
     """Keeps Lightning's advertisements and notes on what locus does on purpose out of the terminal."""
     logging.getLogger("lightning.pytorch.utilities.rank_zero").setLevel(logging.WARNING)
-    for message in ("isinstance.treespec, LeafSpec", "The '.*_dataloader' does not have many workers"):
+    for message in (
+        "isinstance.treespec, LeafSpec",
+        "The '.*_dataloader' does not have many workers",
+        "Found .* module.s. in eval mode",  # the reference, and the policy while it samples
+        "You're resuming from a checkpoint that ended",  # the sampler starts at the right step
+    ):
         warnings.filterwarnings("ignore", f".*{message}")
 
 

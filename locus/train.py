@@ -18,6 +18,7 @@ from locus.data.audits import audited_corpus
 from locus.data.collate import CueCollator
 from locus.data.corpus import Corpus
 from locus.data.datamodule import CueDataModule
+from locus.errors import LocusError
 from locus.grpo.preflight import preflight
 from locus.models.backbone import Backbone
 from locus.policy_module import PolicyModule, RunParts
@@ -25,6 +26,21 @@ from locus.run_files import AtomicCheckpointIO
 from locus.runtime import RunFolder, differences, entry_point, finish_record, open_run, quiet_lightning, start_record
 
 log = logging.getLogger("locus")
+
+
+def check_sizes(cfg: DictConfig) -> None:
+    """Raises LocusError for a size of the run that is no positive integer."""
+    counts = "steps", "prompts_per_step", "validation_batch", "validate_every", "checkpoint_every", "keep_checkpoints"
+    for name in counts:
+        if not isinstance(cfg.trainer[name], int) or cfg.trainer[name] < 1:
+            raise LocusError(f"trainer.{name}={cfg.trainer[name]}: give a whole number from 1 on")
+    if not isinstance(cfg.seed, int):
+        raise LocusError(f"seed={cfg.seed}: give a whole number")
+    for name, sampling in cfg.rollout.items():
+        if name == "token_budget":
+            continue
+        if sampling.max_new_tokens < 1 or sampling.temperature < 0 or not 0 < sampling.top_p <= 1:
+            raise LocusError(f"rollout.{name}={sampling}: max_new_tokens from 1, temperature from 0, top_p in (0, 1]")
 
 
 def build_data(cfg: DictConfig, backbone: Backbone, start_step: int) -> CueDataModule:
@@ -112,8 +128,6 @@ def fit(cfg: DictConfig, run: RunFolder, module: PolicyModule, data: CueDataModu
         if run.checkpoint is None:
             trainer.validate(module, data, verbose=False)
         trainer.fit(module, data, ckpt_path=run.checkpoint, weights_only=True)
-        if module.finished_steps % cfg.trainer.validate_every:
-            trainer.validate(module, data, verbose=False)
     finally:
         for callback in trainer.callbacks:
             if isinstance(callback, TableCallback):
@@ -126,6 +140,7 @@ def facts_of(cfg: DictConfig, module: PolicyModule, data: CueDataModule) -> dict
     return {
         "seed": cfg.seed,
         "corpus_hash": data.corpus.content_hash,
+        "audits": data.corpus.audits,
         "prompts_per_step": prompts,
         "completions_per_step": prompts * module.completions_per_prompt,
         "updates_per_rollout": module.updates_per_step,
@@ -142,13 +157,18 @@ def train(cfg: DictConfig) -> tuple[dict[str, float], dict[str, Any]]:
     """Runs a training from its configuration; returns the final validation metrics and the objects made."""
     quiet_lightning()
     cfg, run = open_run(cfg)
+    check_sizes(cfg)
     seed_everything(cfg.seed, verbose=False)
     backbone = instantiate(cfg.backbone)
     data = build_data(cfg, backbone, run.last_step)
     check_frames(cfg, backbone, data)
     for line in differences(cfg.algorithm, "algorithm", "grpo"):
         log.info("algorithm departs from the paper's: %s", line)
-    module, trainer = build_module(cfg, backbone, data), build_trainer(cfg, run)
+    module = build_module(cfg, backbone, data)
+    try:
+        trainer = build_trainer(cfg, run)
+    except ValueError as error:
+        raise LocusError(f"trainer: {error}") from error
     record = start_record(run, facts_of(cfg, module, data))
     fit(cfg, run, module, data, trainer)
     export(run, module, data)

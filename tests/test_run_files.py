@@ -240,6 +240,8 @@ LIMIT = 100_000
 def in_child(action: Callable[[], Any], limited: bool = False, dies_at_limit: bool = False) -> tuple[int, str]:
     """Runs an action in a forked process: its wait status, and the error it raised as ``type: message``.
 
+    The action makes no tensor: torch's thread pool does not survive a fork, and waiting for it never ends.
+
     Args:
         limited: no file may grow above LIMIT: the kernel then refuses to write, as a full disk does.
         dies_at_limit: the kernel kills the process at that byte instead.
@@ -292,7 +294,8 @@ def test_a_checkpoint_that_does_not_fit(tmp_path):
     first = save(tmp_path, 1, state(1))
     before = first.read_bytes()
     for step in (1, 2):  # over the old one, and beside it
-        _, message = in_child(lambda step=step: save(tmp_path, step, state(step, LIMIT)), limited=True)
+        content = state(step, LIMIT)
+        _, message = in_child(lambda step=step, content=content: save(tmp_path, step, content), limited=True)
         assert message.startswith("LocusError: checkpoint ") and f"step-{step:06d}.ckpt" in message
         assert "free disk space, then resume" in message
         assert list(first.parent.iterdir()) == [first] and first.read_bytes() == before
@@ -309,23 +312,27 @@ class KillMyself:
 
 def killed_while_pickling(folder: Path) -> tuple[int, str]:
     """The partial file is open, and next to nothing is in it."""
-    return in_child(lambda: save(folder, 2, state(2, LIMIT) | {"last": KillMyself()}))
+    content = state(2, LIMIT) | {"last": KillMyself()}
+    return in_child(lambda: save(folder, 2, content))
 
 
 def killed_in_the_data(folder: Path) -> tuple[int, str]:
     """The partial file holds LIMIT bytes of four times as many."""
-    return in_child(lambda: save(folder, 2, state(2, LIMIT)), dies_at_limit=True)
+    content = state(2, LIMIT)
+    return in_child(lambda: save(folder, 2, content), dies_at_limit=True)
 
 
 def killed_before_the_move(folder: Path) -> tuple[int, str]:
     """The partial file holds everything, but has not reached the disk or its name."""
+
+    content = state(2, LIMIT)
 
     def fsync(_: int) -> None:
         os.kill(os.getpid(), signal.SIGKILL)
 
     def action() -> None:
         os.fsync = fsync  # of the child alone
-        save(folder, 2, state(2, LIMIT))
+        save(folder, 2, content)
 
     return in_child(action)
 

@@ -27,6 +27,11 @@ class PixelLimits:
     min_pixels: int | None = None
     max_pixels: int | None = None
 
+    def __post_init__(self) -> None:
+        for name in ("min_pixels", "max_pixels"):
+            if (limit := getattr(self, name)) is not None and limit < 1:
+                raise LocusError(f"pixels.{name}={limit}: give at least 1, or null for none")
+
     def __call__(self, image: Image.Image) -> Image.Image:
         """Returns the image, resized (bicubic) only where a limit asks for it."""
         area = image.width * image.height
