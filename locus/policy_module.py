@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence, Set
+from collections.abc import Callable, Iterable, Mapping, Sequence, Set
 from dataclasses import dataclass
 from typing import Any
 
@@ -16,7 +16,7 @@ from locus.grpo.batching import micro_batches
 from locus.grpo.metrics import validation_metrics
 from locus.grpo.rewards import BoxReward, judge
 from locus.grpo.rollouts import sample_groups
-from locus.models.vlm import VLM, VisionFeatures
+from locus.models.vlm import VLM, EncodedPrompts, VisionFeatures
 from locus.types import PromptRecord, RolloutGroup, Sampling
 
 PROGRESS = ("train/reward", "train/iou", "train/kl", "train/loss", "val/mean_iou")
@@ -84,16 +84,26 @@ class PolicyModule(LightningModule):
 
     @torch.no_grad()
     def roll_out(
-        self, prompts: Sequence[PromptRecord], sampling: Sampling, group: int, step: int
+        self,
+        prompts: Sequence[PromptRecord],
+        sampling: Sampling,
+        group: int,
+        step: int,
+        encoded: EncodedPrompts | None = None,
     ) -> list[tuple[RolloutGroup, VisionFeatures]]:
-        """Prompts -> judged groups with their vision features, in the order of ``prompts``."""
+        """Prompts -> judged groups with their vision features, in the order of ``prompts``.
+
+        encoded: all of these prompts, where they are known already.
+        """
         self.policy.eval()
         done: dict[int, tuple[RolloutGroup, VisionFeatures]] = {}
-        for indices in micro_batches(prompts, group * sampling.max_new_tokens, self.token_budget):
+        tokens = group * sampling.max_new_tokens
+        parts = [range(len(prompts))] if encoded else micro_batches(prompts, tokens, self.token_budget)
+        for indices in parts:
             batch = [prompts[i] for i in indices]
-            features = self.policy.vision_features(batch)
-            completions = sample_groups(self.policy, batch, features, group, sampling, self.seed, step)
-            for i, prompt, row, feature in zip(indices, batch, completions, features, strict=True):
+            known = encoded or self.policy.encode(batch)
+            completions = sample_groups(self.policy, batch, known, group, sampling, self.seed, step)
+            for i, prompt, row, feature in zip(indices, batch, completions, known.features, strict=True):
                 rollouts = tuple(judge(c, self.decode(c.token_ids), prompt, self.reward) for c in row)
                 done[i] = RolloutGroup(prompt, rollouts), feature
         return [done[i] for i in range(len(prompts))]
@@ -139,7 +149,10 @@ class PolicyModule(LightningModule):
 
     def configure_optimizers(self) -> tuple[list[Optimizer], list[LambdaLR]]:
         """The given optimiser over trainable parameters, with linear warm-up."""
-        optimizer = self.make_optimizer([p for p in self.policy.parameters() if p.requires_grad])
+        try:
+            optimizer = self.make_optimizer([p for p in self.policy.parameters() if p.requires_grad])
+        except (TypeError, ValueError) as error:
+            raise LocusError(f"optimizer.make: {error}") from error
         return [optimizer], [LambdaLR(optimizer, lambda update: min(1.0, (update + 1) / self.warmup_updates))]
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
@@ -150,3 +163,10 @@ class PolicyModule(LightningModule):
         """Restores the run's position."""
         self.finished_steps = checkpoint["locus"]["finished_steps"]
         self.skipped_in_a_row = checkpoint["locus"]["skipped_in_a_row"]
+
+    def load_state_dict(self, state_dict: Mapping[str, Any], strict: bool = True, assign: bool = False) -> Any:
+        """As any module; raises LocusError when the checkpoint is of another model."""
+        try:
+            return super().load_state_dict(state_dict, strict, assign)
+        except RuntimeError as error:
+            raise LocusError("the checkpoint is of another model: resume with the backbone it was made with") from error

@@ -160,7 +160,7 @@ def test_rollout_logprobs_are_those_scored(family: str, kv_heads: int, temperatu
     vlm.end_token_ids = tuple(range(0, 1800, 9))  # rows end at different lengths
     sampling = Sampling(temperature=temperature, max_new_tokens=12)
     with torch.no_grad():
-        groups = sample_groups(vlm, records, vlm.vision_features(records), 4, sampling, seed=0, step=0)
+        groups = sample_groups(vlm, records, vlm.encode(records), 4, sampling, seed=0, step=0)
         batch = CompletionBatch.of([[c.token_ids for c in group] for group in groups], CPU)
         scored = PackedScorer()(vlm, records, batch, temperature).logprobs[batch.mask]
     assert len({len(c.token_ids) for group in groups for c in group}) > 2
@@ -173,9 +173,8 @@ def test_greedy_rollouts_are_those_of_transformers_generate(family: str):
     """An independent implementation: stock model, its own cache, mask and positions, one prompt at a time."""
     vlm, records = tiny_vlm(family), prompts(family)
     vlm.end_token_ids = tuple(range(0, 1800, 12))
-    groups = sample_groups(
-        vlm, records, vlm.vision_features(records), 1, Sampling(temperature=0, max_new_tokens=24), seed=0, step=0
-    )
+    sampling = Sampling(temperature=0, max_new_tokens=24)
+    groups = sample_groups(vlm, records, vlm.encode(records), 1, sampling, seed=0, step=0)
     stock = stock_model(vlm)
     for record, (completion,) in zip(records, groups, strict=True):
         generated = stock.generate(
@@ -201,7 +200,7 @@ def test_order_of_the_batch_changes_nothing(family: str):
     vlm.end_token_ids = tuple(range(0, 1800, 9))
 
     def written(batch: list) -> list[list[Completion]]:
-        return sample_groups(vlm, batch, vlm.vision_features(batch), 3, Sampling(max_new_tokens=10), seed=3, step=7)
+        return sample_groups(vlm, batch, vlm.encode(batch), 3, Sampling(max_new_tokens=10), seed=3, step=7)
 
     straight, permuted = written(records), written([records[i] for i in order])
     for place, i in enumerate(order):
@@ -298,7 +297,7 @@ def test_features_that_do_not_fit_the_prompt_are_refused(family: str, wrong: str
     assert len(features[0].embeddings) != len(features[1].embeddings)
     swapped = {"too few": [features[0], features[0]], "of another prompt": features[::-1]}[wrong]
     with pytest.raises(LocusError, match="image features"):
-        vlm.embed(records, swapped)
+        vlm.encode(records, swapped)
 
 
 @FAMILY
@@ -344,7 +343,7 @@ def test_gradient_checkpointing_gives_the_same_gradients(family: str):
     vlm, calls = tiny_vlm(family, gradient_checkpointing=True).train(), []
     vlm.model.model.language_model.layers[0].mlp.register_forward_pre_hook(lambda *_: calls.append(1))
     checkpointed = packed_gradients(vlm, family)
-    assert len(calls) == 2  # computed again in the backward pass
+    assert len(calls) == 4  # prompts and completions, each computed again in the backward pass
     assert largest_relative(checkpointed, plain) < 1e-5
 
 
@@ -362,8 +361,7 @@ def test_bfloat16_autocast_runs_and_is_close(family: str):
     vlm, records = tiny_vlm(family, scale=4.0), prompts(family)
     exact = PackedScorer()(vlm, records, completions(), 1.0)
     with torch.autocast("cpu", torch.bfloat16):
-        features = vlm.vision_features(records)
-        written = sample_groups(vlm, records, features, 2, Sampling(max_new_tokens=4), seed=0, step=0)
+        written = sample_groups(vlm, records, vlm.encode(records), 2, Sampling(max_new_tokens=4), seed=0, step=0)
         mixed = PackedScorer()(vlm, records, completions(), 1.0)
     mixed.logprobs.sum().backward()
     assert mixed.logprobs.dtype == written[0][0].logprobs.dtype == torch.float32

@@ -31,7 +31,7 @@ def write(
     """Completions of these prompts; of 16 tokens at most unless said otherwise."""
     settings = Sampling(**{"max_new_tokens": 16} | sampling)
     with torch.no_grad():
-        return sample_groups(vlm, records, vlm.vision_features(records), group, settings, seed, step)
+        return sample_groups(vlm, records, vlm.encode(records), group, settings, seed, step)
 
 
 def ids(groups: Sequence[Sequence[Completion]]) -> list[list[list[int]]]:
@@ -124,7 +124,7 @@ def test_first_tokens_follow_the_policy(family: str, temperature: float):
     vlm, records = policy(family), prompts(family)[:2]
     groups = write(vlm, records, group=2000, max_new_tokens=1, temperature=temperature)
     with torch.no_grad():
-        hidden, _ = vlm.prefill(vlm.embed(records, vlm.vision_features(records)))
+        hidden = vlm.encode(records).hidden
         logits = vlm.lm_head(hidden).index_fill(-1, vlm.forbidden, float("-inf"))
         exact = (logits.double() / temperature).log_softmax(-1)
     for group, logprobs in zip(groups, exact, strict=True):
@@ -145,7 +145,7 @@ def test_log_probs_are_those_before_top_p():
     vlm, records = policy("qwen3_vl", ends=[1]), prompts("qwen3_vl")[:1]
     ((completion,),) = write(vlm, records, group=1, max_new_tokens=1, top_p=1e-6)
     with torch.no_grad():
-        hidden, _ = vlm.prefill(vlm.embed(records, vlm.vision_features(records)))
+        hidden = vlm.encode(records).hidden
         exact = sampling_logits(vlm, hidden, 1.0).log_softmax(-1)[0]
     assert completion.token_ids.item() == exact.argmax()  # a nucleus of one
     assert completion.logprobs.item() == pytest.approx(exact.max().item(), abs=1e-5)
@@ -159,7 +159,7 @@ def test_temperature_zero_is_greedy(family: str):
     greedy = write(vlm, records, group=2, temperature=0)
     assert ids(greedy) == ids(write(vlm, records, group=2, temperature=0, seed=9, step=9))
     with torch.no_grad():
-        hidden, _ = vlm.prefill(vlm.embed(records, vlm.vision_features(records)))
+        hidden = vlm.encode(records).hidden
         exact = sampling_logits(vlm, hidden, 1.0).log_softmax(-1)
     for group, logprobs in zip(greedy, exact, strict=True):
         assert torch.equal(group[0].token_ids, group[1].token_ids)
@@ -178,7 +178,7 @@ def test_vision_tokens_are_never_written(family: str, temperature: float):
     plain = write(vlm, records, temperature=temperature)
     vlm.lm_head.register_forward_hook(lambda module, inputs, logits: logits.index_fill(-1, vlm.forbidden, 50.0))
     with torch.no_grad():
-        hidden, _ = vlm.prefill(vlm.embed(records, vlm.vision_features(records)))
+        hidden = vlm.encode(records).hidden
         assert torch.isin(vlm.lm_head(hidden).argmax(-1), vlm.forbidden).all()
     biased = write(vlm, records, temperature=temperature)
     assert ids(biased) == ids(plain)

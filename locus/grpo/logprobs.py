@@ -14,7 +14,7 @@ import torch
 from torch.nn.utils.rnn import pad_sequence
 from torch.utils.checkpoint import checkpoint
 
-from locus.models.vlm import VLM, VisionFeatures
+from locus.models.vlm import VLM, EncodedPrompts, VisionFeatures
 from locus.types import PromptRecord
 
 
@@ -59,8 +59,12 @@ class Scorer(Protocol):
         completions: CompletionBatch,
         temperature: float,
         features: Sequence[VisionFeatures] | None = None,
+        encoded: EncodedPrompts | None = None,
     ) -> TokenScores:
-        """features: of these prompts' images, where they are known already (frozen vision tower)."""
+        """features: of these prompts' images, where they are known already (frozen vision tower).
+
+        encoded: these prompts under ``policy``, where they are known already (on-policy update).
+        """
 
 
 def sampling_logits(policy: VLM, hidden: torch.Tensor, temperature: float) -> torch.Tensor:
@@ -85,7 +89,7 @@ def head_scores(
 
 @dataclass(frozen=True)
 class PackedScorer:
-    """The group forward: one packed row a prompt, logits only where completion tokens are predicted."""
+    """The group forward: one encoded prompt a group, logits only where completion tokens are predicted."""
 
     chunk: int = 8192
     """Positions that hold full-vocabulary logits at a time; chunks are recomputed in the backward pass."""
@@ -97,9 +101,10 @@ class PackedScorer:
         completions: CompletionBatch,
         temperature: float,
         features: Sequence[VisionFeatures] | None = None,
+        encoded: EncodedPrompts | None = None,
     ) -> TokenScores:
-        features = features if features is not None else policy.vision_features(prompts)
-        hidden = policy.completion_hidden(policy.embed(prompts, features), completions.token_ids)
+        encoded = policy.encode(prompts, features) if encoded is None else encoded
+        hidden = policy.completion_hidden(encoded, completions.token_ids)
         mask = completions.mask
         states, targets = hidden[mask], completions.token_ids[mask]  # [N, D], [N]: padding never meets the head
         parts = []
@@ -123,6 +128,7 @@ class SeparateScorer:
         completions: CompletionBatch,
         temperature: float,
         features: Sequence[VisionFeatures] | None = None,
+        encoded: EncodedPrompts | None = None,
     ) -> TokenScores:
         logprobs = torch.zeros(completions.mask.shape, device=policy.device)
         entropy = torch.zeros_like(logprobs)

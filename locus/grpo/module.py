@@ -4,7 +4,7 @@
 
 Departures from a textbook loop, all exact: prompt and pictures are encoded once per group (`models.vlm`), a frozen
 vision tower's features serve rollout, reference and policy, and with one update per rollout the old log-probs are the
-new ones, detached.
+new ones, detached, and the encoded prompts of the rollout serve the update.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from locus.grpo.logprobs import CompletionBatch, Scorer, TokenScores
 from locus.grpo.loss import Totals
 from locus.grpo.metrics import Phases, TokenSums, rollout_metrics
 from locus.models.reference import Reference
-from locus.models.vlm import VLM, VisionFeatures
+from locus.models.vlm import VLM, EncodedPrompts, VisionFeatures
 from locus.policy_module import PolicyModule, RunParts
 from locus.types import PromptRecord, RolloutGroup, Sampling
 
@@ -69,19 +69,33 @@ class GRPOModule(PolicyModule):
         phases, sums, step = Phases(self.device), TokenSums(), self.finished_steps
         rate = self.optimizers().param_groups[0]["lr"]
         with phases("rollout"):
-            groups = self.roll_out(prompts, self.sampling, self.algorithm.group_size, step)
+            encoded = self.encode_for_update(prompts)
+            groups = self.roll_out(prompts, self.sampling, self.algorithm.group_size, step, encoded)
             groups, zero_spread = self.refill(groups, step)
         with phases("reference"):
             scored = [self.with_advantages(group, features) for group, features in groups]
             scored = self.with_fixed_logprobs(scored)
         with phases("update"):
             for mini_batch in self.mini_batches(scored):
-                self.update(mini_batch, sums)
+                self.update(mini_batch, sums, encoded)
         self.finished_steps += 1
         metrics = rollout_metrics([entry.group for entry in scored]) | sums.means()
         metrics |= {"zero_spread_groups": zero_spread / len(prompts), "lr": rate}
         self.log_metrics({f"train/{name}": value for name, value in metrics.items()} | phases.costs())
         return {"groups": [(entry.group, entry.advantages) for entry in scored]}
+
+    def encode_for_update(self, prompts: list[PromptRecord]) -> EncodedPrompts | None:
+        """The prompts with their graph, for rollouts and update alike; None where the update cannot use them.
+
+        It can when one update sees all prompts in one micro-batch: then holding the graph during the rollout costs no
+        more memory than the update needs anyway.
+        """
+        tokens = self.algorithm.group_size * self.sampling.max_new_tokens
+        if self.algorithm.updates_per_rollout > 1 or self.algorithm.refill or self.policy.recomputes:
+            return None
+        if len(micro_batches(prompts, tokens, self.token_budget)) > 1:
+            return None
+        return self.policy.eval().encode(prompts)
 
     def refill(
         self, groups: list[tuple[RolloutGroup, VisionFeatures]], step: int
@@ -141,16 +155,19 @@ class GRPOModule(PolicyModule):
             for part in range(parts):
                 yield scored[count * part // parts : count * (part + 1) // parts]
 
-    def update(self, mini_batch: list[ScoredGroup], sums: TokenSums) -> None:
-        """One optimiser step: the gradients of all micro-batches add up to the mini-batch's."""
+    def update(self, mini_batch: list[ScoredGroup], sums: TokenSums, encoded: EncodedPrompts | None = None) -> None:
+        """One optimiser step: the gradients of all micro-batches add up to the mini-batch's.
+
+        encoded: the prompts of the whole mini-batch under the policy as it is now, see `encode_for_update`.
+        """
         lengths = [len(ids) for entry in mini_batch for ids in entry.token_ids]
         totals = Totals(sum(lengths), len(lengths), self.sampling.max_new_tokens)
         finite = True
         self.policy.train()
         self.optimizers().zero_grad()
-        for indices in self.micro_batches(mini_batch):
+        for indices in [range(len(mini_batch))] if encoded else self.micro_batches(mini_batch):
             batch = [mini_batch[i] for i in indices]
-            scores = self.score(self.policy, batch)
+            scores = self.score(self.policy, batch, encoded)
             terms = self.algorithm.loss(
                 scores.logprobs,
                 _stack([entry.old for entry in batch], scores)
@@ -168,12 +185,12 @@ class GRPOModule(PolicyModule):
             self.manual_backward(terms.loss)
         sums.add_update(self.apply_update(finite))
 
-    def score(self, policy: VLM, batch: list[ScoredGroup]) -> TokenScores:
+    def score(self, policy: VLM, batch: list[ScoredGroup], encoded: EncodedPrompts | None = None) -> TokenScores:
         """Log-probs of a micro-batch's completions under ``policy``."""
         completions = CompletionBatch.of([entry.token_ids for entry in batch], self.device)
         features = None if batch[0].features is None else [entry.features for entry in batch]
         prompts = [entry.group.prompt for entry in batch]
-        return self.scorer(policy, prompts, completions, self.sampling.temperature, features)
+        return self.scorer(policy, prompts, completions, self.sampling.temperature, features, encoded)
 
     def micro_batches(self, scored: Sequence[ScoredGroup]) -> list[list[int]]:
         """Indices of groups per micro-batch, by token budget."""

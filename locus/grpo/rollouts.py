@@ -15,7 +15,7 @@ import torch
 
 from locus.grpo.logprobs import sampling_logits
 from locus.models.group_attention import Decoding
-from locus.models.vlm import VLM, VisionFeatures
+from locus.models.vlm import VLM, EncodedPrompts
 from locus.types import Completion, PromptRecord, Sampling
 
 RETIRE_SHARE = 0.75
@@ -75,7 +75,7 @@ class _Rows:
 def sample_groups(
     policy: VLM,
     prompts: Sequence[PromptRecord],
-    features: Sequence[VisionFeatures],
+    encoded: EncodedPrompts,
     group: int,
     sampling: Sampling,
     seed: int,
@@ -86,7 +86,7 @@ def sample_groups(
     Args:
         policy: in evaluation mode.
         prompts: B prompts; the batch must fit in memory (see `batching.micro_batches`).
-        features: of their images.
+        encoded: the same prompts, after `VLM.encode`.
         seed, step: with the prompt's id they fix the random numbers.
 
     Returns:
@@ -104,10 +104,10 @@ def sample_groups(
     lengths = torch.zeros(size, group, dtype=torch.long, device=device)
     ends = torch.tensor(policy.end_token_ids, device=device)
 
-    embedded = policy.embed(prompts, features)
-    hidden, prefill = policy.prefill(embedded)
-    decoding, next_position = Decoding.start(prefill, group, length - 1), embedded.next_position
-    hidden = hidden[:, None].expand(-1, group, -1)  # [B, G, D]: the first token of all rows has one distribution
+    decoding, next_position = Decoding.start(encoded.prefill, group, length - 1), encoded.next_position
+    hidden = encoded.hidden[:, None].expand(
+        -1, group, -1
+    )  # [B, G, D]: the first token of all rows has one distribution
     every = torch.arange(group, device=device).expand(size, -1)
     rows = _Rows(torch.arange(size, device=device), every, torch.zeros_like(every, dtype=torch.bool))
     for t in range(length):

@@ -1,11 +1,11 @@
 """Attention of the group forward, given to transformers through its attention interface: nothing is patched.
 
 A plan says how keys are laid out and travels to every attention layer as the keyword ``group``. Without one the call
-is plain SDPA. Two plans:
+is plain SDPA. A row is [prompt | c1 | … | cG]; one plan computes its prompt, once, another its completions:
 
-- `PackedRow` scores completions: a row is [prompt | c1 | … | cG]. The prompt attends to itself once; a completion
-  attends to the prompt and to itself.
-- `Decoding` writes completions: the prompt's keys are kept once per prompt, never once per rollout.
+- `Prefill`: the prompt attends to itself; every layer's keys and values are kept, once per prompt.
+- `Continuation` scores written completions: each attends to the prompt and to itself.
+- `Decoding` writes completions, token by token.
 
 Shapes: B prompts, G rollouts per prompt, P prompt tokens (right-padded), T completion tokens, H heads, K key-value
 heads, D head width.
@@ -14,6 +14,7 @@ heads, D head width.
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import Any, Protocol
 
 import torch
@@ -35,63 +36,32 @@ class AttentionPlan(Protocol):
         """query [B, H, S, D], key and value [B, K, S, D] of the new tokens -> [B, H, S, D]."""
 
 
-@dataclass(frozen=True, eq=False)
-class PackedRow:
-    """[prompt | c1 | … | cG] in one row; completions padded to one length, prompts padded on the right."""
+@dataclass(eq=False)
+class Prefill:
+    """Prompts attend causally; every layer's keys and values are kept, with their graph if there is one."""
 
     prompt_mask: torch.Tensor
     """[B, P] bool, False at padding."""
-    group: int
-    length: int
-    """Completion tokens fed forward, per rollout."""
-
-    def attend(
-        self, layer: int, query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, scale: float
-    ) -> torch.Tensor:
-        size, width = self.prompt_mask.shape[0], self.prompt_mask.shape[1]
-        gqa = query.shape[1] != key.shape[1]
-        prompt = F.scaled_dot_product_attention(
-            query[:, :, :width], key[:, :, :width], value[:, :, :width], is_causal=True, scale=scale, enable_gqa=gqa
-        )
-        if self.length == 0:
-            return prompt
-
-        def own(states: torch.Tensor) -> torch.Tensor:
-            return rearrange(states[:, :, width:], "b h (g t) d -> (b g) h t d", g=self.group)
-
-        def with_prompt(states: torch.Tensor) -> torch.Tensor:
-            shared = repeat(states[:, :, :width], "b h p d -> (b g) h p d", g=self.group)
-            return torch.cat([shared, own(states)], dim=2)  # [B·G, K, P + T, D]
-
-        causal = torch.ones(self.length, self.length, dtype=torch.bool, device=query.device).tril()
-        mask = torch.cat(
-            [
-                repeat(self.prompt_mask, "b p -> (b g) 1 t p", g=self.group, t=self.length),
-                causal.expand(size * self.group, 1, -1, -1),
-            ],
-            dim=-1,
-        )
-        completion = F.scaled_dot_product_attention(
-            own(query), with_prompt(key), with_prompt(value), attn_mask=mask, scale=scale, enable_gqa=gqa
-        )
-        return torch.cat([prompt, rearrange(completion, "(b g) h t d -> b h (g t) d", g=self.group)], dim=2)
-
-
-@dataclass(eq=False)
-class Prefill:
-    """Prompts attend causally; every layer's keys and values are kept for `Decoding`."""
-
-    prompt_mask: torch.Tensor
-    """[B, P] bool."""
     keys: list[torch.Tensor] = field(default_factory=list)
     """One [B, K, P, D] a layer."""
     values: list[torch.Tensor] = field(default_factory=list)
 
+    @cached_property
+    def bias(self) -> torch.Tensor | None:
+        """[B, 1, 1, P] to add to attention scores: -inf at padding; None when no prompt is padded."""
+        if bool(self.prompt_mask.all()):
+            return None
+        zeros = torch.zeros(self.prompt_mask.shape, device=self.prompt_mask.device)
+        return zeros.masked_fill(~self.prompt_mask, float("-inf"))[:, None, None]
+
     def attend(
         self, layer: int, query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, scale: float
     ) -> torch.Tensor:
-        self.keys.append(key)
-        self.values.append(value)
+        # A product with a transposed view is slow on CPU, and every decoded token takes one.
+        key, value = key.contiguous(), value.contiguous()
+        if layer == len(self.keys):  # with gradient checkpointing a layer runs again in the backward pass
+            self.keys.append(key)
+            self.values.append(value)
         gqa = query.shape[1] != key.shape[1]
         return F.scaled_dot_product_attention(query, key, value, is_causal=True, scale=scale, enable_gqa=gqa)
 
@@ -100,6 +70,43 @@ class Prefill:
         return Prefill(
             self.prompt_mask[prompts], [key[prompts] for key in self.keys], [value[prompts] for value in self.values]
         )
+
+
+@dataclass(frozen=True, eq=False)
+class Continuation:
+    """G completions a prompt, [c1 | … | cG] in one row, padded to one length on the right."""
+
+    prefill: Prefill
+    group: int
+    length: int
+    """Completion tokens fed forward, per rollout."""
+
+    @cached_property
+    def mask(self) -> torch.Tensor:
+        """[B·G, 1, T, P + T] bool: the prompt without its padding, and what was written before."""
+        prompt = self.prefill.prompt_mask
+        seen = repeat(prompt, "b p -> (b g) 1 t p", g=self.group, t=self.length)
+        causal = torch.ones(self.length, self.length, dtype=torch.bool, device=prompt.device).tril()
+        return torch.cat([seen, causal.expand(len(seen), 1, -1, -1)], dim=-1)
+
+    def attend(
+        self, layer: int, query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, scale: float
+    ) -> torch.Tensor:
+        def rows(states: torch.Tensor) -> torch.Tensor:
+            return rearrange(states, "b h (g t) d -> (b g) h t d", g=self.group)
+
+        def after_prompt(shared: torch.Tensor, own: torch.Tensor) -> torch.Tensor:
+            return torch.cat([repeat(shared, "b h p d -> (b g) h p d", g=self.group), rows(own)], dim=2)
+
+        output = F.scaled_dot_product_attention(
+            rows(query),
+            after_prompt(self.prefill.keys[layer], key),  # [B·G, K, P + T, D]
+            after_prompt(self.prefill.values[layer], value),
+            attn_mask=self.mask,
+            scale=scale,
+            enable_gqa=query.shape[1] != key.shape[1],
+        )
+        return rearrange(output, "(b g) h t d -> b h (g t) d", g=self.group)
 
 
 @dataclass(eq=False)
@@ -126,22 +133,21 @@ class Decoding:
     def attend(
         self, layer: int, query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, scale: float
     ) -> torch.Tensor:
-        rows, kv_heads = query.shape[2], key.shape[1]
+        size, heads, rows, width = query.shape
         self.own_keys[layer, :, :, :, self.step] = key
         self.own_values[layer, :, :, :, self.step] = value
         keys = self.own_keys[layer, :, :, :, : self.step + 1]  # [B, K, A, t, D]
         values = self.own_values[layer, :, :, :, : self.step + 1]
-        query = rearrange(query, "b (k r) a d -> b k a r d", k=kv_heads)
-        repeats = query.shape[3]
 
+        query = rearrange(query * scale, "b (k r) a d -> b k a r d", k=key.shape[1])
         shared = query.flatten(2, 3) @ self.prefill.keys[layer].transpose(-1, -2)  # [B, K, A·r, P]
-        shared = shared.unflatten(2, (rows, repeats)).float() * scale
-        shared = shared.masked_fill(~self.prefill.prompt_mask[:, None, None, None], float("-inf"))
-        own = (query @ keys.transpose(-1, -2)).float() * scale  # [B, K, A, r, t]
-        weights = torch.cat([shared, own], dim=-1).softmax(dim=-1).to(query.dtype)
+        if self.prefill.bias is not None:
+            shared = shared + self.prefill.bias
+        own = query @ keys.transpose(-1, -2)  # [B, K, A, r, t]
+        scores = torch.cat([shared.unflatten(2, own.shape[2:4]), own], dim=-1)
+        weights = scores.softmax(dim=-1, dtype=torch.float32).to(query.dtype)
         from_prompt, from_own = weights.split([shared.shape[-1], own.shape[-1]], dim=-1)
-        output = (from_prompt.flatten(2, 3) @ self.prefill.values[layer]).unflatten(2, (rows, repeats))
-        output = output + from_own @ values
+        output = (from_prompt.flatten(2, 3) @ self.prefill.values[layer]).view_as(query) + from_own @ values
         return rearrange(output, "b k a r d -> b (k r) a d")
 
     def select(self, prompts: torch.Tensor, rows: torch.Tensor) -> Decoding:

@@ -18,7 +18,7 @@ from torch.nn.utils.rnn import pad_sequence
 from transformers import PreTrainedModel
 
 from locus.errors import LocusError
-from locus.models.group_attention import NAME, AttentionPlan, Decoding, PackedRow, Prefill
+from locus.models.group_attention import NAME, AttentionPlan, Continuation, Decoding, Prefill
 from locus.types import Frame, PromptRecord
 
 
@@ -33,25 +33,17 @@ class VisionFeatures:
 
 
 @dataclass(frozen=True, eq=False)
-class EmbeddedPrompts:
-    """Prompts as the language model takes them, padded on the right."""
+class EncodedPrompts:
+    """Prompts after one pass through the model: all that a completion needs to go on from them."""
 
-    embeddings: torch.Tensor
-    """[B, P, D]."""
-    positions: torch.Tensor
-    """[3, B, P] M-RoPE positions."""
-    mask: torch.Tensor
-    """[B, P] bool, False at padding."""
-    image_mask: torch.Tensor
-    """[B, P] bool, True at image tokens."""
-    deepstack: list[torch.Tensor] | None
+    features: list[VisionFeatures]
+    """Of each prompt's images."""
+    hidden: torch.Tensor
+    """[B, D] the state that predicts the first completion token."""
+    prefill: Prefill
+    """Every layer's keys and values."""
     next_position: torch.Tensor
-    """[B] the position of the first completion token."""
-
-    @property
-    def last(self) -> torch.Tensor:
-        """[B] index of each prompt's last token."""
-        return self.mask.sum(1) - 1
+    """[B] the M-RoPE position of the first completion token."""
 
 
 class VLM(nn.Module):
@@ -91,6 +83,11 @@ class VLM(nn.Module):
         """[D] -> [V]."""
         return self.model.lm_head
 
+    @property
+    def recomputes(self) -> bool:
+        """Whether activations are computed again in the backward pass (gradient checkpointing)."""
+        return any(getattr(part, "gradient_checkpointing", False) for part in self.model.modules())
+
     def vision_features(self, prompts: Sequence[PromptRecord]) -> list[VisionFeatures]:
         """Runs the vision tower once over all images of these prompts; without gradient when it is frozen."""
         pictured = [prompt for prompt in prompts if len(prompt.image_grid_thw)]
@@ -113,14 +110,41 @@ class VLM(nn.Module):
             features.append(VisionFeatures(torch.cat(output.pooler_output[images]), layers))
         return features
 
-    def embed(self, prompts: Sequence[PromptRecord], features: Sequence[VisionFeatures]) -> EmbeddedPrompts:
-        """Embeds prompts with their images' features at the image tokens' places."""
+    def encode(
+        self, prompts: Sequence[PromptRecord], features: Sequence[VisionFeatures] | None = None
+    ) -> EncodedPrompts:
+        """Runs B prompts through the model once; with gradient, what goes on from them is differentiable, too.
+
+        Args:
+            prompts: B prompts; their batch is padded on the right.
+            features: of their images, where they are known already.
+
+        Raises:
+            LocusError: features that do not fit a prompt's image tokens.
+        """
+        features = self.vision_features(prompts) if features is None else list(features)
         pad = self.model.config.get_text_config().pad_token_id or 0
         ids = pad_sequence([prompt.input_ids for prompt in prompts], True, pad).to(self.device)
         mask = pad_sequence([torch.ones_like(prompt.input_ids, dtype=torch.bool) for prompt in prompts], True, False)
-        image_mask = (ids == self.model.config.image_token_id) & mask.to(self.device)
-        embeddings = self.model.get_input_embeddings()(ids)
-        deepstack = None
+        mask = mask.to(self.device)
+        image_mask = (ids == self.model.config.image_token_id) & mask
+        embeddings, deepstack = self._with_images(prompts, self.model.get_input_embeddings()(ids), image_mask, features)
+        positions = [self._positions(prompt) for prompt in prompts]
+        next_position = torch.stack([position.max() + 1 for position in positions]).to(self.device)
+        padded = pad_sequence([position.T for position in positions], True, 0).permute(2, 0, 1).to(self.device)
+        plan = Prefill(mask)
+        hidden = self._language_model(embeddings, padded, plan, image_mask, deepstack)
+        last = hidden[torch.arange(len(hidden), device=self.device), mask.sum(1) - 1]
+        return EncodedPrompts(features, last, plan, next_position)
+
+    def _with_images(
+        self,
+        prompts: Sequence[PromptRecord],
+        embeddings: torch.Tensor,
+        image_mask: torch.Tensor,
+        features: list[VisionFeatures],
+    ) -> tuple[torch.Tensor, list[torch.Tensor] | None]:
+        """[B, P, D] embeddings with the images' features at the image tokens' places, and DeepStack's layers."""
         for prompt, tokens, feature in zip(prompts, image_mask.sum(1).tolist(), features, strict=True):
             if tokens != len(feature.embeddings):
                 count = len(feature.embeddings)
@@ -128,22 +152,12 @@ class VLM(nn.Module):
                     f"prompt {prompt.prompt_id} has {tokens} image tokens for {count} image features: "
                     "they are of another prompt, or its text was cut"
                 )
-        if image_mask.any():
-            images = torch.cat([feature.embeddings for feature in features]).to(embeddings.dtype)
-            embeddings = embeddings.masked_scatter(image_mask[..., None], images)
-            layers = [feature.deepstack for feature in features if feature.deepstack]
-            deepstack = [torch.cat(layer) for layer in zip(*layers, strict=True)] or None
-        positions = [self._positions(prompt) for prompt in prompts]
-        next_position = torch.stack([position.max() + 1 for position in positions])
-        padded = pad_sequence([position.T for position in positions], True, 0).permute(2, 0, 1)
-        return EmbeddedPrompts(
-            embeddings,
-            padded.to(self.device),
-            mask.to(self.device),
-            image_mask,
-            deepstack,
-            next_position.to(self.device),
-        )
+        if not image_mask.any():
+            return embeddings, None
+        images = torch.cat([feature.embeddings for feature in features]).to(embeddings.dtype)
+        layers = [feature.deepstack for feature in features if feature.deepstack]
+        deepstack = [torch.cat(layer) for layer in zip(*layers, strict=True)] or None
+        return embeddings.masked_scatter(image_mask[..., None], images), deepstack
 
     def _positions(self, prompt: PromptRecord) -> torch.Tensor:
         """[3, P] M-RoPE positions of one prompt, by the model's own rule."""
@@ -156,14 +170,6 @@ class VLM(nn.Module):
         )
         return positions[:, 0]
 
-    def prefill(self, prompts: EmbeddedPrompts) -> tuple[torch.Tensor, Prefill]:
-        """Encodes prompts once -> hidden states [B, D] that predict the first token, and every layer's keys."""
-        plan = Prefill(prompts.mask)
-        hidden = self._language_model(
-            prompts.embeddings, prompts.positions, plan, prompts.image_mask, prompts.deepstack
-        )
-        return hidden[torch.arange(len(hidden), device=self.device), prompts.last], plan
-
     def decode(self, token_ids: torch.Tensor, next_position: torch.Tensor, decoding: Decoding) -> torch.Tensor:
         """One token for each active row: ids [B, A], first completion position [B] -> hidden [B, A, D]."""
         positions = (next_position[:, None] + decoding.step).expand(token_ids.shape)
@@ -173,34 +179,26 @@ class VLM(nn.Module):
         decoding.step += 1
         return hidden
 
-    def completion_hidden(self, prompts: EmbeddedPrompts, token_ids: torch.Tensor) -> torch.Tensor:
-        """Hidden states that predict each completion token, prompts encoded once.
+    def completion_hidden(self, prompts: EncodedPrompts, token_ids: torch.Tensor) -> torch.Tensor:
+        """Hidden states that predict each completion token.
 
         Args:
-            prompts: B prompts.
+            prompts: B encoded prompts.
             token_ids: [B, G, T] completions, padded on the right with any valid id.
 
         Returns:
             [B, G, T, D]: the state at t predicts token t. The last token is predicted, not fed.
         """
-        size, group, length = token_ids.shape
-        fed = token_ids[:, :, :-1].reshape(size, -1)  # [B, G·(T-1)]
+        _, group, length = token_ids.shape
+        first = prompts.hidden[:, None, None].expand(-1, group, 1, -1)  # shared by the group
+        if length == 1:
+            return first
+        fed = token_ids[:, :, :-1].flatten(1)  # [B, G·(T-1)]
         steps = torch.arange(length - 1, device=self.device).repeat(group)
         positions = (prompts.next_position[:, None] + steps).expand(3, -1, -1)
-        plan = PackedRow(prompts.mask, group, length - 1)
-        image_mask = torch.cat([prompts.image_mask, torch.zeros_like(fed, dtype=torch.bool)], dim=1)
-        hidden = self._language_model(
-            torch.cat([prompts.embeddings, self.model.get_input_embeddings()(fed)], dim=1),
-            torch.cat([prompts.positions, positions], dim=2),
-            plan,
-            image_mask,
-            prompts.deepstack,
-        )
-        width = prompts.mask.shape[1]
-        first = hidden[torch.arange(size, device=self.device), prompts.last]  # [B, D], shared by the group
-        first = first[:, None, None].expand(-1, group, 1, -1)
-        rest = hidden[:, width:].unflatten(1, (group, length - 1))
-        return torch.cat([first, rest], dim=2)
+        plan = Continuation(prompts.prefill, group, length - 1)
+        hidden = self._language_model(self.model.get_input_embeddings()(fed), positions, plan)
+        return torch.cat([first, hidden.unflatten(1, (group, length - 1))], dim=2)
 
     def _language_model(
         self,
