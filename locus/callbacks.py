@@ -160,6 +160,12 @@ class RunCheckpoint(Checkpoint):
         if trainer.state.fn == TrainerFn.FITTING:
             self.save(trainer, module.finished_steps)
 
+    def on_train_end(self, trainer: Trainer, module: LightningModule) -> None:
+        """Saves the last step of a run that ended early."""
+        if trainer.should_stop and not checkpoint_path(self.folder, module.finished_steps).exists():
+            self.last = module.finished_steps
+            self.save(trainer, module.finished_steps)
+
     def on_load_checkpoint(self, trainer: Trainer, module: LightningModule, checkpoint: dict[str, Any]) -> None:
         """Leaves it to the sampler whether there is a next step: the run may have more steps than it had."""
         checkpoint["loops"]["fit_loop"]["epoch_loop.batch_progress"]["is_last_batch"] = False

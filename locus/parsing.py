@@ -36,7 +36,7 @@ def parse_answer(text: str | bytes, opened: str = "", finished: bool = True) -> 
     if isinstance(text, bytes):
         text = text.decode("utf-8", errors="replace")
     text = opened + text
-    answer = _last_answer(text)
+    answer = answer_block(text)
     if answer is None:
         return ParsedAnswer(Status.NO_ANSWER_TAG if finished else Status.TRUNCATED, None, False)
     match = _BOX.search(answer) or _CORNERS.search(answer)
@@ -48,8 +48,8 @@ def parse_answer(text: str | bytes, opened: str = "", finished: bool = True) -> 
     return ParsedAnswer(Status.OK, xyxy, _has_structure(text) and _BOX.fullmatch(answer.strip()) is not None)
 
 
-def _last_answer(text: str) -> str | None:
-    """Content of the last closed answer block, by plain search: no regular expression runs over long text."""
+def answer_block(text: str) -> str | None:
+    """Content of the last closed answer block, or None; by plain search: no regular expression runs over long text."""
     end = text.rfind("</answer>")
     start = text.rfind("<answer>", 0, end) if end >= 0 else -1
     return text[start + len("<answer>") : end] if start >= 0 else None

@@ -41,5 +41,10 @@ def box_text(box: Box, digits: int = 0) -> str:
 
 def answer_text(box: Box, thought: str = "", digits: int = 0, opened: str = "") -> str:
     """A well-formed completion for ``box`` that continues what the template opened."""
-    text = f"<think>{thought}</think><answer>{box_text(box, digits)}</answer>"
+    return completion_text(box_text(box, digits), thought, opened)
+
+
+def completion_text(answer: str, thought: str = "", opened: str = "") -> str:
+    """A well-formed completion that continues what the template opened."""
+    text = f"<think>{thought}</think><answer>{answer}</answer>"
     return text.removeprefix("<think>") if "<think>" in opened else text

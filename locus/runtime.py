@@ -9,6 +9,7 @@ import functools
 import logging
 import os
 import platform
+import shutil
 import subprocess
 import sys
 import time
@@ -60,25 +61,43 @@ def open_run(cfg: DictConfig) -> tuple[DictConfig, RunFolder]:
     """
     if OmegaConf.is_missing(cfg, "resume"):
         folder = RunFolder(Path(HydraConfig.get().runtime.output_dir))
+        held = [name for name in ("checkpoints", "metrics.csv", "policy") if (folder.path / name).exists()]
+        if held:
+            raise LocusError(
+                f"{folder.path} already holds a run ({', '.join(held)}): resume={folder.path}, or give another folder"
+            )
     else:
         path = Path(cfg.resume)
         if not (path / "config.yaml").is_file():  # Hydra has made the folder by now
-            raise LocusError(f"resume={path}: not the folder of a run, which holds config.yaml and checkpoints")
+            _remove_new_folder(path)
+            raise LocusError(f"resume={path}: no folder of a run; give one that holds config.yaml and checkpoints")
         folder = RunFolder(path, *latest_checkpoint(path))
         cfg = _resumed(path, [text for text in HydraConfig.get().overrides.task if not text.startswith("resume=")])
     resolved = cfg.copy()
     OmegaConf.resolve(resolved)
+    (folder.path / "summary.json").unlink(missing_ok=True)  # of an earlier end
     write_text(folder.path / "config.yaml", OmegaConf.to_yaml(resolved))
     return cfg, folder
 
 
+def _remove_new_folder(resumed: Path) -> None:
+    """Removes what Hydra made for this very call below a mistyped ``resume=``."""
+    shutil.rmtree(HydraConfig.get().runtime.output_dir, ignore_errors=True)
+    with contextlib.suppress(OSError):  # it holds something else
+        resumed.rmdir()
+
+
 def _resumed(folder: Path, changes: list[str]) -> DictConfig:
     """The configuration of an earlier run with dotted overrides, which stay for the next resume."""
-    whole = [text for text in changes if "." not in text.split("=")[0] or text[0] in "+~"]
-    if whole:
-        raise LocusError(f"resume={folder}: {' '.join(whole)} would change the run; only dotted keys may be overridden")
     path = folder / ".hydra" / "config.yaml"
     try:
+        choices = OmegaConf.load(folder / ".hydra" / "hydra.yaml").hydra.runtime.choices
+        same = {f"{group}={choice}" for group, choice in choices.items()}  # they open the keys of their groups
+        changes = [text for text in changes if text not in same]
+        whole = [text for text in changes if "." not in text.split("=")[0] or text[0] in "+~"]
+        if whole:
+            refused = f"{' '.join(whole)} would change the run; only dotted keys may be overridden"
+            raise LocusError(f"resume={folder}: {refused}")
         earlier = OmegaConf.load(path)
         if not earlier:
             raise ValueError("it is empty")
@@ -122,6 +141,7 @@ def entry_point(main: Callable[[DictConfig], Any]) -> Callable[[DictConfig], Any
         except Exception as error:
             message = _in_words(error)
             if message is None:
+                _record_end(cfg, "crashed", f"{type(error).__name__}: {error}")
                 raise
             _give_up(cfg, "failed", message, 2)
 
@@ -130,23 +150,27 @@ def entry_point(main: Callable[[DictConfig], Any]) -> Callable[[DictConfig], Any
 
 def _in_words(error: BaseException) -> str | None:
     """What a user can mend, in one line; None for a defect of the program."""
-    cause: BaseException | None = error
-    while cause is not None:
+    causes = [error]
+    while causes[-1].__cause__ is not None:
+        causes.append(causes[-1].__cause__)
+    for cause in causes:
         if isinstance(cause, LocusError):
             return str(cause)
         if getattr(cause, "errno", None) in NO_SPACE or "No space left on device" in str(cause):
             return f"no space left on the disk ({cause}): free some, then resume"
-        if isinstance(cause, (InstantiationException, MisconfigurationException)):
-            return str(cause)
-        cause = cause.__cause__
-    return None
+    settings = (cause for cause in causes if isinstance(cause, (InstantiationException, MisconfigurationException)))
+    return next(map(str, settings), None)
 
 
-def _give_up(cfg: DictConfig, status: str, message: str, code: int) -> NoReturn:
+def _record_end(cfg: DictConfig, status: str, message: str) -> None:
     folder = run_folder(cfg)
     if (folder / "config.yaml").exists():
         with contextlib.suppress(OSError):  # the disk may be what is full
             write_json(folder / "summary.json", {"status": status, "message": message})
+
+
+def _give_up(cfg: DictConfig, status: str, message: str, code: int) -> NoReturn:
+    _record_end(cfg, status, message)
     print(f"locus: {' '.join(message.split())}", file=sys.stderr, flush=True)
     sys.exit(code)
 
@@ -193,6 +217,12 @@ def wandb_logger(folder: RunFolder, project: str) -> Logger:
         resume="allow" if online and folder.checkpoint else None,
         settings=settings,
     )
+
+
+def close_loggers() -> None:
+    """Ends the W&B run, so that the next job of a sweep gets one of its own."""
+    if wandb.run is not None:
+        wandb.finish(quiet=True)
 
 
 def quiet_lightning() -> None:

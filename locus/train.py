@@ -9,13 +9,15 @@ import hydra
 from hydra.utils import instantiate
 from lightning import Trainer, seed_everything
 from lightning.pytorch.callbacks import EarlyStopping
-from omegaconf import DictConfig
+from omegaconf import DictConfig, OmegaConf
 
+from locus.analysis.comparison import as_text, compare
+from locus.analysis.run_report import run_tables, write_run_report
 from locus.analysis.training import final_validation, phase_seconds, read_metrics, save_curve, validation_table
 from locus.boxes import parse_frame
 from locus.callbacks import RolloutTable, RunCheckpoint, TableCallback, ValidationTable
 from locus.data.audits import audited_corpus
-from locus.data.collate import CueCollator
+from locus.data.collate import CueCollator, QuestionCollator
 from locus.data.corpus import Corpus
 from locus.data.datamodule import CueDataModule
 from locus.errors import LocusError
@@ -23,24 +25,51 @@ from locus.grpo.preflight import preflight
 from locus.models.backbone import Backbone
 from locus.policy_module import PolicyModule, RunParts
 from locus.run_files import AtomicCheckpointIO
-from locus.runtime import RunFolder, differences, entry_point, finish_record, open_run, quiet_lightning, start_record
+from locus.runtime import (
+    RunFolder,
+    close_loggers,
+    differences,
+    entry_point,
+    finish_record,
+    open_run,
+    quiet_lightning,
+    start_record,
+)
 
 log = logging.getLogger("locus")
 
 
-def check_sizes(cfg: DictConfig) -> None:
-    """Raises LocusError for a size of the run that is no positive integer."""
-    counts = "steps", "prompts_per_step", "validation_batch", "validate_every", "checkpoint_every", "keep_checkpoints"
-    for name in counts:
-        if not isinstance(cfg.trainer[name], int) or cfg.trainer[name] < 1:
-            raise LocusError(f"trainer.{name}={cfg.trainer[name]}: give a whole number from 1 on")
+WHOLE_NUMBERS = (
+    *(f"trainer.{name}" for name in ("steps", "prompts_per_step", "validation_batch", "validate_every")),
+    *("trainer.checkpoint_every", "trainer.keep_checkpoints", "preflight_prompts", "rollout.token_budget"),
+    *("data.train_examples", "data.validation_examples"),
+    *("rollout.sampling.max_new_tokens", "rollout.validation.max_new_tokens", "algorithm.mini_batches"),
+)
+"""Keys that are counts."""
+
+
+def check_settings(cfg: DictConfig) -> None:
+    """Raises LocusError for a setting that would fail, or mislead, only later in the run."""
+    for key in WHOLE_NUMBERS:
+        value = OmegaConf.select(cfg, key)
+        if not isinstance(value, int) or value < 1:
+            raise LocusError(f"{key}={value}: give a whole number from 1 on")
     if not isinstance(cfg.seed, int):
         raise LocusError(f"seed={cfg.seed}: give a whole number")
-    for name, sampling in cfg.rollout.items():
-        if name == "token_budget":
-            continue
-        if sampling.max_new_tokens < 1 or sampling.temperature < 0 or not 0 < sampling.top_p <= 1:
-            raise LocusError(f"rollout.{name}={sampling}: max_new_tokens from 1, temperature from 0, top_p in (0, 1]")
+    for name in ("sampling", "validation"):
+        sampling = cfg.rollout[name]
+        if sampling.temperature < 0 or not 0 < sampling.top_p <= 1:
+            raise LocusError(f"rollout.{name}={sampling}: temperature from 0, top_p in (0, 1]")
+    if cfg.algorithm.mini_batches > cfg.trainer.prompts_per_step:
+        raise LocusError(
+            f"algorithm.mini_batches={cfg.algorithm.mini_batches} of {cfg.trainer.prompts_per_step} prompts a step: "
+            "lower it, or raise trainer.prompts_per_step"
+        )
+    if str(cfg.trainer.precision).startswith("16"):
+        raise LocusError(
+            f"trainer.precision={cfg.trainer.precision}: float16 needs a loss scale, which gradient clipping here does "
+            "not undo; use 32-true or bf16-mixed"
+        )
 
 
 def build_data(cfg: DictConfig, backbone: Backbone, start_step: int) -> CueDataModule:
@@ -52,6 +81,10 @@ def build_data(cfg: DictConfig, backbone: Backbone, start_step: int) -> CueDataM
         strategy = instantiate(cfg.crop, _convert_="all")
         sizes = cfg.data.train_examples, cfg.data.validation_examples
         corpus = audited_corpus(source, strategy, *sizes, cfg.seed, **cfg.audit)
+    if not corpus.validation:
+        raise LocusError(
+            f"corpus={cfg.corpus}: no validation examples; prepare it with some (data.validation_examples)"
+        )
     collator = CueCollator(backbone.processor(), parse_frame(backbone.frame), instantiate(cfg.pixels))
     return CueDataModule(
         corpus,
@@ -132,6 +165,7 @@ def fit(cfg: DictConfig, run: RunFolder, module: PolicyModule, data: CueDataModu
         for callback in trainer.callbacks:
             if isinstance(callback, TableCallback):
                 callback.table.close()
+        close_loggers()
 
 
 def facts_of(cfg: DictConfig, module: PolicyModule, data: CueDataModule) -> dict[str, Any]:
@@ -153,11 +187,26 @@ def export(run: RunFolder, module: PolicyModule, data: CueDataModule) -> None:
     data.collator.processor.save_pretrained(run.path / "policy")
 
 
+def report(cfg: DictConfig, run: RunFolder, backbone: Backbone, module: PolicyModule, data: CueDataModule) -> None:
+    """Base against trained policy: tables in the terminal, ``questions.parquet`` and ``report.html``."""
+    suite, comparison = instantiate(cfg.evaluation, _convert_="all"), None
+    if suite.benchmarks:
+        collator = QuestionCollator(data.collator.processor, data.collator.pixels)
+        comparison = compare(backbone.load().to(module.policy.device), module.policy, suite, collator)
+        comparison.save(run.path)
+    tables = run_tables(run.path, comparison)
+    for name, table in tables.items():
+        log.info("%s, before and after:\n%s", name, as_text(table))
+    places = {example.example_id: index for index, example in enumerate(data.validation.examples)}
+    page = write_run_report(run.path, tables, lambda name: data.validation[places[name]], f"locus: {cfg.name}")
+    log.info("report: %s", page)
+
+
 def train(cfg: DictConfig) -> tuple[dict[str, float], dict[str, Any]]:
     """Runs a training from its configuration; returns the final validation metrics and the objects made."""
     quiet_lightning()
     cfg, run = open_run(cfg)
-    check_sizes(cfg)
+    check_settings(cfg)
     seed_everything(cfg.seed, verbose=False)
     backbone = instantiate(cfg.backbone)
     data = build_data(cfg, backbone, run.last_step)
@@ -169,12 +218,15 @@ def train(cfg: DictConfig) -> tuple[dict[str, float], dict[str, Any]]:
         trainer = build_trainer(cfg, run)
     except ValueError as error:
         raise LocusError(f"trainer: {error}") from error
+    if run.last_step >= cfg.trainer.steps:
+        log.info("the run is at step %d of %d already: raise trainer.steps to go on", run.last_step, cfg.trainer.steps)
     record = start_record(run, facts_of(cfg, module, data))
     fit(cfg, run, module, data, trainer)
     export(run, module, data)
     metrics = read_metrics(run.path)
     save_curve(metrics, run.path / "figures" / "curve.png")
     final = final_validation(metrics)
+    report(cfg, run, backbone, module, data)
     finish_record(run, record, phase_seconds(metrics), final)
     log.info("validation:\n%s", validation_table(metrics))
     log.info("run folder: %s", run.path)

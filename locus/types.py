@@ -57,7 +57,7 @@ class ImageTable:
     image_id: tuple[str, ...]
     """[M] unique ids; the train/validation split is by them."""
     path: tuple[str, ...]
-    """[M] what the source's ``open`` takes: a file path, or ``scene://<index>``."""
+    """[M] what the source's ``open`` takes: a file path, or ``scene://<family>/<index>``."""
     width: np.ndarray
     """[M] int64, pixels on disk."""
     height: np.ndarray
@@ -136,6 +136,33 @@ class PromptRecord:
     @property
     def length(self) -> int:
         return int(self.input_ids.shape[0])
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class QuestionPrompt:
+    """A prompt with one image and a question, or with the image alone, whose questions follow as completions."""
+
+    prompt_id: str
+    input_ids: torch.Tensor
+    """[P] int64, unpadded, image placeholders expanded."""
+    mm_token_type_ids: torch.Tensor
+    """[P] int64: 0 text, 1 image."""
+    pixel_values: torch.Tensor
+    """[patches, patch values] float32."""
+    image_grid_thw: torch.Tensor
+    """[1, 3] int64."""
+    processed_size: tuple[float, float]
+    """Width and height of the image as the vision tower sees it."""
+    opened: str = ""
+    """What the chat template already opened for the completion."""
+
+    @property
+    def length(self) -> int:
+        return int(self.input_ids.shape[0])
+
+
+Prompt = PromptRecord | QuestionPrompt
+"""What a model can encode."""
 
 
 class Status(StrEnum):

@@ -31,6 +31,7 @@ from runs import (
     resume,
     same_weights,
     spawn,
+    succeeded,
     train,
     warm_policy,
     warm_run,
@@ -311,6 +312,24 @@ def test_an_override_is_obeyed_or_refused(folder, change):
         assert yaml.safe_load((folder / "config.yaml").read_text())["trainer"]["steps"] == STEPS + 1
     else:
         refused(ended, change)
+
+
+def test_a_group_that_the_run_has_may_be_named_again(folder):
+    """The only way to reach a key of a group that is not the default one, such as a data folder that has moved."""
+    succeeded(resume(folder, "method=grpo", f"trainer.steps={STEPS}"))
+
+
+def test_a_mistyped_folder_is_not_made(tmp_path):
+    """Hydra makes its output folder before anything can be checked: the typo would look like a run from then on."""
+    refused(resume(tmp_path / "nowhere"), "no folder of a run")
+    assert not (tmp_path / "nowhere").exists()
+
+
+def test_a_new_run_does_not_write_into_an_old_ones_folder(unbroken):
+    """Doubled validation rows, and a resume from the old run's checkpoint under the new configuration."""
+    before = (unbroken / "config.yaml").read_bytes()
+    refused(train(unbroken, *settings()), "already holds a run", "resume=")
+    assert (unbroken / "config.yaml").read_bytes() == before
 
 
 def test_the_configuration_survives_a_kill(folder, unbroken):

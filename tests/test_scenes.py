@@ -52,11 +52,11 @@ def test_another_process_makes_the_same_scenes_and_bytes():
     code = (
         "import hashlib; from locus.data.scenes import SceneSource\n"
         f"s = SceneSource(**{ARGUMENTS!r})\n"
-        "print(s.scene(7)); print(hashlib.sha256(s.open('scene://7').tobytes()).hexdigest())"
+        "print(s.scene(7)); print(hashlib.sha256(s.open(s.table().path[7]).tobytes()).hexdigest())"
     )
     other = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.split("\n")
     assert other[0] == str(source().scene(7))
-    assert other[1] == hashlib.sha256(source().open("scene://7").tobytes()).hexdigest()
+    assert other[1] == hashlib.sha256(source().open(source().table().path[7]).tobytes()).hexdigest()
 
 
 def test_a_scene_does_not_depend_on_the_others():
@@ -64,7 +64,7 @@ def test_a_scene_does_not_depend_on_the_others():
     one = source()
     backwards = [one.scene(index) for index in (9, 4, 0)]
     assert backwards == [source(count=1000).scene(index) for index in (9, 4, 0)]
-    assert one.open("scene://4").tobytes() == one.open("scene://4").tobytes()
+    assert one.open(one.table().path[4]).tobytes() == one.open(one.table().path[4]).tobytes()
 
 
 def test_seed_and_index_change_the_objects_and_the_background():
@@ -231,7 +231,7 @@ def test_sides_are_log_uniform():
 def test_any_resolution(width, height):
     """Bug: width and height swapped anywhere, or a canvas size that only works when it divides something."""
     one = source(count=1, width=width, height=height, objects=(3, 3), object_side=(8, 20))
-    assert one.open("scene://0").size == (width, height)
+    assert one.open(one.table().path[0]).size == (width, height)
     table = one.table()
     assert (table.width[0], table.height[0]) == (width, height)
     assert (table.boxes[:, 2] <= width).all() and (table.boxes[:, 3] <= height).all()
@@ -287,22 +287,32 @@ def test_table_lists_what_the_scenes_hold():
     one = source(count=5)
     table = one.table()
     assert table.image_id == tuple(f"scene-3-{index}" for index in range(5))
-    assert table.path == tuple(f"scene://{index}" for index in range(5))
+    assert table.path == tuple(f"scene://{one.family}/{index}" for index in range(5))
     assert table.boxes.dtype == np.float64 and table.box_image.dtype == np.int64
     for index in range(5):
         rows = np.flatnonzero(table.box_image == index)
         objects = one.scene(index).objects
         assert [tuple(box) for box in table.boxes[rows]] == [item.box.xyxy for item in objects]
         assert [table.labels[row] for row in rows] == [f"{o.pattern} {o.colour} {o.shape}" for o in objects]
-    image = one.open("scene://2")
+    image = one.open(one.table().path[2])
     assert image.mode == "RGB" and image.tobytes() == render(one.scene(2)).tobytes()
 
 
-@pytest.mark.parametrize("path", ["scene://5", "scene://-1", "scene://", "scene://x", "5", "train/5.jpg"])
+@pytest.mark.parametrize("path", ["{}5", "{}-1", "scene://", "{}x", "5", "train/5.jpg", "scene://0", "scene://0/0"])
 def test_a_path_of_another_source_is_refused(path):
     """Bug: a corpus of other data silently opened as scenes, or an IndexError deep in a worker."""
-    with pytest.raises(LocusError, match="data.source.count"):
-        source(count=5).open(path)
+    one = source(count=5)
+    with pytest.raises(LocusError, match="data.source"):
+        one.open(path.format(f"scene://{one.family}/"))
+
+
+@pytest.mark.parametrize("change", [{"seed": 4}, {"clutter": 0.1}, {"objects": (2, 5)}])
+def test_scenes_of_other_arguments_are_refused(change):
+    """Bug: a corpus of seed 1 opened with seed 2: its boxes on other scenes' pictures, and nothing said."""
+    path = source(count=5).table().path[0]
+    assert source(count=9).open(path)  # more of the same are fine
+    with pytest.raises(LocusError, match="that the corpus was made with"):
+        source(count=5, **change).open(path)
 
 
 @pytest.mark.parametrize(

@@ -107,6 +107,14 @@ def test_the_last_run_is_what_it_would_be_alone(tmp_path, runs, small):
     assert list(differences(tmp_path, runs["easyr1", 2])) == []
 
 
+def test_each_run_has_a_wandb_run_of_its_own(tmp_path, small):
+    """One process runs the jobs one after the other: an open W&B run takes the metrics of all that follow."""
+    succeeded(command("train", "-m", "seed=1,2", *small, "logger=default", f"hydra.sweep.dir={tmp_path / 'sweep'}"))
+    for folder in (path for path in (tmp_path / "sweep").iterdir() if path.is_dir()):
+        (logged,) = (folder / "wandb").glob("offline-run-*")
+        assert logged.name.endswith((folder / "wandb_id.txt").read_text())
+
+
 def test_a_sweep_over_files_stays_in_its_folder(tmp_path):
     """A path among the overrides that becomes a path of the run folder, or a name too long for the file system."""
     box = {"image": "0.png", "box": [0, 0, 20, 20]}

@@ -235,7 +235,7 @@ def test_folders_without_images(tmp_path, attempt):
 def test_too_few_images_for_a_validation(tmp_path, coco, attempt):
     """One image cannot be in both sets."""
     coco.content["images"], coco.content["annotations"] = coco.content["images"][:1], coco.content["annotations"][:1]
-    refused(attempt(*coco.write()), "data.validation_examples=0")
+    refused(attempt(*coco.write()), "without a common image", "more images")
 
 
 def test_a_corpus_that_is_none(tmp_path, scenes):
@@ -276,7 +276,13 @@ OUT_OF_RANGE = {
     "trainer.validation_batch=0": "validation_batch",
     "trainer.accelerator=abacus": "abacus",
     "trainer.precision=7": "precision",
+    "trainer.precision=16-mixed": "bf16-mixed",
     "rollout.sampling.max_new_tokens=0": "max_new_tokens",
+    "rollout.sampling.max_new_tokens=many": "rollout.sampling.max_new_tokens",
+    "rollout.token_budget=many": "rollout.token_budget",
+    "data.train_examples=many": "data.train_examples",
+    "data.validation_examples=0": "data.validation_examples",
+    "algorithm.mini_batches=9": "trainer.prompts_per_step",
     "rollout.sampling.temperature=-1": "temperature",
     "rollout.sampling.top_p=0": "top_p",
     "optimizer.make.lr=fast": "optimizer",
@@ -284,7 +290,7 @@ OUT_OF_RANGE = {
     "pixels.max_pixels=0": "max_pixels",
     "seed=one": "seed",
     "algorithm.loss.average.path=locus.grpo.loss.nothing": "locus.grpo.loss.nothing",
-    "preflight_prompts=0": "pre-flight",
+    "preflight_prompts=0": "preflight_prompts",
     "data.source.width=0": "width",
 }
 """Override -> a word that the message must have."""
@@ -318,6 +324,12 @@ def test_overrides_that_do_not_exist_are_hydras_to_refuse(tmp_path, scenes, over
     assert ended.status not in (0, None) and "Traceback" not in ended.stderr
     assert override.partition("=")[0].rpartition(".")[2] in ended.stderr
     assert not (tmp_path / "run" / "metrics.csv").exists()
+
+
+def test_a_corpus_of_other_scenes(tmp_path, scenes):
+    """Another seed's scenes under a corpus's boxes: the pre-flight earns 1, and every cue shows clutter."""
+    prepared(tmp_path, [text for text in SMALLEST if text.startswith(("data", "crop"))])
+    refused(scenes(f"corpus={tmp_path / 'corpus'}", "seed=2"), "scene://", "that the corpus was made with")
 
 
 # --- Resume ---------------------------------------------------------------------------------------------------

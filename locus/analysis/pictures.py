@@ -2,23 +2,55 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from PIL import Image, ImageDraw
 
+from locus.boxes import box_iou
 from locus.types import Box, CuePixels, RolloutGroup
 
-TRUE, PREDICTED, INK = (0, 158, 115), (213, 94, 0), (32, 32, 32)  # told apart by colour-blind eyes, too
+Colour = tuple[int, int, int]
+# Told apart by colour-blind eyes, too.
+TRUE, PREDICTED, BASE, INK = (
+    (0, 158, 115),
+    (213, 94, 0),
+    (0, 114, 178),
+    (32, 32, 32),
+)
 SHORT_SIDE, CUE_WIDTH, MARGIN = 448, 192, 12
 
 
 def rollout_picture(pixels: CuePixels, group: RolloutGroup) -> Image.Image:
     """The full image with the true box and the rollouts' boxes, the cue, and the best reward in words."""
+    best = max(group.rollouts, key=lambda rollout: rollout.reward.total)
+    boxes = [(group.prompt.target, TRUE), *((rollout.box, PREDICTED) for rollout in group.rollouts)]
+    words = [
+        ("true box", TRUE),
+        ("predicted box" if best.box is not None else f"no box: {best.answer.status}", PREDICTED),
+        (f"IoU {best.reward.iou:.2f}  reward {best.reward.total:.2f}", INK),
+    ]
+    return cue_picture(pixels, boxes, words)
+
+
+def comparison_picture(pixels: CuePixels, base: Box | None, trained: Box | None) -> Image.Image:
+    """The full image with the true box, the base's and the trained policy's, and the cue."""
+    target = pixels.example.target
+    words = [("true box", TRUE)]
+    for name, box, colour in (("base", base, BASE), ("trained", trained, PREDICTED)):
+        words.append((f"{name}: no box" if box is None else f"{name}: IoU {box_iou(box, target):.2f}", colour))
+    return cue_picture(pixels, [(target, TRUE), (base, BASE), (trained, PREDICTED)], words)
+
+
+def cue_picture(
+    pixels: CuePixels, boxes: Sequence[tuple[Box | None, Colour]], words: Sequence[tuple[str, Colour]]
+) -> Image.Image:
+    """The full image with boxes (file frame), the cue beside it, and lines of text below the cue."""
     scale = SHORT_SIDE / min(pixels.image.size)
     image = pixels.image.resize((round(pixels.image.width * scale), round(pixels.image.height * scale)))
     draw = ImageDraw.Draw(image)
-    _outline(draw, group.prompt.target, scale, TRUE)
-    for rollout in group.rollouts:
-        if rollout.box is not None:
-            _outline(draw, rollout.box, scale, PREDICTED)
+    for box, colour in boxes:
+        if box is not None:
+            _outline(draw, box, scale, colour)
 
     sheet = Image.new("RGB", (image.width + CUE_WIDTH + 3 * MARGIN, image.height + 2 * MARGIN), "white")
     sheet.paste(image, (MARGIN, MARGIN))
@@ -26,16 +58,10 @@ def rollout_picture(pixels: CuePixels, group: RolloutGroup) -> Image.Image:
     ratio = min(CUE_WIDTH / pixels.cue.width, image.height / 2 / pixels.cue.height)
     cue = pixels.cue.resize((max(1, round(pixels.cue.width * ratio)), max(1, round(pixels.cue.height * ratio))))
     sheet.paste(cue, (left, MARGIN))
-    best = max(group.rollouts, key=lambda rollout: rollout.reward.total)
-    words = [
-        (f"cue: {pixels.example.bin}, {100 * pixels.example.area_ratio:.2f} % of the image", INK),
-        ("true box", TRUE),
-        ("predicted box" if best.box is not None else f"no box: {best.answer.status}", PREDICTED),
-        (f"IoU {best.reward.iou:.2f}  reward {best.reward.total:.2f}", INK),
-    ]
+    size = f"cue: {pixels.example.bin}, {100 * pixels.example.area_ratio:.2f} % of the image"
     writer = ImageDraw.Draw(sheet)
-    for row, (text, colour) in enumerate(words):
-        writer.text((left, MARGIN + cue.height + 10 + 18 * row), text, fill=colour, font_size=13)
+    for line, (text, colour) in enumerate([(size, INK), *words]):
+        writer.text((left, MARGIN + cue.height + 10 + 18 * line), text, fill=colour, font_size=13)
     return sheet
 
 

@@ -67,6 +67,9 @@ def save_curve(metrics: pd.DataFrame, path: Path) -> None:
             upper.plot(rows["step"], rows[name], linewidth=1, label=f"train {label}")
     validations = validation_rows(metrics)
     upper.plot(validations["step"], validations["mean IoU"], "o-", color="black", label="validation mean IoU")
+    upper.set_ylim(bottom=0)
+    if "train/reward" in metrics:
+        upper.set_ylim(0, 1)
     upper.set_ylabel("per rollout")
     upper.legend(fontsize="small")
     if "train/kl" in metrics:

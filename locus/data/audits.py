@@ -5,6 +5,7 @@ Each audit is a function that returns what it found; `audited_corpus` builds a c
 
 from __future__ import annotations
 
+import logging
 import os
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -21,6 +22,8 @@ from locus.data.crop_sampling import CropStrategy, pairs_within_images
 from locus.data.sources import LISTED, ImageFiles, ImageSource, drop_images, keep_boxes
 from locus.errors import LocusError
 from locus.types import CueExample, ImageTable
+
+log = logging.getLogger("locus")
 
 CUE_SIDE = 12
 """The ambiguity audit reduces an image until the crop's short side has this many pixels, at least."""
@@ -61,6 +64,11 @@ def audited_corpus(
     duplicate = duplicate_boxes(table, duplicate_iou)
     table = keep_boxes(table, ~duplicate)
     audits["duplicate_boxes"] = {"dropped": int(duplicate.sum()), "least_iou": duplicate_iou}
+    if isinstance(source, ImageFiles):
+        audits["source"] = source.audit
+        dropped = {name: count for name, count in source.audit.items() if isinstance(count, int) and count}
+        if dropped:
+            log.warning("left out: %s", ", ".join(f"{name} {count}" for name, count in dropped.items()))
     build = partial(
         build_corpus,
         strategy=strategy,
@@ -68,11 +76,11 @@ def audited_corpus(
         validation_examples=validation_examples,
         seed=seed,
     )
-    if isinstance(source, ImageFiles):
-        audits["source"] = source.audit
     if isinstance(source, ImageFiles) and check_images:
         corpus, broken = _of_sound_images(table, source, build)
         audits["broken_images"] = {"dropped": len(broken), "first": list(broken.values())[:LISTED]}
+        if broken:
+            log.warning("left out: %d images that cannot be used, first %s", len(broken), next(iter(broken.values())))
     else:
         corpus = build(table)
     if ambiguity_sample:

@@ -186,7 +186,7 @@ def build_corpus(
     if not len(rows["train"]) or (validation_examples and not len(rows["validation"])):
         raise LocusError(
             f"{total} crops in {len(np.unique(regions.image))} images do not make a training and a validation set "
-            "without a common image in this mixture; use more images, or set data.validation_examples=0"
+            "without a common image in this mixture; use more images, or ask for fewer examples"
         )
     splits = {split: _examples(table, strategy, regions, index, rng) for split, index in rows.items()}
     corpus = Corpus(**splits, seed=seed, asked={"train": train_examples, "validation": validation_examples})
@@ -248,7 +248,9 @@ def _examples(
 def _nothing_eligible(table: ImageTable, strategy: CropStrategy, regions: Regions) -> str:
     counts = np.bincount(regions.bin, minlength=len(strategy.bin_names))
     found = ", ".join(f"{name}: {count}" for name, count in zip(strategy.bin_names, counts, strict=True))
-    mend = "choose another crop= or lower crop.min_side" if len(table.boxes) else "use crop=random"
+    mend = "choose another crop= or lower crop.min_side"
+    if not len(table.boxes):
+        mend = "give boxes as [x1, y1, x2, y2] in pixels of the file, or use crop=random for images without boxes"
     return (
         f"empty data set: {len(table.boxes)} boxes in {len(table.width)} images, of which eligible (no side below "
         f"{strategy.min_side:g} px) {found}; every bin of crop.mixture needs one: {mend}"

@@ -8,6 +8,8 @@ arguments alone. Drawing is in `locus.data.scene_rendering`; making a scene draw
 
 from __future__ import annotations
 
+import hashlib
+import json
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -101,7 +103,8 @@ class Scene:
 
 
 class SceneSource:
-    """An image source of ``count`` generated scenes; paths are ``scene://<index>``.
+    """An image source of ``count`` generated scenes; paths are ``scene://<family>/<index>``, the family a digest of all
+    arguments but ``count``: a corpus of other scenes is refused.
 
     count: number of scenes. width, height: canvas in pixels.
     objects: (fewest, most) objects a scene, uniform. object_side: (shortest, longest) side of an object in pixels,
@@ -129,6 +132,8 @@ class SceneSource:
         self.clutter = _number("clutter", clutter, low=0, high=1)
         self.seed = _number("seed", seed, low=0, whole=True)
         self._check_room()
+        arguments = {name: value for name, value in vars(self).items() if name != "count"}
+        self.family = hashlib.sha256(json.dumps(arguments, sort_keys=True, default=int).encode()).hexdigest()[:8]
 
     def _check_room(self) -> None:
         """Raises LocusError unless every scene can be laid out."""
@@ -151,7 +156,7 @@ class SceneSource:
         items = [item for scene in scenes for item in scene.objects]
         return ImageTable(
             image_id=tuple(f"scene-{self.seed}-{index}" for index in range(self.count)),
-            path=tuple(f"{SCHEME}{index}" for index in range(self.count)),
+            path=tuple(f"{SCHEME}{self.family}/{index}" for index in range(self.count)),
             width=np.full(self.count, self.width, dtype=np.int64),
             height=np.full(self.count, self.height, dtype=np.int64),
             box_image=np.repeat(np.arange(self.count, dtype=np.int64), [len(scene.objects) for scene in scenes]),
@@ -160,11 +165,13 @@ class SceneSource:
         )
 
     def open(self, path: str) -> Image.Image:
-        """The picture of ``scene://<index>``, RGB; raises LocusError for any other path."""
-        index = path.removeprefix(SCHEME)
-        if not (path.startswith(SCHEME) and index.isdecimal() and int(index) < self.count):
-            raise LocusError(f"{path!r} is no scene of this source: {SCHEME}0 to {SCHEME}{self.count - 1} "
-                             "(data.source.count); prepare the corpus again after changing it")  # fmt: skip
+        """The picture of ``scene://<family>/<index>``, RGB; raises LocusError for any other path."""
+        family, _, index = path.removeprefix(SCHEME).partition("/")
+        if not (path.startswith(SCHEME) and family == self.family and index.isdecimal() and int(index) < self.count):
+            raise LocusError(
+                f"{path!r} is no scene of this source, whose are {SCHEME}{self.family}/0 to {self.count - 1}: use the "
+                "data.source and seed that the corpus was made with, or prepare it again"
+            )
         return render(self.scene(int(index)))
 
     def scene(self, index: int) -> Scene:

@@ -68,7 +68,7 @@ class ImageFiles:
         # PIL's decoders raise many kinds (OSError, SyntaxError, struct.error, DecompressionBombError, ...).
         except Exception as error:
             raise LocusError(
-                f"image {file}: cannot be read ({error}); replace it, or drop it with audit.check_images=true"
+                f"image {file}: cannot be read ({error}); replace the file, or leave it out of the data"
             ) from error
 
     def _measure(self, paths: Sequence[str]) -> list[tuple[str, int, int]]:

@@ -4,7 +4,7 @@
 
 Departures from a textbook loop, all exact: prompt and pictures are encoded once per group (`models.vlm`), a frozen
 vision tower's features serve rollout, reference and policy, and with one update per rollout the old log-probs are the
-new ones, detached, and the encoded prompts of the rollout serve the update.
+new ones, detached; where such a step is one micro-batch, the encoded prompts of the rollout serve the update, too.
 """
 
 from __future__ import annotations

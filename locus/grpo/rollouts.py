@@ -16,7 +16,7 @@ import torch
 from locus.grpo.logprobs import sampling_logits
 from locus.models.group_attention import Decoding
 from locus.models.vlm import VLM, EncodedPrompts
-from locus.types import Completion, PromptRecord, Sampling
+from locus.types import Completion, Prompt, Sampling
 
 RETIRE_SHARE = 0.75
 """Finished rows are taken out once the rest fill less than this share of the rows; each time copies the cache."""
@@ -74,7 +74,7 @@ class _Rows:
 @torch.no_grad()
 def sample_groups(
     policy: VLM,
-    prompts: Sequence[PromptRecord],
+    prompts: Sequence[Prompt],
     encoded: EncodedPrompts,
     group: int,
     sampling: Sampling,

@@ -64,7 +64,8 @@ class Backbone:
             model.gradient_checkpointing_enable({"use_reentrant": False})
         end = model.generation_config.eos_token_id or processor.tokenizer.eos_token_id
         end_ids = [end] if isinstance(end, int) else list(end)
-        return VLM(model, parse_frame(self.frame), end_ids, self.train_vision)
+        pads = [processor.tokenizer.get_vocab().get("<|vision_pad|>")]  # Qwen's fifth, unknown to the configuration
+        return VLM(model, parse_frame(self.frame), end_ids, self.train_vision, [pad for pad in pads if pad is not None])
 
     def _model(self, processor: ProcessorMixin) -> PreTrainedModel:
         dtype = getattr(torch, self.dtype)

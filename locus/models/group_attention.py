@@ -72,6 +72,26 @@ class Prefill:
         )
 
 
+@dataclass(eq=False)
+class Watched(Prefill):
+    """A prefill that also keeps where each prompt's last token looks."""
+
+    weights: list[torch.Tensor] = field(default_factory=list)
+    """One [B, P] a layer: attention of the last token, mean over heads."""
+
+    def attend(
+        self, layer: int, query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, scale: float
+    ) -> torch.Tensor:
+        last = self.prompt_mask.sum(1) - 1
+        asked = query[torch.arange(len(query), device=query.device), :, last] * scale  # [B, H, D]
+        shared = key.repeat_interleave(query.shape[1] // key.shape[1], dim=1)
+        scores = (shared @ asked[..., None])[..., 0]  # [B, H, P]
+        if self.bias is not None:
+            scores = scores + self.bias[:, :, 0]
+        self.weights.append(scores.softmax(-1, dtype=torch.float32).mean(1))
+        return super().attend(layer, query, key, value, scale)
+
+
 @dataclass(frozen=True, eq=False)
 class Continuation:
     """G completions a prompt, [c1 | … | cG] in one row, padded to one length on the right."""

@@ -18,8 +18,8 @@ from torch.nn.utils.rnn import pad_sequence
 from transformers import PreTrainedModel
 
 from locus.errors import LocusError
-from locus.models.group_attention import NAME, AttentionPlan, Continuation, Decoding, Prefill
-from locus.types import Frame, PromptRecord
+from locus.models.group_attention import NAME, AttentionPlan, Continuation, Decoding, Prefill, Watched
+from locus.types import Frame, Prompt
 
 
 @dataclass(frozen=True, eq=False)
@@ -49,7 +49,14 @@ class EncodedPrompts:
 class VLM(nn.Module):
     """A policy or reference: a transformers model and the frame it writes boxes in."""
 
-    def __init__(self, model: PreTrainedModel, frame: Frame, end_token_ids: Sequence[int], train_vision: bool = True):
+    def __init__(
+        self,
+        model: PreTrainedModel,
+        frame: Frame,
+        end_token_ids: Sequence[int],
+        train_vision: bool = True,
+        vision_token_ids: Sequence[int] = (),
+    ):
         super().__init__()
         if not all(
             hasattr(getattr(model, "model", None), part) for part in ("visual", "language_model", "get_rope_index")
@@ -70,6 +77,7 @@ class VLM(nn.Module):
         model.model.visual.requires_grad_(train_vision)
         forbidden = [model.config.image_token_id, model.config.video_token_id]
         forbidden += [model.config.vision_start_token_id, model.config.vision_end_token_id]
+        forbidden += [token for token in vision_token_ids if token not in forbidden]
         # Not sampled and masked alike when scoring: with one of them in a completion the image features and the
         # image tokens no longer match, and transformers stops.
         self.register_buffer("forbidden", torch.tensor(forbidden), persistent=False)
@@ -88,7 +96,7 @@ class VLM(nn.Module):
         """Whether activations are computed again in the backward pass (gradient checkpointing)."""
         return any(getattr(part, "gradient_checkpointing", False) for part in self.model.modules())
 
-    def vision_features(self, prompts: Sequence[PromptRecord]) -> list[VisionFeatures]:
+    def vision_features(self, prompts: Sequence[Prompt]) -> list[VisionFeatures]:
         """Runs the vision tower once over all images of these prompts; without gradient when it is frozen."""
         pictured = [prompt for prompt in prompts if len(prompt.image_grid_thw)]
         none = VisionFeatures(torch.empty(0, self.lm_head.in_features, device=self.device), ())
@@ -111,13 +119,17 @@ class VLM(nn.Module):
         return features
 
     def encode(
-        self, prompts: Sequence[PromptRecord], features: Sequence[VisionFeatures] | None = None
+        self,
+        prompts: Sequence[Prompt],
+        features: Sequence[VisionFeatures] | None = None,
+        plan_type: type[Prefill] = Prefill,
     ) -> EncodedPrompts:
         """Runs B prompts through the model once; with gradient, what goes on from them is differentiable, too.
 
         Args:
             prompts: B prompts; their batch is padded on the right.
             features: of their images, where they are known already.
+            plan_type: what is kept of every layer.
 
         Raises:
             LocusError: features that do not fit a prompt's image tokens.
@@ -132,14 +144,14 @@ class VLM(nn.Module):
         positions = [self._positions(prompt) for prompt in prompts]
         next_position = torch.stack([position.max() + 1 for position in positions]).to(self.device)
         padded = pad_sequence([position.T for position in positions], True, 0).permute(2, 0, 1).to(self.device)
-        plan = Prefill(mask)
+        plan = plan_type(mask)
         hidden = self._language_model(embeddings, padded, plan, image_mask, deepstack)
         last = hidden[torch.arange(len(hidden), device=self.device), mask.sum(1) - 1]
         return EncodedPrompts(features, last, plan, next_position)
 
     def _with_images(
         self,
-        prompts: Sequence[PromptRecord],
+        prompts: Sequence[Prompt],
         embeddings: torch.Tensor,
         image_mask: torch.Tensor,
         features: list[VisionFeatures],
@@ -159,7 +171,7 @@ class VLM(nn.Module):
         deepstack = [torch.cat(layer) for layer in zip(*layers, strict=True)] or None
         return embeddings.masked_scatter(image_mask[..., None], images), deepstack
 
-    def _positions(self, prompt: PromptRecord) -> torch.Tensor:
+    def _positions(self, prompt: Prompt) -> torch.Tensor:
         """[3, P] M-RoPE positions of one prompt, by the model's own rule."""
         if prompt.image_grid_thw.shape[0] == 0:
             return torch.arange(prompt.length).expand(3, -1)
@@ -169,6 +181,10 @@ class VLM(nn.Module):
             image_grid_thw=prompt.image_grid_thw,
         )
         return positions[:, 0]
+
+    def attention_from_last(self, prompts: Sequence[Prompt]) -> torch.Tensor:
+        """[L, B, P] where each prompt's last token looks, mean over heads, in every layer."""
+        return torch.stack(self.encode(prompts, plan_type=Watched).prefill.weights)
 
     def decode(self, token_ids: torch.Tensor, next_position: torch.Tensor, decoding: Decoding) -> torch.Tensor:
         """One token for each active row: ids [B, A], first completion position [B] -> hidden [B, A, D]."""

@@ -1,0 +1,74 @@
+"""One self-contained page of a run: the curve, the before/after tables with intervals, and a gallery."""
+
+from __future__ import annotations
+
+import base64
+import html
+import io
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import pandas as pd
+from PIL import Image
+
+STYLE = """
+body { font: 15px/1.5 system-ui, sans-serif; color: #202020; max-width: 68rem; margin: 2rem auto; padding: 0 1rem; }
+h1, h2 { line-height: 1.2; } h2 { margin-top: 2.5rem; }
+table { border-collapse: collapse; font-variant-numeric: tabular-nums; }
+th, td { padding: .2rem .8rem; text-align: right; border-bottom: 1px solid #ddd; }
+th:nth-child(-n+2), td:nth-child(-n+2) { text-align: left; }
+tr.better td.change { color: #00704f; font-weight: 600; } tr.worse td.change { color: #b04000; font-weight: 600; }
+figure { display: inline-block; margin: .5rem; } figure img { max-width: 31rem; border: 1px solid #ddd; }
+img.wide { max-width: 100%; }
+"""
+
+
+@dataclass(frozen=True, eq=False)
+class Section:
+    """A part of the page."""
+
+    title: str
+    text: str
+    """One paragraph, plain text."""
+    table: pd.DataFrame | None = None
+    """A before/after table, see `analysis.comparison`."""
+    pictures: Sequence[Image.Image] = ()
+
+
+def write_report(path: Path, title: str, summary: str, sections: Sequence[Section]) -> None:
+    """Writes the page; everything is in the one file, and it needs no script and no network."""
+    parts = [f"<h1>{html.escape(title)}</h1><p>{html.escape(summary)}</p>"]
+    for section in sections:
+        parts.append(f"<h2>{html.escape(section.title)}</h2><p>{html.escape(section.text)}</p>")
+        if section.table is not None:
+            parts.append(table_html(section.table))
+        wide = len(section.pictures) == 1
+        parts += [picture_html(picture, wide) for picture in section.pictures]
+    body = "\n".join(parts)
+    head = f'<meta charset="utf-8"><title>{html.escape(title)}</title><style>{STYLE}</style>'
+    # An empty icon, else a browser asks the network for one.
+    head += '<link rel="icon" href="data:,">'
+    path.write_text(f'<!doctype html>\n<html lang="en"><head>{head}</head>\n<body>\n{body}\n</body></html>\n')
+
+
+def table_html(table: pd.DataFrame) -> str:
+    """A before/after table; a change whose interval does not contain 0 stands out."""
+    rows = []
+    for entry in table.itertuples():
+        mark = "better" if entry.low > 0 else "worse" if entry.high < 0 else ""
+        cells = [entry.measure, entry.of, f"{entry.before:.3f}", f"{entry.after:.3f}"]
+        line = "".join(f"<td>{html.escape(str(cell))}</td>" for cell in cells)
+        change = f'<td class="change">{entry.change:+.3f}</td><td>[{entry.low:+.3f}, {entry.high:+.3f}]</td>'
+        rows.append(f'<tr class="{mark}">{line}{change}<td>{entry.items}</td></tr>')
+    names = ("measure", "of", "before", "after", "change", "95 % interval", "items")
+    return f"<table><tr>{''.join(f'<th>{name}</th>' for name in names)}</tr>{''.join(rows)}</table>"
+
+
+def picture_html(picture: Image.Image, wide: bool = False) -> str:
+    """A picture as part of the page."""
+    buffer = io.BytesIO()
+    picture.save(buffer, "PNG")
+    data = base64.b64encode(buffer.getvalue()).decode()
+    image = f'<img{" class=wide" if wide else ""} alt="" src="data:image/png;base64,{data}">'
+    return f"<figure>{image}</figure>"

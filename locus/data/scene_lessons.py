@@ -1,0 +1,168 @@
+"""What a tiny backbone is pretrained on: generated scenes with labels of every patch, then with answered questions.
+
+Lesson s depends on (seed, s) alone, so a resumed run goes on with the very next one.
+Shapes: B images, G questions an image, T tokens of question and completion, N merged patches of all images.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch.nn.utils.rnn import pad_sequence
+from torch.utils.data import Dataset
+
+from locus.boxes import convert, frame_size
+from locus.data.collate import CueCollator, QuestionCollator
+from locus.data.dataset import CueDataset
+from locus.data.scene_questions import Ask, SceneQuestion, grounding
+from locus.data.scene_rendering import render
+from locus.data.scenes import ATTRIBUTES, Scene, SceneSource
+from locus.prompts import answer_text, box_text, completion_text
+from locus.types import Box, Frame, PromptRecord, QuestionPrompt
+
+NOTHING = 0
+"""The label of a patch without an object; words count from 1."""
+LEAST_OVERLAP = 0.15
+"""Share of a patch, or of an object, that must overlap for the patch to be labelled with the object."""
+TRIES = 8
+"""How often a kind is asked for before a scene counts as having no such question."""
+
+
+@dataclass(frozen=True, eq=False)
+class PatchLesson:
+    """Images with the object at each merged patch."""
+
+    prompts: list[QuestionPrompt]
+    words: torch.Tensor
+    """[3, N] int64: shape, colour, pattern; NOTHING or 1 + the word's index."""
+    boxes: torch.Tensor
+    """[N, 4] float32: the object's corners relative to the patch's centre, in patches; 0 without an object."""
+
+
+@dataclass(frozen=True, eq=False)
+class AnswerLesson:
+    """Images with isolated questions, and a few cue-search prompts."""
+
+    prompts: list[QuestionPrompt]
+    """B images, without questions."""
+    token_ids: torch.Tensor
+    """[B, G, T] question, then completion."""
+    learned: torch.Tensor
+    """[B, G, T] bool: the tokens of the completion."""
+    cues: list[PromptRecord]
+    cue_targets: list[torch.Tensor]
+    """One [T] completion a cue."""
+
+
+class SceneLessons(Dataset["PatchLesson | AnswerLesson"]):
+    """Lesson s of the run; the first ``patch_lessons`` label patches, the others ask questions.
+
+    Args:
+        sources: of scenes, drawn from in turn, image by image.
+        collator: makes prompts.
+        end_token_id: ends a completion.
+        frame: that boxes are written in.
+        kinds: questions an image, by kind.
+        images: a patch lesson's, and a question lesson's.
+        patch_lessons: how many there are, before the others.
+        cues: pictures of cue-search examples, and what makes prompts of them; used again and again.
+        cues_per_lesson: prompts of them in a question lesson.
+        seed: of scenes and questions.
+    """
+
+    def __init__(
+        self,
+        sources: Sequence[SceneSource],
+        collator: QuestionCollator,
+        end_token_id: int,
+        frame: Frame,
+        kinds: Sequence[tuple[Ask, int]],
+        images: tuple[int, int],
+        patch_lessons: int,
+        cues: CueDataset,
+        cue_collator: CueCollator,
+        cues_per_lesson: int,
+        seed: int,
+    ):
+        self.sources, self.collator, self.end_token_id, self.frame = sources, collator, end_token_id, frame
+        self.kinds, self.images, self.patch_lessons = kinds, images, patch_lessons
+        self.cues, self.cue_collator, self.cues_per_lesson, self.seed = cues, cue_collator, cues_per_lesson, seed
+
+    def __getitem__(self, step: int) -> PatchLesson | AnswerLesson:
+        rng = np.random.default_rng([self.seed, step])
+        count = self.images[step >= self.patch_lessons]
+        scenes = [self.sources[i % len(self.sources)].scene(int(rng.integers(2**40))) for i in range(count)]
+        prompts = self.collator.image_prompts([render(scene) for scene in scenes])
+        if step < self.patch_lessons:
+            cells = [_cells(prompt, self.collator) for prompt in prompts]
+            words, boxes = zip(*map(patch_labels, scenes, cells), strict=True)
+            return PatchLesson(prompts, torch.cat(words, dim=1), torch.cat(boxes))
+        rows = [self.rows(scene, prompt, rng) for scene, prompt in zip(scenes, prompts, strict=True)]
+        ids, learned = (
+            pad_sequence([row[part] for group in rows for row in group], True, 0).unflatten(0, (count, -1))
+            for part in (0, 1)
+        )
+        chosen = rng.integers(len(self.cues), size=self.cues_per_lesson) if self.cues_per_lesson else []
+        cues = self.cue_collator([self.cues[int(index)] for index in chosen])
+        targets = [self.completion(answer_text(_answer_box(cue.target, cue))) for cue in cues]
+        return AnswerLesson(prompts, ids, learned, cues, targets)
+
+    def rows(self, scene: Scene, prompt: QuestionPrompt, rng: np.random.Generator) -> list[tuple[torch.Tensor, ...]]:
+        """[T] token ids and [T] mask of the completion, for each question of an image."""
+        rows = []
+        size = frame_size(self.frame, (scene.width, scene.height), prompt.processed_size)
+        for question in questions_of(scene, self.kinds, rng):
+            asked = torch.tensor(self.collator.encode(self.collator.turn(question.text)))
+            answer = question.answer
+            if not answer:
+                answer = box_text(convert(question.evidence[0], self.frame, *size))
+            completion = self.completion(completion_text(answer))
+            learned = torch.arange(len(asked) + len(completion)) >= len(asked)
+            rows.append((torch.cat([asked, completion]), learned))
+        return rows
+
+    def completion(self, text: str) -> torch.Tensor:
+        """[T] tokens, the end token last."""
+        return torch.tensor([*self.collator.encode(text), self.end_token_id])
+
+
+def questions_of(scene: Scene, kinds: Sequence[tuple[Ask, int]], rng: np.random.Generator) -> list[SceneQuestion]:
+    """As many questions of each kind as asked for; what a scene cannot give is made up for by grounding."""
+    found = []
+    for ask, number in kinds:
+        for _ in range(number):
+            tried = (ask(scene, rng) for _ in range(TRIES))
+            found.append(next((question for question in tried if question), None) or grounding(scene, rng))
+    return found
+
+
+def _answer_box(box: Box, cue: PromptRecord) -> Box:
+    return convert(box, cue.answer_frame, *cue.answer_size)
+
+
+def _cells(prompt: QuestionPrompt, collator: QuestionCollator) -> tuple[int, int]:
+    """Columns and rows of merged patches."""
+    merge = collator.processor.image_processor.merge_size
+    _, rows, columns = prompt.image_grid_thw[0].tolist()
+    return columns // merge, rows // merge
+
+
+def patch_labels(scene: Scene, cells: tuple[int, int]) -> tuple[torch.Tensor, torch.Tensor]:
+    """The object that overlaps each merged patch most -> words [3, N] and corners [N, 4], see `PatchLesson`."""
+    columns, rows = cells
+    side = np.array([scene.width / columns, scene.height / rows])
+    corner = np.stack(np.meshgrid(np.arange(columns), np.arange(rows)), axis=-1).reshape(-1, 1, 2) * side
+    boxes = np.array([item.box.xyxy for item in scene.objects])
+    shared = np.minimum(corner + side, boxes[:, 2:]) - np.maximum(corner, boxes[:, :2])
+    overlap = shared.clip(0).prod(-1)  # [N, objects]
+    areas = (boxes[:, 2:] - boxes[:, :2]).prod(-1)
+    best = overlap.argmax(1)
+    enough = overlap.max(1) >= LEAST_OVERLAP * np.minimum(side.prod(), areas[best])
+    indices = [[words.index(item.attributes[kind]) for item in scene.objects] for kind, words in enumerate(ATTRIBUTES)]
+    words = np.where(enough, np.array(indices)[:, best] + 1, NOTHING)
+    centre = np.tile(corner[:, 0] + side / 2, 2)
+    corners = np.where(enough[:, None], (boxes[best] - centre) / np.tile(side, 2), 0)
+    return torch.from_numpy(words), torch.from_numpy(corners).float()

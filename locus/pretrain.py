@@ -1,0 +1,121 @@
+"""Makes the embedded backbone: ``python -m locus.pretrain`` (conf/pretrain.yaml). Wires; see `pretraining.module`."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterator
+
+import hydra
+from hydra.utils import get_method, instantiate
+from lightning import Trainer, seed_everything
+from omegaconf import DictConfig
+from torch.utils.data import DataLoader, Sampler
+
+from locus.boxes import parse_frame
+from locus.callbacks import RunCheckpoint
+from locus.data.audits import audited_corpus
+from locus.data.collate import CueCollator, PixelLimits, QuestionCollator
+from locus.data.dataset import CueDataset
+from locus.data.scene_lessons import SceneLessons
+from locus.evaluation.questions import draw_questions
+from locus.models.backbone import Backbone
+from locus.models.vlm import VLM
+from locus.run_files import AtomicCheckpointIO
+from locus.runtime import RunFolder, entry_point, finish_record, open_run, quiet_lightning, start_record
+
+log = logging.getLogger("locus")
+
+
+class Steps(Sampler[int]):
+    """Lesson numbers from ``start`` on; the length is the whole run's."""
+
+    def __init__(self, steps: int, start: int):
+        self.steps, self.start = steps, start
+
+    def __len__(self) -> int:
+        return self.steps
+
+    def __iter__(self) -> Iterator[int]:
+        return iter(range(self.start, self.steps))
+
+
+def build_lessons(cfg: DictConfig, backbone: Backbone, policy: VLM) -> tuple[SceneLessons, list[list]]:
+    """Lessons of the run, and its validation batches: questions by kind, and cue-search prompts."""
+    processor, frame, lessons = backbone.processor(), parse_frame(backbone.frame), cfg.lessons
+    collator, cue_collator = QuestionCollator(processor, PixelLimits()), CueCollator(processor, frame, PixelLimits())
+    crop = instantiate(cfg.crop, _convert_="all")
+    source = instantiate(lessons.cue_source, _convert_="all")
+    audits = {"duplicate_iou": 1.0, "check_images": False}  # a scene's boxes do not overlap, and are drawn when used
+    corpus = audited_corpus(source, crop, lessons.cue_examples, cfg.validation.cues, cfg.seed, **audits)
+    kinds = [(get_method(entry.ask), entry.number) for entry in lessons.questions]
+    made = SceneLessons(
+        [instantiate(source, _convert_="all") for source in lessons.sources],
+        collator,
+        policy.end_token_ids[0],
+        frame,
+        kinds,
+        (lessons.patch_images, lessons.question_images),
+        lessons.patch_lessons,
+        CueDataset(corpus.train, source),
+        cue_collator,
+        lessons.cues_per_lesson,
+        cfg.seed,
+    )
+    held_out = instantiate(cfg.validation.source, _convert_="all")
+    batches = [draw_questions(held_out, ask, cfg.validation.questions, cfg.seed) for ask, _ in kinds]
+    cues = CueDataset(corpus.validation, source)
+    return made, [*batches, cue_collator([cues[index] for index in range(len(cues))])]
+
+
+def pretrain(cfg: DictConfig) -> None:
+    """Runs the pretraining and writes the policy."""
+    quiet_lightning()
+    cfg, run = open_run(cfg)
+    seed_everything(cfg.seed, verbose=False)
+    backbone = instantiate(cfg.backbone)
+    policy = backbone.load()
+    lessons, held_out = build_lessons(cfg, backbone, policy)
+    module = instantiate(cfg.module)(policy, lessons.collator)
+    trainer = build_trainer(cfg, run)
+    record = start_record(run, {"seed": cfg.seed, "parameters": sum(p.numel() for p in policy.parameters())})
+    train = DataLoader(lessons, batch_size=None, sampler=Steps(cfg.trainer.steps, run.last_step))
+    validation = DataLoader(held_out, batch_size=None, collate_fn=lambda batch: batch)
+    trainer.fit(module, train, validation, ckpt_path=run.checkpoint, weights_only=True)
+    policy.model.save_pretrained(run.path / "policy")
+    lessons.collator.processor.save_pretrained(run.path / "policy")
+    final = {name: float(value) for name, value in trainer.callback_metrics.items() if name.startswith("val/")}
+    finish_record(run, record, {}, final)
+    log.info("run folder: %s", run.path)
+
+
+def build_trainer(cfg: DictConfig, run: RunFolder) -> Trainer:
+    """A Lightning trainer whose one epoch is the run."""
+    settings = cfg.trainer
+    every, last = settings.validate_every, settings.steps
+    checkpoints = RunCheckpoint(run.path, settings.checkpoint_every, every, last, settings.keep_checkpoints)
+    return Trainer(
+        accelerator=settings.accelerator,
+        precision=settings.precision,
+        devices=1,
+        max_epochs=1,
+        val_check_interval=every,
+        check_val_every_n_epoch=None,
+        num_sanity_val_steps=0,
+        log_every_n_steps=1,
+        logger=[make(run) for make in instantiate(cfg.logger).values()],
+        plugins=[AtomicCheckpointIO()],
+        callbacks=[checkpoints],
+        enable_model_summary=False,
+        default_root_dir=run.path,
+    )
+
+
+@hydra.main(version_base="1.3", config_path="../conf", config_name="pretrain")
+@entry_point
+def main(cfg: DictConfig) -> None:
+    """The command."""
+    pretrain(cfg)
+
+
+if __name__ == "__main__":
+    main()
