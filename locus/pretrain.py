@@ -6,6 +6,7 @@ import logging
 from collections.abc import Iterator
 
 import hydra
+import torch
 from hydra.utils import get_method, instantiate
 from lightning import Trainer, seed_everything
 from omegaconf import DictConfig
@@ -20,7 +21,8 @@ from locus.data.scene_lessons import SceneLessons
 from locus.evaluation.questions import draw_questions
 from locus.models.backbone import Backbone
 from locus.models.vlm import VLM
-from locus.run_files import AtomicCheckpointIO
+from locus.pretraining.model_card import model_card
+from locus.run_files import AtomicCheckpointIO, write_text
 from locus.runtime import RunFolder, entry_point, finish_record, open_run, quiet_lightning, start_record
 
 log = logging.getLogger("locus")
@@ -81,11 +83,27 @@ def pretrain(cfg: DictConfig) -> None:
     train = DataLoader(lessons, batch_size=None, sampler=Steps(cfg.trainer.steps, run.last_step))
     validation = DataLoader(held_out, batch_size=None, collate_fn=lambda batch: batch)
     trainer.fit(module, train, validation, ckpt_path=run.checkpoint, weights_only=True)
-    policy.model.save_pretrained(run.path / "policy")
-    lessons.collator.processor.save_pretrained(run.path / "policy")
     final = {name: float(value) for name, value in trainer.callback_metrics.items() if name.startswith("val/")}
     finish_record(run, record, {}, final)
+    export(cfg, run, policy, lessons, final)
     log.info("run folder: %s", run.path)
+
+
+def export(cfg: DictConfig, run: RunFolder, policy: VLM, lessons: SceneLessons, final: dict[str, float]) -> None:
+    """Writes ``policy/`` in bfloat16, half the size, with its model card."""
+    folder = run.path / "policy"
+    policy.model.to(torch.bfloat16).save_pretrained(folder)
+    lessons.collator.processor.save_pretrained(folder)
+    facts = {
+        "parameters": f"{sum(parameter.numel() for parameter in policy.parameters()):,}",
+        "lessons": f"{cfg.lessons.patch_lessons} of patches with {cfg.lessons.patch_images} images each, then "
+        f"{cfg.trainer.steps - cfg.lessons.patch_lessons} of questions with {cfg.lessons.question_images} images each",
+        "questions an image": sum(entry.number for entry in cfg.lessons.questions),
+        "cue-search prompts": f"{cfg.lessons.cues_per_lesson} a lesson, of {cfg.lessons.cue_examples} in all",
+        "seed": cfg.seed,
+    }
+    card = model_card({name.removeprefix("val/"): value for name, value in final.items()}, facts)
+    write_text(folder / "README.md", card)
 
 
 def build_trainer(cfg: DictConfig, run: RunFolder) -> Trainer:

@@ -360,7 +360,7 @@ def test_real_images(tmp_path):
     small = [
         setting
         for setting in SMALLEST
-        if setting.startswith(("logger", "backbone.architecture", "trainer", "algorithm"))
+        if setting.startswith(("logger", "evaluation", "backbone=", "backbone.architecture", "trainer", "algorithm"))
     ]
     folder = tmp_path / "run"
     succeeded(finish(spawn(

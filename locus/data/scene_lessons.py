@@ -39,7 +39,7 @@ class PatchLesson:
     words: torch.Tensor
     """[3, N] int64: shape, colour, pattern; NOTHING or 1 + the word's index."""
     boxes: torch.Tensor
-    """[N, 4] float32: the object's corners relative to the patch's centre, in patches; 0 without an object."""
+    """[N, 4] int64: the object's corners, whole pixels of the processed image; 0 without an object."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -98,7 +98,8 @@ class SceneLessons(Dataset["PatchLesson | AnswerLesson"]):
         prompts = self.collator.image_prompts([render(scene) for scene in scenes])
         if step < self.patch_lessons:
             cells = [_cells(prompt, self.collator) for prompt in prompts]
-            words, boxes = zip(*map(patch_labels, scenes, cells), strict=True)
+            sizes = [prompt.processed_size for prompt in prompts]
+            words, boxes = zip(*map(patch_labels, scenes, cells, sizes), strict=True)
             return PatchLesson(prompts, torch.cat(words, dim=1), torch.cat(boxes))
         rows = [self.rows(scene, prompt, rng) for scene, prompt in zip(scenes, prompts, strict=True)]
         ids, learned = (
@@ -150,7 +151,7 @@ def _cells(prompt: QuestionPrompt, collator: QuestionCollator) -> tuple[int, int
     return columns // merge, rows // merge
 
 
-def patch_labels(scene: Scene, cells: tuple[int, int]) -> tuple[torch.Tensor, torch.Tensor]:
+def patch_labels(scene: Scene, cells: tuple[int, int], size: tuple[float, float]) -> tuple[torch.Tensor, torch.Tensor]:
     """The object that overlaps each merged patch most -> words [3, N] and corners [N, 4], see `PatchLesson`."""
     columns, rows = cells
     side = np.array([scene.width / columns, scene.height / rows])
@@ -163,6 +164,6 @@ def patch_labels(scene: Scene, cells: tuple[int, int]) -> tuple[torch.Tensor, to
     enough = overlap.max(1) >= LEAST_OVERLAP * np.minimum(side.prod(), areas[best])
     indices = [[words.index(item.attributes[kind]) for item in scene.objects] for kind, words in enumerate(ATTRIBUTES)]
     words = np.where(enough, np.array(indices)[:, best] + 1, NOTHING)
-    centre = np.tile(corner[:, 0] + side / 2, 2)
-    corners = np.where(enough[:, None], (boxes[best] - centre) / np.tile(side, 2), 0)
-    return torch.from_numpy(words), torch.from_numpy(corners).float()
+    scale = np.tile(np.array(size) / (scene.width, scene.height), 2)
+    corners = np.where(enough[:, None], (boxes[best] * scale).round(), 0)
+    return torch.from_numpy(words), torch.from_numpy(corners).long()

@@ -1,7 +1,8 @@
 """Supervised pretraining of a tiny backbone: what is at each patch, then answers to questions.
 
 From random weights, answers alone teach a tiny model nothing for a long time: the gradient reaches the vision tower
-through one token. Labels of every patch first give it something to read. The questions of an image are isolated rows of
+through one token. Labels of every patch first give it something to read: words and numbers, told by the embeddings of
+their own tokens, so that questions and answers find them. The questions of an image are isolated rows of
 one group forward, so that none sees another's answer.
 """
 
@@ -19,12 +20,16 @@ from torch.optim.lr_scheduler import LambdaLR
 from locus.data.collate import QuestionCollator
 from locus.data.scene_lessons import NOTHING, AnswerLesson, PatchLesson
 from locus.data.scenes import ATTRIBUTES
+from locus.errors import LocusError
 from locus.evaluation.questions import AskedScene, ask_policy, cue_search
 from locus.grpo.logprobs import CompletionBatch, PackedScorer
 from locus.models.vlm import VLM
 from locus.types import PromptRecord
 
 CLIP_NORM = 1.0
+KINDS = ("shape", "colour", "pattern")
+NO_WORD = "none"
+"""Said of a patch without an object."""
 PROGRESS = ("train/loss", "val/colour", "val/grounding_iou", "val/cue_iou")
 """Shown in the progress bar."""
 
@@ -39,7 +44,8 @@ class PretrainModule(LightningModule):
             run's last ``decay`` steps they fall to a twentieth.
         weight_decay: of both.
         patch_lessons, steps: lessons of the first part, and of both.
-        box_weight: of the corners' error beside the words' cross-entropy in a patch lesson.
+        box_weight: of the corners' cross-entropy beside the words' in a patch lesson.
+        largest_number: that a corner can be.
     """
 
     def __init__(
@@ -54,6 +60,7 @@ class PretrainModule(LightningModule):
         patch_lessons: int,
         steps: int,
         box_weight: float,
+        largest_number: int,
     ):
         super().__init__()
         self.policy, self.collator = policy, collator
@@ -62,10 +69,28 @@ class PretrainModule(LightningModule):
         self.warmup, self.decay, self.patch_lessons, self.steps = warmup, decay, patch_lessons, steps
         self.box_weight = box_weight
         width = policy.lm_head.in_features
-        self.word_heads = nn.ModuleList(nn.Linear(width, 1 + len(words)) for words in ATTRIBUTES)
-        self.box_head = nn.Linear(width, 4)
+        self.word_heads = nn.ModuleList(nn.Linear(width, width) for _ in ATTRIBUTES)
+        self.box_head = nn.Linear(width, 4 * width)
+        for name, words in zip(KINDS, ATTRIBUTES, strict=True):
+            spellings = [[spelling + word for word in (NO_WORD, *words)] for spelling in ("", " ")]
+            ids = [[self.token_id(text) for text in row] for row in spellings]
+            self.register_buffer(f"{name}_ids", torch.tensor(ids), persistent=False)
+        numbers = [self.token_id(str(number)) for number in range(largest_number + 1)]
+        self.register_buffer("number_ids", torch.tensor(numbers), persistent=False)
         self.scorer = PackedScorer()
         self.finished_steps = 0
+
+    @property
+    def word_ids(self) -> list[torch.Tensor]:
+        """[2, 1 + words] token ids of each kind: as an answer begins, and after a space as in a question."""
+        return [getattr(self, f"{name}_ids") for name in KINDS]
+
+    def token_id(self, text: str) -> int:
+        """The id of a text that is one token; raises LocusError where it is not."""
+        ids = self.collator.encode(text)
+        if len(ids) != 1:
+            raise LocusError(f"{text!r} is {len(ids)} tokens: pretraining needs a tokenizer with one for each word")
+        return ids[0]
 
     def training_step(self, lesson: PatchLesson | AnswerLesson, batch_idx: int) -> None:
         """One lesson, one update."""
@@ -83,20 +108,27 @@ class PretrainModule(LightningModule):
             self.log(name, value, prog_bar=name in PROGRESS, logger=False, batch_size=1)
 
     def patches(self, lesson: PatchLesson) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
-        """Cross-entropy of the words at each patch, and the corners' error where there is an object."""
+        """Cross-entropy of the words at each patch, and of the corners' numbers where there is an object."""
         features = self.policy.vision_features(lesson.prompts)
         states = torch.cat([feature.embeddings for feature in features])  # [N, D]
         words, boxes = lesson.words.to(self.device), lesson.boxes.to(self.device)
         there = words[0] != NOTHING
-        scores = [head(states) for head in self.word_heads]
-        loss = sum(F.cross_entropy(score.float(), word) for score, word in zip(scores, words, strict=True))
-        error = self.box_head(states)[there].float() - boxes[there]
-        metrics = {
-            f"{name}_accuracy": (score[there].argmax(-1) == word[there]).float().mean()
-            for name, score, word in zip(("shape", "colour", "pattern"), scores, words, strict=True)
-        }
-        metrics["box_error"] = error.detach().abs().mean()
-        return loss + self.box_weight * F.smooth_l1_loss(error, torch.zeros_like(error), beta=0.25), metrics
+        loss, metrics = states.new_zeros(()), {}
+        for name, head, tokens, target in zip(KINDS, self.word_heads, self.word_ids, words, strict=True):
+            scores = self.token_scores(head(states), tokens)  # [N, spellings, words]
+            many = target[:, None].expand(-1, scores.shape[1])
+            loss = loss + F.cross_entropy(scores.flatten(0, 1), many.flatten())
+            metrics[f"{name}_accuracy"] = (scores[there, 0].argmax(-1) == target[there]).float().mean()
+        corners = self.box_head(states[there]).unflatten(-1, (4, -1))  # [objects' patches, 4, D]
+        scores = self.token_scores(corners, self.number_ids[None])[..., 0, :]
+        metrics["box_error"] = (scores.argmax(-1) - boxes[there]).abs().float().mean()
+        return loss + self.box_weight * F.cross_entropy(scores.flatten(0, 1), boxes[there].flatten()), metrics
+
+    def token_scores(self, states: torch.Tensor, tokens: torch.Tensor) -> torch.Tensor:
+        """[..., D] states, [spellings, words] ids -> [..., spellings, words] logits by the tokens' own embeddings."""
+        vectors = self.policy.model.get_input_embeddings()(tokens)
+        states = F.rms_norm(states, states.shape[-1:])
+        return torch.einsum("...d,swd->...sw", states, vectors).float()
 
     def answers(self, lesson: AnswerLesson) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
         """Mean over completion tokens of their negative log-likelihood, questions and cues together."""

@@ -1,0 +1,54 @@
+"""Attention-in-Box: the maps against transformers' own, the shares against hand-worked ones."""
+
+from __future__ import annotations
+
+from copy import deepcopy
+
+import numpy as np
+import pytest
+import torch
+from models import FAMILIES, backbone, tiny_vlm
+from PIL import Image
+from transformers import AutoModelForImageTextToText
+
+from locus.analysis.attention import ANSWER_OPENED, attention_in_box, attention_maps, evidence_mask
+from locus.data.collate import PixelLimits, QuestionCollator
+from locus.types import Box, Frame
+
+
+@pytest.mark.parametrize("kv_heads", [1, 2])
+@pytest.mark.parametrize("family", FAMILIES)
+def test_maps_are_those_of_eager_attention(family: str, kv_heads: int):
+    """Another position, layer or head order; padding that draws attention; a grid read by columns."""
+    vlm = tiny_vlm(family, text_kv_heads=kv_heads)
+    collator = QuestionCollator(backbone(family).processor(), PixelLimits())
+    images = [Image.effect_noise(size, 90).convert("RGB") for size in ((96, 64), (64, 128))]
+    texts = ["What colour is the star?", "Is there a red ring?"]
+    prompts = collator.question_prompts(["0", "1"], images, texts, ANSWER_OPENED)
+    stock = AutoModelForImageTextToText.from_config(deepcopy(vlm.model.config), attn_implementation="eager").eval()
+    stock.load_state_dict(vlm.model.state_dict())
+    for prompt, maps in zip(prompts, attention_maps(vlm, prompts), strict=True):
+        with torch.no_grad():
+            weights = stock(
+                input_ids=prompt.input_ids[None],
+                mm_token_type_ids=prompt.mm_token_type_ids[None],
+                pixel_values=prompt.pixel_values,
+                image_grid_thw=prompt.image_grid_thw,
+                output_attentions=True,
+            ).attentions
+        image = prompt.mm_token_type_ids.bool()
+        expected = torch.stack([layer[0, :, -1, image].mean(0) for layer in weights])
+        _, rows, columns = prompt.image_grid_thw[0].tolist()
+        assert maps.shape == (len(weights), rows // 2, columns // 2)
+        np.testing.assert_allclose(maps.reshape(len(weights), -1), expected, atol=1e-5)
+
+
+def test_shares_by_hand():
+    """Two layers on a 2x3 grid, box over the upper left cell and a bit of its right neighbour."""
+    mask = evidence_mask([Box(0, 0, 33, 30, Frame.FILE, 90, 60)], 2, 3)
+    assert mask.tolist() == [[True, True, False], [False, False, False]]
+    maps = np.array([[[0.4, 0.1, 0.1], [0.1, 0.1, 0.0]], [[0.0, 0.0, 0.1], [0.1, 0.0, 0.0]]])
+    found = attention_in_box(maps, mask)
+    assert found.by_layer == pytest.approx((0.5 / 0.8, 0.0))
+    assert found.mean == pytest.approx(0.5 / 1.0) and found.peak and found.area == pytest.approx(2 / 6)
+    assert not attention_in_box(maps, ~mask).peak

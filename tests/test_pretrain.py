@@ -1,0 +1,108 @@
+"""Pretraining: lessons say what is in the scene, and the command leaves a backbone that opens."""
+
+from __future__ import annotations
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+from runs import command, succeeded, weights
+from transformers import AutoModelForImageTextToText, AutoProcessor
+
+from locus.data.audits import audited_corpus
+from locus.data.collate import CueCollator, PixelLimits, QuestionCollator
+from locus.data.crop_sampling import CropStrategy
+from locus.data.dataset import CueDataset
+from locus.data.scene_lessons import NOTHING, AnswerLesson, SceneLessons, patch_labels, questions_of
+from locus.data.scene_questions import colour, count, grounding
+from locus.data.scenes import ATTRIBUTES, Scene, SceneObject, SceneSource
+from locus.models.tiny import TinyQwen3VL
+from locus.parsing import parse_answer
+from locus.types import Box, Frame
+
+SMALLEST = (
+    *("logger=csv", "lessons.patch_lessons=2", "lessons.patch_images=2", "lessons.question_images=2"),
+    *("lessons.cue_source.count=8", "lessons.cue_examples=4", "validation.questions=2", "validation.cues=2"),
+    *("trainer.steps=4", "trainer.validate_every=4", "trainer.checkpoint_every=1", "trainer.keep_checkpoints=9"),
+    *("backbone.architecture.text_layers=2", "backbone.architecture.vision_layers=2", "trainer.precision=32-true"),
+)
+
+
+def source(seed: int = 1) -> SceneSource:
+    return SceneSource(16, 128, 128, (4, 7), (10, 26), seed=seed)
+
+
+@pytest.fixture(scope="module")
+def lessons() -> SceneLessons:
+    """Two patch lessons, then questions."""
+    processor, scenes = TinyQwen3VL(position_grid=16).processor(), source(2)
+    everywhere = CropStrategy({"any": (0.0, 1.0)}, {"any": 1.0}, min_side=4)
+    cues = CueDataset(audited_corpus(scenes, everywhere, 4, 2, 0).train, scenes)
+    collators = QuestionCollator(processor, PixelLimits()), CueCollator(processor, Frame.PROCESSED, PixelLimits())
+    kinds = [(grounding, 2), (colour, 1)]
+    end = processor.tokenizer.eos_token_id
+    return SceneLessons([source()], collators[0], end, Frame.PROCESSED, kinds, (3, 2), 2, cues, collators[1], 1, seed=0)
+
+
+def test_patch_labels_by_hand():
+    """Labels of another patch: rows for columns, or the corners of the wrong object."""
+    items = [
+        SceneObject(Box(2, 2, 14, 14, Frame.FILE, 64, 32), "star", "red", "plain"),
+        SceneObject(Box(40, 10, 60, 30, Frame.FILE, 64, 32), "ring", "blue", "dotted"),
+    ]
+    words, boxes = patch_labels(Scene(64, 32, tuple(items), 0.0, 0), (4, 2), (128, 64))
+    shapes = [["star", None, None, "ring"], [None, None, "ring", "ring"]]
+    # The ring covers 8 x 6 of the third patch of the first row, 19 % of it.
+    shapes[0][2] = "ring"
+    expected = [[NOTHING if word is None else 1 + ATTRIBUTES[0].index(word) for word in row] for row in shapes]
+    assert words[0].view(2, 4).tolist() == expected
+    assert words[1, 0] == 1 + ATTRIBUTES[1].index("red") and words[2, 7] == 1 + ATTRIBUTES[2].index("dotted")
+    assert boxes[0].tolist() == [4, 4, 28, 28]  # processed at twice the size
+    assert boxes[1].tolist() == [0, 0, 0, 0] and boxes[7].tolist() == [80, 20, 120, 60]
+
+
+def test_rows_are_question_then_completion(lessons):
+    """A mask that is off by one: the model learns to ask."""
+    lesson = lessons[2]
+    assert isinstance(lesson, AnswerLesson) and lesson.token_ids.shape == lesson.learned.shape
+    decode = lessons.collator.processor.tokenizer.decode
+    for ids, learned in zip(lesson.token_ids.flatten(0, 1), lesson.learned.flatten(0, 1), strict=True):
+        first = int(learned.nonzero()[0])
+        assert decode(ids[:first]).endswith("?<|im_end|>\n<|im_start|>assistant\n")
+        text = decode(ids[learned])
+        assert text.startswith("<think></think><answer>") and text.endswith("</answer><|im_end|>")
+        assert not learned[first:][int(learned.sum()) :].any()
+        if "Where" in decode(ids[:first]):
+            assert parse_answer(text.removesuffix("<|im_end|>")).well_formed
+
+
+def test_a_lesson_depends_on_its_number_alone(lessons):
+    """A resumed run that sees other lessons than an unbroken one; a lesson that comes twice."""
+    for step in (0, 2):
+        one, two, other = lessons[step], lessons[step], lessons[step + 1]
+        assert torch.equal(one.prompts[0].pixel_values, two.prompts[0].pixel_values)
+        assert not torch.equal(one.prompts[0].pixel_values, other.prompts[0].pixel_values)
+    assert torch.equal(lessons[2].token_ids, lessons[2].token_ids)
+
+
+def test_what_a_scene_cannot_give_is_made_up_for():
+    """Rows of different number: a group forward takes the same number of every image."""
+    scene = Scene(64, 64, (SceneObject(Box(0, 0, 9, 9, Frame.FILE, 64, 64), "star", "red", "plain"),), 0.0, 0)
+    for seed in range(20):
+        assert len(questions_of(scene, [(count, 3), (colour, 2)], np.random.default_rng(seed))) == 5
+
+
+def test_the_command(tmp_path):
+    """What it leaves opens with plain transformers, and resuming is the same as not stopping."""
+    whole, parts = tmp_path / "whole", tmp_path / "parts"
+    succeeded(command("pretrain", *SMALLEST, f"hydra.run.dir={whole}"))
+    model = AutoModelForImageTextToText.from_pretrained(whole / "policy")
+    assert model.dtype == torch.bfloat16 and AutoProcessor.from_pretrained(whole / "policy")
+    card = (whole / "policy" / "README.md").read_text()
+    assert "license: apache-2.0" in card and "| cue search, mean IoU |" in card
+    rows = pd.read_csv(whole / "metrics.csv")
+    assert rows["train/loss"].count() == 4 and rows["val/grounding"].count() == 1
+    succeeded(command("pretrain", *SMALLEST, "trainer.steps=2", "module.steps=4", f"hydra.run.dir={parts}"))
+    succeeded(command("pretrain", f"resume={parts}", "trainer.steps=4"))
+    one, two = weights(whole), weights(parts)
+    assert one.keys() == two.keys() and all(torch.equal(one[name], two[name]) for name in one)

@@ -1,0 +1,108 @@
+"""A run's page, opened in a real headless browser."""
+
+from __future__ import annotations
+
+import os
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+from PIL import Image
+
+from locus.analysis.comparison import Comparison
+from locus.analysis.run_report import gallery, run_tables, write_run_report
+from locus.data.cue_rendering import render_cue
+from locus.types import CueExample, CuePixels
+
+EXAMPLES = 15
+
+
+@pytest.fixture
+def run(tmp_path) -> Path:
+    """A run folder with two validations: IoU 0.2 before, 0.2 to 1.0 after; the last example answers no box."""
+    rows = []
+    for step, ious in ((0, np.full(EXAMPLES, 0.2)), (40, np.linspace(0.2, 1.0, EXAMPLES))):
+        for index, iou in enumerate(ious):
+            box = None if index == EXAMPLES - 1 and step == 0 else [8.0, 8.0, 40.0, 40.0]
+            row = {"step": step, "example_id": str(index), "bin": ("tiny", "small")[index % 2], "iou": iou, "box": box}
+            rows.append(row | {"format": 1.0})
+    pd.DataFrame(rows).to_parquet(tmp_path / "validation.parquet")
+    (tmp_path / "figures").mkdir()
+    Image.new("RGB", (64, 48), "white").save(tmp_path / "figures" / "curve.png")
+    return tmp_path
+
+
+def pixels(example_id: str) -> CuePixels:
+    """The pictures of an example."""
+    image = Image.effect_noise((128, 128), 80).convert("RGB")
+    example = CueExample(example_id, example_id, "0.png", 128, 128, (8, 8, 40, 40), 0.0625, "tiny")
+    return CuePixels(example, image, render_cue(image, example.box, 1.0))
+
+
+@pytest.fixture
+def comparison() -> Comparison:
+    """Ten questions that the base fails, and of which the trained policy fails none; attention that rises."""
+    shared = {"benchmark": ["<b>attributes</b>"] * 10, "kind": ["colour", "shape"] * 5}
+    questions = [pd.DataFrame(shared | {"policy": p, "score": s}) for p, s in (("before", 0.0), ("after", 1.0))]
+    looks = {"layer": [0, 1] * 5, "question": np.repeat(range(5), 2), "area": 0.1}
+    attention = [
+        pd.DataFrame(looks | {"policy": p, "share": s, "mean": s, "peak": s > 0.2})
+        for p, s in (("before", 0.1), ("after", 0.3))
+    ]
+    return Comparison(pd.concat(questions), pd.concat(attention))
+
+
+@pytest.fixture
+def browser():
+    """Headless Chromium from the system's packages."""
+    driver = shutil.which("chromedriver")
+    if driver is None or shutil.which("chromium") is None:
+        if os.environ.get("CI"):
+            pytest.fail("CI must install chromium and chromedriver")
+        pytest.skip("needs chromium and chromedriver")
+    from selenium import webdriver
+
+    options = webdriver.ChromeOptions()
+    options.binary_location = shutil.which("chromium")
+    for argument in ("headless", "no-sandbox", "disable-gpu", "disable-background-networking", "disable-sync"):
+        options.add_argument(f"--{argument}")
+    options.set_capability("goog:loggingPrefs", {"browser": "ALL"})
+    opened = webdriver.Chrome(options=options, service=webdriver.ChromeService(driver))
+    yield opened
+    opened.quit()
+
+
+def test_the_page_in_a_browser(run, comparison, browser):
+    """A broken picture, a request to the network, or data that becomes markup: the page looks right in code."""
+    page = write_run_report(run, run_tables(run, comparison), pixels, "locus: a <run>")
+    browser.get(page.as_uri())
+    assert browser.get_log("browser") == []
+    assert browser.title == "locus: a <run>"
+    widths = browser.execute_script("return [...document.images].map(image => image.naturalWidth)")
+    assert len(widths) == 1 + 12 and min(widths) > 0
+    assert browser.execute_script(
+        "return performance.getEntriesByType('resource').every(r => r.name.startsWith('data:'))"
+    )
+    rows = browser.execute_script("return [...document.querySelectorAll('tr')].map(row => row.innerText.split('\\t'))")
+    assert rows[1][:5] == ["mean IoU", "all", "0.200", "0.600", "+0.400"]
+    assert "<b>attributes</b>" in {row[0] for row in rows}
+
+
+def test_tables(run, comparison):
+    """Before and after swapped, bins mixed, or examples paired by order and not by name."""
+    tables = run_tables(run, comparison)
+    cues = tables["Cue search, held out"].set_index(["measure", "of"])
+    assert cues.loc[("mean IoU", "all"), ["before", "after"]].tolist() == pytest.approx([0.2, 0.6])
+    assert cues.loc[("ACC@0.5", "all"), "after"] == pytest.approx(9 / 15)  # from 0.2 + 6 * 0.8 / 14 on
+    assert cues.loc[("mean IoU", "tiny"), "items"] == 8 and cues.loc[("mean IoU", "small"), "items"] == 7
+    questions = tables["Questions without a cue"].set_index("of")
+    assert questions["change"].tolist() == [1.0, 1.0, 1.0] and questions.index.tolist() == ["all", "colour", "shape"]
+    attention = tables["Attention in box"].set_index(["measure", "of"])
+    assert attention.loc[("peak in box", "mean of layers"), ["before", "after"]].tolist() == [0.0, 1.0]
+
+
+def test_gallery_takes_an_answer_without_a_box(run):
+    """A missing box that is drawn, or that ends the report."""
+    assert len(gallery(pd.read_parquet(run / "validation.parquet"), pixels)) == 12
