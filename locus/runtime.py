@@ -41,6 +41,8 @@ CONF = Path(__file__).resolve().parent.parent / "conf"
 PACKAGES = ("torch", "torchvision", "transformers", "lightning", "hydra-core", "wandb", "numpy")
 OmegaConf.register_new_resolver("asset", lambda name: str(Path(__file__).parent / "assets" / name), replace=True)
 OmegaConf.register_new_resolver("brief", lambda text: text.replace("/", "_")[:200], replace=True)
+RESUMED_FROM = ".hydra/resume.yaml"
+"""The configuration with its interpolations; not Hydra's config.yaml, which any later call for this folder rewrites."""
 NO_SPACE = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
 
@@ -67,6 +69,7 @@ def open_run(cfg: DictConfig) -> tuple[DictConfig, RunFolder]:
             raise LocusError(
                 f"{folder.path} already holds a run ({', '.join(held)}): resume={folder.path}, or give another folder"
             )
+        write_text(folder.path / RESUMED_FROM, OmegaConf.to_yaml(cfg))
     else:
         path = Path(cfg.resume)
         if not (path / "config.yaml").is_file():  # Hydra has made the folder by now
@@ -90,7 +93,7 @@ def _remove_new_folder(resumed: Path) -> None:
 
 def _resumed(folder: Path, changes: list[str]) -> DictConfig:
     """The configuration of an earlier run with dotted overrides, which stay for the next resume."""
-    path = folder / ".hydra" / "config.yaml"
+    path = folder / RESUMED_FROM
     try:
         choices = OmegaConf.load(folder / ".hydra" / "hydra.yaml").hydra.runtime.choices
         same = {f"{group}={choice}" for group, choice in choices.items()}  # they open the keys of their groups
@@ -223,7 +226,7 @@ def wandb_logger(folder: RunFolder, project: str) -> Logger:
 def close_loggers() -> None:
     """Ends the W&B run, so that the next job of a sweep gets one of its own."""
     if wandb.run is not None:
-        wandb.finish(quiet=True)
+        wandb.finish()
 
 
 def quiet_lightning() -> None:

@@ -20,7 +20,7 @@ TRAINING = ("policy_module.py", "grpo/module.py", "sft/module.py", "pretraining/
 LAYERS = {
     5: ("train.py", "pretrain.py", "evaluate.py", "score.py", "analyze.py", "prepare.py", "report.py"),
     4: ("runtime.py", "callbacks.py"),
-    3: (*TRAINING, "evaluation/", "analysis/"),
+    3: (*TRAINING, *(f"evaluation/{name}.py" for name in ("evaluator", "questions", "scene_suite")), "analysis/"),
     2: ("run_files.py", "data/", "models/", "grpo/", "sft/", "evaluation/benchmarks/"),
     1: (
         *("boxes.py", "parsing.py", "prompts.py"),

@@ -31,7 +31,7 @@ COCO128 = Path(__file__).parents[2] / "shared" / "coco128"
 def strategy(name: str) -> CropStrategy:
     """A shipped crop strategy."""
     with initialize_config_dir(str(CONF), version_base="1.3"):
-        return instantiate(compose("prepare", [f"crop={name}"]).crop, _convert_="all")
+        return instantiate(compose("prepare", ["data=coco", f"crop={name}"]).crop, _convert_="all")
 
 
 def grid_table(images: int = 30, tiny: int = 10, small: int = 5, folder: str = "") -> ImageTable:

@@ -22,7 +22,7 @@ CONF = Path(__file__).parents[1] / "conf"
 def strategy(name: str) -> CropStrategy:
     """A shipped crop strategy."""
     with initialize_config_dir(str(CONF), version_base="1.3"):
-        return instantiate(compose("prepare", [f"crop={name}"]).crop, _convert_="all")
+        return instantiate(compose("prepare", ["data=coco", f"crop={name}"]).crop, _convert_="all")
 
 
 def random_table(images: int = 200, boxes: int = 3000, seed: int = 0) -> ImageTable:

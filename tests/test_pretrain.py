@@ -36,7 +36,7 @@ def source(seed: int = 1) -> SceneSource:
 def lessons() -> SceneLessons:
     """Two patch lessons, then questions."""
     processor, scenes = TinyQwen3VL(position_grid=16).processor(), source(2)
-    everywhere = CropStrategy({"any": (0.0, 1.0)}, {"any": 1.0}, min_side=4)
+    everywhere = CropStrategy({"any": (0.0, 1.0)}, {"any": 1.0}, 4, padding={}, scale={})
     cues = CueDataset(audited_corpus(scenes, everywhere, 4, 2, 0).train, scenes)
     collators = QuestionCollator(processor, PixelLimits()), CueCollator(processor, Frame.PROCESSED, PixelLimits())
     kinds = [(grounding, 2), (colour, 1)]

@@ -321,15 +321,16 @@ def test_a_group_that_the_run_has_may_be_named_again(folder):
 
 def test_a_mistyped_folder_is_not_made(tmp_path):
     """Hydra makes its output folder before anything can be checked: the typo would look like a run from then on."""
-    refused(resume(tmp_path / "nowhere"), "no folder of a run")
+    refused(command("train", f"resume={tmp_path / 'nowhere'}"), "no folder of a run")
     assert not (tmp_path / "nowhere").exists()
 
 
-def test_a_new_run_does_not_write_into_an_old_ones_folder(unbroken):
+def test_a_new_run_does_not_write_into_an_old_ones_folder(folder, unbroken):
     """Doubled validation rows, and a resume from the old run's checkpoint under the new configuration."""
-    before = (unbroken / "config.yaml").read_bytes()
-    refused(train(unbroken, *settings()), "already holds a run", "resume=")
-    assert (unbroken / "config.yaml").read_bytes() == before
+    cut(folder, 3)
+    refused(command("train", *SMALLEST, "seed=7", f"hydra.run.dir={folder}"), "already holds a run", "resume=")
+    resume(folder)
+    assert list(differences(folder, unbroken)) == []
 
 
 def test_the_configuration_survives_a_kill(folder, unbroken):
@@ -339,7 +340,7 @@ def test_the_configuration_survives_a_kill(folder, unbroken):
 
     def half(path: Path, text: str, *_: Any, **__: Any) -> None:
         write(path, text[: len(text) // 2])
-        if "config.yaml" in path.name:
+        if "resume.yaml" in path.name:
             raise Killed
 
     def saved(config: Any, path: Any) -> None:

@@ -397,7 +397,7 @@ def test_a_run_that_is_not_there(tmp_path):
         refused(command("train", f"resume={tmp_path / name}"), f"resume={tmp_path / name}", "folder of a run")
 
 
-@pytest.mark.parametrize("lacks", ["checkpoints", ".hydra/config.yaml"])
+@pytest.mark.parametrize("lacks", ["checkpoints", ".hydra/resume.yaml"])
 def test_a_folder_that_is_no_run(run, lacks):
     """A folder of something else, or of a run that was tidied up."""
     path = run / lacks
@@ -408,8 +408,8 @@ def test_a_folder_that_is_no_run(run, lacks):
 @pytest.mark.parametrize("text", ["", "seed: ["])
 def test_a_configuration_that_is_none(run, text):
     """Emptied or cut, by a copy or a quota."""
-    (run / ".hydra" / "config.yaml").write_text(text)
-    refused(command("train", f"resume={run}"), f"resume={run}", "config.yaml")
+    (run / ".hydra" / "resume.yaml").write_text(text)
+    refused(command("train", f"resume={run}"), f"resume={run}", "resume.yaml")
 
 
 @pytest.mark.parametrize("name", ["rollouts.parquet", "metrics.csv"])
@@ -455,7 +455,7 @@ def sizes(folder: Path) -> dict[str, int]:
         pytest.param("build_trainer", "rollouts.parquet", 0.1, marks=pytest.mark.slow),
         pytest.param("build_trainer", "metrics.csv", 0.1, marks=pytest.mark.slow),
         pytest.param("save_curve", "figures/curve.png", 0.5, marks=pytest.mark.slow),
-        ("open_run", ".hydra/config.yaml", 0.5),
+        ("open_run", ".hydra/resume.yaml", 0.5),
     ],
 )
 def test_a_full_disk_is_one_line_and_costs_nothing(run, unbroken, since, name, share):
