@@ -39,7 +39,6 @@ from locus.run_files import latest_checkpoint, write_json, write_text
 log = logging.getLogger("locus")
 CONF = Path(__file__).resolve().parent.parent / "conf"
 PACKAGES = ("torch", "torchvision", "transformers", "lightning", "hydra-core", "wandb", "numpy")
-OmegaConf.register_new_resolver("asset", lambda name: str(Path(__file__).parent / "assets" / name), replace=True)
 OmegaConf.register_new_resolver("brief", lambda text: text.replace("/", "_")[:200], replace=True)
 RESUMED_FROM = ".hydra/resume.yaml"
 """The configuration with its interpolations; not Hydra's config.yaml, which any later call for this folder rewrites."""
