@@ -170,6 +170,17 @@ def test_every_colour_stands_out_from_the_background(clutter):
         assert np.quantile(np.linalg.norm(pixels - fill, axis=1), 0.01) > 70, name
 
 
+def test_without_context_only_the_boxes_are_seen():
+    """Another scene, boxes that move, or clutter that stays: the base would never have seen a suppressed context."""
+    whole, bare = (source(context=context).scene(3) for context in (True, False))
+    assert whole.objects == bare.objects
+    before, after = (np.asarray(render(scene)) for scene in (whole, bare))
+    seen = np.zeros(before.shape[:2], dtype=bool)
+    for x1, y1, x2, y2 in (map(int, item.box.xyxy) for item in whole.objects):
+        seen[y1:y2, x1:x2] = True
+    assert (after[seen] == before[seen]).all() and not after[~seen].any() and before[~seen].any()
+
+
 def test_clutter_sets_the_strength_of_the_texture():
     """Bug: a dead knob."""
     spread = [np.asarray(background(128, 128, clutter, 3), dtype=float).std(axis=(0, 1)).mean()

@@ -8,7 +8,7 @@ x to the right, y down; outlines are [K, 2] arrays of (x, y) in the unit square.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -16,6 +16,7 @@ from PIL import Image, ImageChops, ImageDraw
 
 if TYPE_CHECKING:
     from locus.data.scenes import Scene, SceneObject
+    from locus.types import Box
 
 SUPERSAMPLING = 4
 NEUTRAL = 128
@@ -129,7 +130,16 @@ def render(scene: Scene) -> Image.Image:
     canvas = background(scene.width, scene.height, scene.clutter, scene.background_seed)
     for item in scene.objects:
         _draw(canvas, item)
-    return canvas
+    return canvas if scene.context else only_boxes(canvas, [item.box for item in scene.objects])
+
+
+def only_boxes(picture: Image.Image, boxes: Sequence[Box]) -> Image.Image:
+    """The picture, black outside the boxes (file frame); same canvas and scale."""
+    sheet = Image.new("RGB", picture.size)
+    for box in boxes:
+        region = tuple(round(value) for value in box.xyxy)
+        sheet.paste(picture.crop(region), region[:2])
+    return sheet
 
 
 def _draw(canvas: Image.Image, item: SceneObject) -> None:

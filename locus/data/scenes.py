@@ -79,6 +79,8 @@ class Scene:
     clutter: float
     """Strength of the background's texture, 0 (flat) to 1."""
     background_seed: int
+    context: bool = True
+    """False: all but the objects' boxes is black."""
 
     def left_of(self, a: SceneObject, b: SceneObject) -> bool:
         """Whether a is clearly left of b: its centre is, by more than `RELATION_MARGIN` of the canvas's width and by
@@ -112,7 +114,8 @@ class SceneSource:
     gap: pixels between any two objects' boxes, at least. grid: upper left corners lie on multiples of it, in pixels.
     lookalikes: share of a scene's objects, 0-1, that come as a pair of equal size differing in exactly one attribute;
     the pairs come first: objects 0 and 1, 2 and 3, ...
-    clutter: strength of the background's texture, 0-1. seed: not negative.
+    clutter: strength of the background's texture, 0-1. context: false blacks out all but the objects' boxes.
+    seed: not negative.
 
     An overfull scene keeps its number of objects: when one of them finds no place, all become smaller, though never
     below the shortest side, and are laid out anew. Raises LocusError for arguments that no scene can meet.
@@ -120,7 +123,7 @@ class SceneSource:
 
     def __init__(self, count: int, width: int, height: int, objects: Sequence[int], object_side: Sequence[int],
                  stretch: float = 1.0, gap: int = 2, grid: int = 1, lookalikes: float = 0.5, clutter: float = 0.5,
-                 seed: int = 0) -> None:  # fmt: skip
+                 context: bool = True, seed: int = 0) -> None:  # fmt: skip
         self.count, self.width, self.height = (
             _number(name, value, low=1, whole=True)
             for name, value in (("count", count), ("width", width), ("height", height))
@@ -130,7 +133,7 @@ class SceneSource:
         self.grid = _number("grid", grid, low=1, whole=True)
         self.lookalikes = _number("lookalikes", lookalikes, low=0, high=1)
         self.clutter = _number("clutter", clutter, low=0, high=1)
-        self.seed = _number("seed", seed, low=0, whole=True)
+        self.context, self.seed = bool(context), _number("seed", seed, low=0, whole=True)
         self._check_room()
         arguments = {name: value for name, value in vars(self).items() if name != "count"}
         self.family = hashlib.sha256(json.dumps(arguments, sort_keys=True, default=int).encode()).hexdigest()[:8]
@@ -195,6 +198,7 @@ class SceneSource:
             ),
             clutter=self.clutter,
             background_seed=int(rng.integers(2**63)),
+            context=self.context,
         )
 
     def _draw_sizes(self, number: int, rng: np.random.Generator) -> np.ndarray:
