@@ -12,7 +12,12 @@ from lightning.pytorch.callbacks import Callback, Checkpoint
 from lightning.pytorch.loggers import WandbLogger
 from lightning.pytorch.trainer.states import TrainerFn
 
+from locus.analysis.diagnoses.attention import Attention
 from locus.analysis.pictures import rollout_picture
+from locus.data.collate import QuestionCollator
+from locus.evaluation.evaluator import Evaluator
+from locus.evaluation.items import Benchmark
+from locus.evaluation.questions import GREEDY
 from locus.run_files import ROLLOUTS, VALIDATION, StepTable, checkpoint_path
 from locus.types import Box, RolloutGroup
 
@@ -130,6 +135,29 @@ class ValidationTable(TableCallback):
             if isinstance(logger, WandbLogger) and pictures:
                 texts = [group.rollouts[0].text for group in groups]
                 logger.log_image("val/rollouts", pictures, step=module.finished_steps, caption=texts)
+
+
+class AttentionInBox(Callback):
+    """Logs how much of the attention lies in the evidence boxes of a fixed batch of questions, at every validation.
+
+    Args:
+        benchmark: whose items have evidence boxes; its first ``limit`` are asked every time.
+        limit: items.
+        token_budget: padded tokens of a batch.
+    """
+
+    def __init__(self, benchmark: Benchmark, limit: int, token_budget: int):
+        self.diagnosis, self.token_budget = Attention(benchmark, limit, overlays=0), token_budget
+
+    def on_validation_epoch_end(self, trainer: Trainer, module: LightningModule) -> None:
+        """``val/attention_in_box``, ``val/peak_in_box`` and ``val/attention_in_box/layer_<n>``."""
+        cues = trainer.datamodule.collator
+        collator = QuestionCollator(cues.processor, cues.pixels)
+        evaluator = Evaluator(module.policy, collator, GREEDY, self.token_budget)
+        means = self.diagnosis.measure(evaluator).mean(numeric_only=True)
+        names = {"mean": "val/attention_in_box", "peak": "val/peak_in_box"}
+        names |= {name: f"val/attention_in_box/{name.replace(' ', '_')}" for name in means.index if "layer" in name}
+        module.log_dict({shown: float(means[name]) for name, shown in names.items()})
 
 
 class RunCheckpoint(Checkpoint):

@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 import logging
+from dataclasses import replace
 from typing import Any
 
 import hydra
+import pandas as pd
 from hydra.utils import instantiate
 from lightning import Trainer, seed_everything
 from lightning.pytorch.callbacks import EarlyStopping
 from omegaconf import DictConfig, OmegaConf
 
-from locus.analysis.comparison import as_text, compare
-from locus.analysis.run_report import run_tables, write_run_report
+from locus.analysis.comparison import AFTER, BEFORE, compare, cue_search_section
+from locus.analysis.run_report import write_run_report
+from locus.analysis.tables import as_text
 from locus.analysis.training import final_validation, phase_seconds, read_metrics, save_curve, validation_table
 from locus.boxes import parse_frame
 from locus.callbacks import RolloutTable, RunCheckpoint, TableCallback, ValidationTable
@@ -21,6 +24,7 @@ from locus.data.collate import CueCollator, QuestionCollator
 from locus.data.corpus import Corpus
 from locus.data.datamodule import CueDataModule
 from locus.errors import LocusError
+from locus.evaluation.evaluator import Evaluator
 from locus.grpo.preflight import preflight
 from locus.models.backbone import Backbone
 from locus.policy_module import PolicyModule, RunParts
@@ -134,6 +138,7 @@ def build_trainer(cfg: DictConfig, run: RunFolder) -> Trainer:
         run.path, settings.checkpoint_every, settings.validate_every, settings.steps, settings.keep_checkpoints
     )
     callbacks = [RolloutTable(run.path, run.last_step), ValidationTable(run.path, run.last_step), checkpoints]
+    callbacks += instantiate(cfg.watch, _convert_="all").values()
     if settings.stop_at_iou is not None:
         callbacks.append(
             EarlyStopping("val/mean_iou", mode="max", patience=settings.steps, stopping_threshold=settings.stop_at_iou)
@@ -188,17 +193,21 @@ def export(run: RunFolder, module: PolicyModule, data: CueDataModule) -> None:
 
 
 def report(cfg: DictConfig, run: RunFolder, backbone: Backbone, module: PolicyModule, data: CueDataModule) -> None:
-    """Base against trained policy: tables in the terminal, ``questions.parquet`` and ``report.html``."""
-    suite, comparison = instantiate(cfg.evaluation, _convert_="all"), None
-    if suite.benchmarks:
+    """Base against trained policy: tables in the terminal, a parquet file a diagnosis, and ``report.html``."""
+    sections = [cue_search_section(pd.read_parquet(run.path / "validation.parquet"))]
+    diagnoses = list(instantiate(cfg.evaluation, _convert_="all").values())
+    if diagnoses:
         collator = QuestionCollator(data.collator.processor, data.collator.pixels)
-        comparison = compare(backbone.load().to(module.policy.device), module.policy, suite, collator)
-        comparison.save(run.path)
-    tables = run_tables(run.path, comparison)
-    for name, table in tables.items():
-        log.info("%s, before and after:\n%s", name, as_text(table))
+        policies = {BEFORE: backbone.load().to(module.policy.device), AFTER: module.policy}
+        greedy = replace(instantiate(cfg.rollout.validation), temperature=0.0)
+        evaluators = {
+            name: Evaluator(policy, collator, greedy, cfg.rollout.token_budget) for name, policy in policies.items()
+        }
+        sections += compare(evaluators, diagnoses, run.path)
+    for section in sections:
+        log.info("%s, before and after:\n%s", section.title, as_text(section.table))
     places = {example.example_id: index for index, example in enumerate(data.validation.examples)}
-    page = write_run_report(run.path, tables, lambda name: data.validation[places[name]], f"locus: {cfg.name}")
+    page = write_run_report(run.path, sections, lambda name: data.validation[places[name]], f"locus: {cfg.name}")
     log.info("report: %s", page)
 
 

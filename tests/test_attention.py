@@ -12,7 +12,7 @@ from models import prompts as cue_prompts
 from PIL import Image
 from transformers import AutoModelForImageTextToText
 
-from locus.analysis.attention import ANSWER_OPENED, attention_in_box, attention_maps, evidence_mask
+from locus.analysis.attention import attention_in_box, attention_maps, coverage, evidence_mask
 from locus.data.collate import PixelLimits, QuestionCollator
 from locus.models.group_attention import WatchedContinuation
 from locus.types import Box, Frame
@@ -26,7 +26,7 @@ def test_maps_are_those_of_eager_attention(family: str, kv_heads: int):
     collator = QuestionCollator(backbone(family).processor(), PixelLimits())
     images = [Image.effect_noise(size, 90).convert("RGB") for size in ((96, 64), (64, 128))]
     texts = ["What colour is the star?", "Is there a red ring?"]
-    prompts = collator.question_prompts(["0", "1"], images, texts, ANSWER_OPENED)
+    prompts = collator.question_prompts(["0", "1"], images, texts, "<think></think><answer>")
     stock = AutoModelForImageTextToText.from_config(deepcopy(vlm.model.config), attn_implementation="eager").eval()
     stock.load_state_dict(vlm.model.state_dict())
     for prompt, maps in zip(prompts, attention_maps(vlm, prompts), strict=True):
@@ -75,11 +75,28 @@ def test_a_continuation_can_be_watched(kv_heads: int):
 
 
 def test_shares_by_hand():
-    """Two layers on a 2x3 grid, box over the upper left cell and a bit of its right neighbour."""
-    mask = evidence_mask([Box(0, 0, 33, 30, Frame.FILE, 90, 60)], 2, 3)
-    assert mask.tolist() == [[True, True, False], [False, False, False]]
+    """Two layers on a 2x3 grid, box over the upper left cell and a tenth of its right neighbour."""
+    boxes = [Box(0, 0, 33, 30, Frame.FILE, 90, 60)]
+    assert evidence_mask(boxes, 2, 3).tolist() == [[True, True, False], [False, False, False]]
     maps = np.array([[[0.4, 0.1, 0.1], [0.1, 0.1, 0.0]], [[0.0, 0.0, 0.1], [0.1, 0.0, 0.0]]])
-    found = attention_in_box(maps, mask)
+    found = attention_in_box(maps, boxes)
     assert found.by_layer == pytest.approx((0.5 / 0.8, 0.0))
     assert found.mean == pytest.approx(0.5 / 1.0) and found.peak and found.area == pytest.approx(2 / 6)
-    assert not attention_in_box(maps, ~mask).peak
+    assert found.covered == pytest.approx(0.41)
+    assert not attention_in_box(maps, [Box(60, 30, 90, 60, Frame.FILE, 90, 60)]).peak
+
+
+def test_coverage_by_hand():
+    """Overlapping boxes counted twice, a box beyond the image, rows and columns swapped."""
+    boxes = [Box(0, 0, 20, 10, Frame.FILE, 40, 20), Box(10, 0, 30, 5, Frame.FILE, 40, 20)]
+    assert coverage(boxes, 1, 2).tolist() == [pytest.approx([0.5, 0.125])]
+    assert coverage(boxes, 2, 1).ravel() == pytest.approx([0.625, 0.0])
+    assert coverage([Box(-5, -5, 400, 200, Frame.UNIT1000, 100, 100)], 3, 3).tolist() == np.ones((3, 3)).tolist()
+    rng = np.random.default_rng(0)
+    corners = np.sort(rng.uniform(0, 1, (2, 3, 2)), axis=0)
+    boxes = [Box(*low, *high, Frame.FILE, 1, 1) for low, high in zip(*corners, strict=True)]
+    fine = (np.arange(700) + 0.5) / 700
+    inside = np.zeros((700, 700), dtype=bool)
+    for box in boxes:
+        inside |= ((fine > box.y1) & (fine < box.y2))[:, None] & ((fine > box.x1) & (fine < box.x2))
+    np.testing.assert_allclose(coverage(boxes, 7, 5), inside.reshape(7, 100, 5, 140).mean((1, 3)), atol=0.02)

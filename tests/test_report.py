@@ -10,8 +10,10 @@ import pandas as pd
 import pytest
 from PIL import Image
 
-from locus.analysis.comparison import Comparison
-from locus.analysis.run_report import gallery, run_tables, write_run_report
+from locus.analysis.comparison import cue_search_section
+from locus.analysis.report import Section
+from locus.analysis.run_report import gallery, write_run_report
+from locus.analysis.tables import paired_table
 from locus.data.cue_rendering import render_cue
 from locus.types import CueExample, CuePixels
 
@@ -41,16 +43,15 @@ def pixels(example_id: str) -> CuePixels:
 
 
 @pytest.fixture
-def comparison() -> Comparison:
-    """Ten questions that the base fails, and of which the trained policy fails none; attention that rises."""
-    shared = {"benchmark": ["<b>attributes</b>"] * 10, "kind": ["colour", "shape"] * 5}
-    questions = [pd.DataFrame(shared | {"policy": p, "score": s}) for p, s in (("before", 0.0), ("after", 1.0))]
-    looks = {"layer": [0, 1] * 5, "question": np.repeat(range(5), 2), "area": 0.1}
-    attention = [
-        pd.DataFrame(looks | {"policy": p, "share": s, "mean": s, "peak": s > 0.2})
-        for p, s in (("before", 0.1), ("after", 0.3))
-    ]
-    return Comparison(pd.concat(questions), pd.concat(attention))
+def sections(run) -> list[Section]:
+    """Cue search, and ten questions that the base fails, and of which the trained policy fails none."""
+    shared = {"item": range(10), "kind": ["colour", "shape"] * 5}
+    questions = pd.concat(
+        [pd.DataFrame(shared | {"policy": p, "score": s}) for p, s in (("before", 0.0), ("after", 1.0))]
+    )
+    asked = paired_table(questions, {"<b>attributes</b>": "score"}, "kind")
+    cues = cue_search_section(pd.read_parquet(run / "validation.parquet"))
+    return [cues, Section("Questions without a cue", "<i>text</i>", asked)]
 
 
 @pytest.fixture
@@ -71,9 +72,9 @@ def browser():
     opened.quit()
 
 
-def test_the_page_in_a_browser(run, comparison, browser):
+def test_the_page_in_a_browser(run, sections, browser):
     """A broken picture, a request to the network, or data that becomes markup: the page looks right in code."""
-    page = write_run_report(run, run_tables(run, comparison), pixels, "locus: a <run>")
+    page = write_run_report(run, sections, pixels, "locus: a <run>")
     browser.get(page.as_uri())
     assert browser.get_log("browser") == []
     assert browser.title == "locus: a <run>"
@@ -87,17 +88,12 @@ def test_the_page_in_a_browser(run, comparison, browser):
     assert "<b>attributes</b>" in {row[0] for row in rows}
 
 
-def test_tables(run, comparison):
+def test_cue_search_table(run, sections):
     """Before and after swapped, bins mixed, or examples paired by order and not by name."""
-    tables = run_tables(run, comparison)
-    cues = tables["Cue search, held out"].set_index(["measure", "of"])
+    cues = sections[0].table.set_index(["measure", "of"])
     assert cues.loc[("mean IoU", "all"), ["before", "after"]].tolist() == pytest.approx([0.2, 0.6])
     assert cues.loc[("ACC@0.5", "all"), "after"] == pytest.approx(9 / 15)  # from 0.2 + 6 * 0.8 / 14 on
     assert cues.loc[("mean IoU", "tiny"), "items"] == 8 and cues.loc[("mean IoU", "small"), "items"] == 7
-    questions = tables["Questions without a cue"].set_index("of")
-    assert questions["change"].tolist() == [1.0, 1.0, 1.0] and questions.index.tolist() == ["all", "colour", "shape"]
-    attention = tables["Attention in box"].set_index(["measure", "of"])
-    assert attention.loc[("peak in box", "mean of layers"), ["before", "after"]].tolist() == [0.0, 1.0]
 
 
 def test_gallery_takes_an_answer_without_a_box(run):

@@ -1,7 +1,7 @@
 """Where a policy looks when it answers: Attention-in-Box and Peak-in-Box (paper, section on Attention-in-Box).
 
 The map of a layer is the attention from the position that predicts the answer's first token to the image's tokens, mean
-over heads, on the merged token grid.
+over heads, on the merged token grid. Shapes: L layers, a grid of [rows, columns] cells.
 """
 
 from __future__ import annotations
@@ -15,54 +15,64 @@ import torch
 from locus.models.vlm import VLM
 from locus.types import Box, QuestionPrompt
 
-ANSWER_OPENED = "<think></think><answer>"
-"""What a prompt's completion begins with, so that the next token is the answer's first."""
-
 
 @dataclass(frozen=True)
 class AttentionInBox:
     """How much of the attention lies in the evidence boxes of a question."""
 
     by_layer: tuple[float, ...]
-    """Share of each layer's attention to the image that lies in the boxes, 0-1."""
+    """Share of each layer's attention to the image that lies in the boxes' cells, 0-1."""
     mean: float
     """The share in the mean of all layers' maps."""
+    covered: float
+    """The same, each cell counted by how much of it the boxes cover: for boxes smaller than a cell."""
     peak: bool
-    """Whether the strongest cell of that mean lies in a box."""
+    """Whether the strongest cell of that mean is a cell of a box."""
     area: float
     """Share of the image's cells in the boxes: what attention spread evenly would give."""
 
 
 def evidence_mask(boxes: Sequence[Box], rows: int, columns: int) -> np.ndarray:
     """[rows, columns] bool: cells that intersect any box."""
-    mask = np.zeros((rows, columns), dtype=bool)
-    for box in boxes:
-        left, right = box.x1 * columns / box.width, box.x2 * columns / box.width
-        top, bottom = box.y1 * rows / box.height, box.y2 * rows / box.height
-        mask[int(top) : int(np.ceil(bottom)), int(left) : int(np.ceil(right))] = True
-    return mask
+    return coverage(boxes, rows, columns) > 0
 
 
-def attention_in_box(maps: np.ndarray, mask: np.ndarray) -> AttentionInBox:
-    """[L, rows, columns] maps of one question and its mask -> the shares."""
-    averaged = maps.mean(0)
-    shares = (maps * mask).sum((1, 2)) / maps.sum((1, 2))
+def coverage(boxes: Sequence[Box], rows: int, columns: int) -> np.ndarray:
+    """[rows, columns] share of each cell that lies in any of the boxes, 0-1; where boxes overlap it counts once."""
+    corners = np.array([box.xyxy for box in boxes]) / np.array([(box.width, box.height) * 2 for box in boxes])
+    corners = corners.clip(0, 1) * (columns, rows, columns, rows)
+    # On the grid of all cells' and boxes' edges every piece lies in one cell, and wholly in or out of a box.
+    across = np.unique(np.concatenate([np.arange(columns + 1), corners[:, 0], corners[:, 2]]))
+    down = np.unique(np.concatenate([np.arange(rows + 1), corners[:, 1], corners[:, 3]]))
+    x, y = (across[1:] + across[:-1]) / 2, (down[1:] + down[:-1]) / 2
+    inside = np.zeros((len(y), len(x)), dtype=bool)
+    for x1, y1, x2, y2 in corners:
+        inside |= ((y > y1) & (y < y2))[:, None] & ((x > x1) & (x < x2))
+    pieces = inside * np.diff(down)[:, None] * np.diff(across)
+    found = np.zeros((rows, columns))
+    np.add.at(found, (y.astype(int)[:, None], x.astype(int)), pieces)
+    return found
+
+
+def attention_in_box(maps: np.ndarray, boxes: Sequence[Box]) -> AttentionInBox:
+    """[L, rows, columns] maps of one question and its evidence boxes -> the shares."""
+    share = coverage(boxes, *maps.shape[1:])
+    mask, averaged = share > 0, maps.mean(0)
+    by_layer = (maps * mask).sum((1, 2)) / maps.sum((1, 2))
+    mean, covered = ((averaged * part).sum() / averaged.sum() for part in (mask, share))
     peak = bool(mask.flat[int(averaged.argmax())])
-    mean = float((averaged * mask).sum() / averaged.sum())
-    return AttentionInBox(tuple(shares.tolist()), mean, peak, float(mask.mean()))
+    return AttentionInBox(tuple(by_layer.tolist()), float(mean), float(covered), peak, float(mask.mean()))
 
 
 @torch.no_grad()
-def attention_maps(policy: VLM, prompts: Sequence[QuestionPrompt], batch: int = 64) -> list[np.ndarray]:
-    """[L, rows, columns] of each prompt, from its last token; see `ANSWER_OPENED`."""
+def attention_maps(policy: VLM, prompts: Sequence[QuestionPrompt]) -> list[np.ndarray]:
+    """[L, rows, columns] of each prompt of one batch, from its last token to its first image."""
     policy.eval()
+    attention = policy.attention_from_last(prompts)  # [L, B, P]
+    merge = policy.model.config.vision_config.spatial_merge_size
     maps = []
-    for start in range(0, len(prompts), batch):
-        part = prompts[start : start + batch]
-        attention = policy.attention_from_last(part)  # [L, B, P]
-        for index, prompt in enumerate(part):
-            here = prompt.mm_token_type_ids.bool().nonzero()[:, 0].to(attention.device)
-            merge = policy.model.config.vision_config.spatial_merge_size
-            _, rows, columns = (prompt.image_grid_thw[0] // torch.tensor([1, merge, merge])).tolist()
-            maps.append(attention[:, index, here].float().view(-1, rows, columns).cpu().numpy())
+    for index, prompt in enumerate(prompts):
+        _, rows, columns = (prompt.image_grid_thw[0] // torch.tensor([1, merge, merge])).tolist()
+        here = prompt.mm_token_type_ids.bool().nonzero()[: rows * columns, 0].to(attention.device)
+        maps.append(attention[:, index, here].float().view(-1, rows, columns).cpu().numpy())
     return maps

@@ -50,7 +50,7 @@ def cue_picture(
     draw = ImageDraw.Draw(image)
     for box, colour in boxes:
         if box is not None:
-            _outline(draw, box, scale, colour)
+            outline(draw, box, scale, colour)
 
     sheet = Image.new("RGB", (image.width + CUE_WIDTH + 3 * MARGIN, image.height + 2 * MARGIN), "white")
     sheet.paste(image, (MARGIN, MARGIN))
@@ -65,7 +65,7 @@ def cue_picture(
     return sheet
 
 
-def _outline(draw: ImageDraw.ImageDraw, box: Box, scale: float, colour: tuple[int, int, int]) -> None:
+def outline(draw: ImageDraw.ImageDraw, box: Box, scale: float, colour: tuple[int, int, int]) -> None:
     """Draws a box just outside its region, cut to the picture; a tiny object stays visible inside."""
     width, height = draw.im.size
     x1, y1 = max(0.0, box.x1 * scale - 2), max(0.0, box.y1 * scale - 2)

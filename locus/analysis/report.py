@@ -1,4 +1,4 @@
-"""One self-contained page of a run: the curve, the before/after tables with intervals, and a gallery."""
+"""One self-contained page of sections, each a text, a table with intervals and pictures."""
 
 from __future__ import annotations
 
@@ -12,6 +12,8 @@ from pathlib import Path
 import pandas as pd
 from PIL import Image
 
+from locus.analysis.tables import formatted
+
 STYLE = """
 body { font: 15px/1.5 system-ui, sans-serif; color: #202020; max-width: 68rem; margin: 2rem auto; padding: 0 1rem; }
 h1, h2 { line-height: 1.2; } h2 { margin-top: 2.5rem; }
@@ -20,7 +22,7 @@ th, td { padding: .2rem .8rem; text-align: right; border-bottom: 1px solid #ddd;
 th:nth-child(-n+2), td:nth-child(-n+2) { text-align: left; }
 tr.better td.change { color: #00704f; font-weight: 600; } tr.worse td.change { color: #b04000; font-weight: 600; }
 figure { display: inline-block; margin: .5rem; } figure img { max-width: 31rem; border: 1px solid #ddd; }
-img.wide { max-width: 100%; }
+img.wide { max-width: 100%; } .scroll { overflow-x: auto; }
 """
 
 
@@ -32,7 +34,7 @@ class Section:
     text: str
     """One paragraph, plain text."""
     table: pd.DataFrame | None = None
-    """A before/after table, see `analysis.comparison`."""
+    """See `analysis.tables`."""
     pictures: Sequence[Image.Image] = ()
 
 
@@ -53,16 +55,18 @@ def write_report(path: Path, title: str, summary: str, sections: Sequence[Sectio
 
 
 def table_html(table: pd.DataFrame) -> str:
-    """A before/after table; a change whose interval does not contain 0 stands out."""
+    """A table of `analysis.tables`; a change whose interval does not contain 0 stands out."""
+    shown = formatted(table)
     rows = []
-    for entry in table.itertuples():
-        mark = "better" if entry.low > 0 else "worse" if entry.high < 0 else ""
-        cells = [entry.measure, entry.of, f"{entry.before:.3f}", f"{entry.after:.3f}"]
-        line = "".join(f"<td>{html.escape(str(cell))}</td>" for cell in cells)
-        change = f'<td class="change">{entry.change:+.3f}</td><td>[{entry.low:+.3f}, {entry.high:+.3f}]</td>'
-        rows.append(f'<tr class="{mark}">{line}{change}<td>{entry.items}</td></tr>')
-    names = ("measure", "of", "before", "after", "change", "95 % interval", "items")
-    return f"<table><tr>{''.join(f'<th>{name}</th>' for name in names)}</tr>{''.join(rows)}</table>"
+    for place, cells in enumerate(shown.itertuples(index=False)):
+        mark = ""
+        if "change" in table:
+            mark = "better" if table["low"].iloc[place] > 0 else "worse" if table["high"].iloc[place] < 0 else ""
+        classes = ['class="change"' if name == "change" else "" for name in shown]
+        line = "".join(f"<td {kind}>{html.escape(cell)}</td>" for kind, cell in zip(classes, cells, strict=True))
+        rows.append(f'<tr class="{mark}">{line}</tr>')
+    head = "".join(f"<th>{html.escape(str(name))}</th>" for name in shown)
+    return f"<div class=scroll><table><tr>{head}</tr>{''.join(rows)}</table></div>"
 
 
 def picture_html(picture: Image.Image, wide: bool = False) -> str:

@@ -49,6 +49,8 @@ class Item:
     """What scores are told apart by, e.g. ``{"category": "direct_attributes"}``."""
     evidence: tuple[Box, ...] = ()
     """Where the answer is visible, file frame; empty where the benchmark does not say."""
+    names: tuple[str, ...] = ()
+    """What lies in each evidence box, where the benchmark says."""
     processed_size: tuple[float, float] | None = None
     """Width and height of the first picture as the policy saw it; whoever judges sets it, from the grid of that run."""
 

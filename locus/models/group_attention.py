@@ -62,8 +62,7 @@ class Prefill:
         if layer == len(self.keys):  # with gradient checkpointing a layer runs again in the backward pass
             self.keys.append(key)
             self.values.append(value)
-        gqa = query.shape[1] != key.shape[1]
-        return F.scaled_dot_product_attention(query, key, value, is_causal=True, scale=scale, enable_gqa=gqa)
+        return _causal(query, key, value, scale)
 
     def select(self, prompts: torch.Tensor) -> Prefill:
         """Only these prompts, by index [B']."""
@@ -74,7 +73,7 @@ class Prefill:
 
 @dataclass(eq=False)
 class Watched(Prefill):
-    """A prefill that also keeps where each prompt's last token looks."""
+    """A prefill that keeps where each prompt's last token looks, and no keys: one row of every layer's attention."""
 
     weights: list[torch.Tensor] = field(default_factory=list)
     """One [B, P] a layer: attention of the last token, mean over heads."""
@@ -84,12 +83,11 @@ class Watched(Prefill):
     ) -> torch.Tensor:
         last = self.prompt_mask.sum(1) - 1
         asked = query[torch.arange(len(query), device=query.device), :, last] * scale  # [B, H, D]
-        shared = key.repeat_interleave(query.shape[1] // key.shape[1], dim=1)
-        scores = (shared @ asked[..., None])[..., 0]  # [B, H, P]
+        scores = rearrange(asked, "b (k r) d -> b k r d", k=key.shape[1]) @ key.transpose(-1, -2)  # [B, K, H/K, P]
         if self.bias is not None:
-            scores = scores + self.bias[:, :, 0]
-        self.weights.append(scores.softmax(-1, dtype=torch.float32).mean(1))
-        return super().attend(layer, query, key, value, scale)
+            scores = scores + self.bias
+        self.weights.append(scores.softmax(-1, dtype=torch.float32).mean((1, 2)))
+        return _causal(query, key, value, scale)
 
 
 @dataclass(frozen=True, eq=False)
@@ -199,6 +197,12 @@ class Decoding:
             return states.gather(3, index.expand(*states.shape[:3], -1, *states.shape[4:]))
 
         return Decoding(self.prefill.select(prompts), keep(self.own_keys), keep(self.own_values), self.step)
+
+
+def _causal(query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, scale: float) -> torch.Tensor:
+    """Prompts padded on the right attend to themselves: padding lies after all that looks."""
+    gqa = query.shape[1] != key.shape[1]
+    return F.scaled_dot_product_attention(query, key, value, is_causal=True, scale=scale, enable_gqa=gqa)
 
 
 def group_attention(

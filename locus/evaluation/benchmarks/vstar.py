@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import ClassVar
 
+from locus.boxes import is_valid
 from locus.errors import LocusError
 from locus.evaluation.benchmarks.choice import (
     VLMEVALKIT_COLUMNS,
@@ -53,19 +54,23 @@ class VStar(ChoiceBenchmark):
             return vlmevalkit_item(row, groups)
         text, pictures = row.text("text"), row.pictures("image")
         options, answer = options_in(text), letter_of(row, "label")
-        evidence = _evidence(pictures[0]) if row.file.suffix == ".jsonl" else ()
-        return Item(row.item_id("question_id"), text, answer, pictures, options, groups, evidence)
+        names, evidence = _evidence(pictures[0]) if row.file.suffix == ".jsonl" else ((), ())
+        return Item(row.item_id("question_id"), text, answer, pictures, options, groups, evidence=evidence, names=names)
 
 
-def _evidence(picture: Picture) -> tuple[Box, ...]:
-    """The boxes, x, y, width and height in pixels, of the JSON file beside an official picture."""
+def _evidence(picture: Picture) -> tuple[tuple[str, ...], tuple[Box, ...]]:
+    """Names and boxes (x, y, width and height in pixels) of the JSON file beside an official picture."""
     file = Path(picture.key).with_suffix(".json")
     width, height = picture_size(picture)
     try:
-        boxes = [[float(value) for value in box] for box in json.loads(file.read_text(encoding="utf-8"))["bbox"]]
-        corners = [(x, y, min(x + w, width), min(y + h, height)) for x, y, w, h in boxes]
+        beside = json.loads(file.read_text(encoding="utf-8"))
+        boxes = [[float(value) for value in box] for box in beside["bbox"]]
+        corners = [(max(x, 0.0), max(y, 0.0), min(x + w, width), min(y + h, height)) for x, y, w, h in boxes]
+        if not all(map(is_valid, corners)):
+            raise ValueError(f"{boxes} are not all in {width} x {height} pixels")
+        names = tuple(map(str, beside["target_object"]))
     except (OSError, KeyError, TypeError, ValueError) as error:
         raise LocusError(
             f"{file}: no boxes can be read ({type(error).__name__}: {error}); fetch the whole folder again"
         ) from None
-    return tuple(Box(*corner, Frame.FILE, width, height) for corner in corners)
+    return names, tuple(Box(*corner, Frame.FILE, width, height) for corner in corners)

@@ -1,0 +1,82 @@
+"""One style for all figures: small multiples on white, policies told apart by colour and marker."""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Sequence
+
+import pandas as pd
+from matplotlib.axes import Axes
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.figure import Figure
+from PIL import Image
+
+from locus.evaluation.bootstrap import paired_difference
+
+COLOURS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9")
+"""Okabe and Ito's, told apart by colour-blind eyes, too."""
+MARKERS = "osD^vP"
+
+
+def panels(number: int = 1, width: float = 5.0, height: float = 3.2) -> tuple[Figure, list[Axes]]:
+    """A figure of so many axes beside each other, without a screen; sizes in inches."""
+    figure = Figure(figsize=(width * number, height), layout="constrained")
+    FigureCanvasAgg(figure)
+    axes = list(figure.subplots(1, number, squeeze=False)[0])
+    for one in axes:
+        one.spines[["top", "right"]].set_visible(False)
+    return figure, axes
+
+
+def as_picture(figure: Figure) -> Image.Image:
+    """The figure as pixels."""
+    figure.savefig(buffer := io.BytesIO(), dpi=120, format="png")
+    return Image.open(buffer).convert("RGB")
+
+
+def curves(axes: Axes, measured: pd.DataFrame, along: str, column: str) -> None:
+    """Mean of a column along another with its 95 % interval, one curve a policy."""
+    for index, (policy, rows) in enumerate(measured.groupby("policy", sort=False)):
+        parts = list(rows.groupby(along)[column])
+        found = [paired_difference([0.0] * len(values), values.to_numpy(float), resamples=1000) for _, values in parts]
+        _points(axes, [place for place, _ in parts], found, index, str(policy))
+    axes.set_xlabel(along)
+    axes.legend(fontsize="small", frameon=False)
+
+
+def _points(axes: Axes, places: Sequence[float], found: Sequence, index: int, label: str) -> None:
+    mean = [one.after for one in found]
+    low, high = ([abs(bound - one.after) for one, bound in ((one, getattr(one, end)) for one in found)]
+                 for end in ("low", "high"))  # fmt: skip
+    colour, marker = COLOURS[index % len(COLOURS)], MARKERS[index % len(MARKERS)]
+    axes.errorbar(places, mean, [low, high], color=colour, marker=marker, capsize=2, linewidth=1.2, label=label)
+
+
+def bars(axes: Axes, measured: pd.DataFrame, along: str, column: str, over: str = "policy") -> None:
+    """Mean of a column for each value of another with its 95 % interval, one bar a condition."""
+    conditions, places = list(measured[over].unique()), list(measured[along].unique())
+    width = 0.8 / len(conditions)
+    for index, condition in enumerate(conditions):
+        for place, name in enumerate(places):
+            values = measured[(measured[over] == condition) & (measured[along] == name)][column].to_numpy(float)
+            if not len(values):
+                continue
+            one = paired_difference([0.0] * len(values), values, resamples=1000)
+            x = place + (index - (len(conditions) - 1) / 2) * width
+            error = [[one.after - one.low], [one.high - one.after]]
+            label = str(condition) if place == 0 else None
+            axes.bar(x, one.after, width, yerr=error, capsize=2, color=COLOURS[index % len(COLOURS)], label=label)
+    axes.set_xticks(range(len(places)), [str(name) for name in places])
+    axes.legend(fontsize="small", frameon=False)
+
+
+def histogram(axes: Axes, measured: pd.DataFrame, column: str) -> None:
+    """Share of the items in tenths of 0 to 1, one outline a policy."""
+    edges = [tenth / 10 for tenth in range(11)]
+    for index, (policy, rows) in enumerate(measured.groupby("policy", sort=False)):
+        weights = [1 / len(rows)] * len(rows)
+        axes.hist(rows[column], edges, weights=weights, histtype="step", color=COLOURS[index % len(COLOURS)],
+                  linewidth=1.5, label=str(policy))  # fmt: skip
+    axes.set_xlabel(column)
+    axes.set_ylabel("share of items")
+    axes.legend(fontsize="small", frameon=False)

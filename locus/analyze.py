@@ -1,0 +1,72 @@
+"""Diagnoses of policies: ``python -m locus.analyze analysis=...`` (conf/analyze.yaml). Wires."""
+
+from __future__ import annotations
+
+import logging
+from pathlib import Path
+
+import hydra
+import pandas as pd
+from hydra.core.hydra_config import HydraConfig
+from hydra.utils import instantiate
+from omegaconf import DictConfig, OmegaConf
+
+from locus.analysis.report import Section, write_report
+from locus.analysis.tables import as_text
+from locus.errors import LocusError
+from locus.evaluate import build_evaluator, choose_policy
+from locus.runtime import entry_point
+
+log = logging.getLogger("locus")
+
+
+def labels(policies: list[str]) -> list[str]:
+    """A short name of each: of a run's ``policy/`` the run, else the last part; whole where two would be alike."""
+    paths = [Path(policy) for policy in policies]
+    short = [path.parent.name if path.name == "policy" else path.name for path in paths]
+    return short if len(set(short)) == len(short) else policies
+
+
+def measure(cfg: DictConfig, folder: Path) -> Section:
+    """Measures one policy after the other, so that one at a time is in memory; writes ``<analysis>.parquet``."""
+    policies = [str(policy) for policy in cfg.policies]
+    if not policies or len(set(policies)) < len(policies):
+        raise LocusError(f"policies={policies}: give one or more, each once")
+    frames = []
+    for name, policy in zip(labels(policies), policies, strict=True):
+        one = cfg.copy()
+        one.policy = policy
+        choose_policy(one)
+        if one.dtype is not None:
+            OmegaConf.update(one, "backbone.dtype", one.dtype, force_add=True)
+        diagnosis = instantiate(one.analysis, _convert_="all")
+        log.info("%s of %s", diagnosis.name, name)
+        evaluator, _ = build_evaluator(one)
+        frames.append(diagnosis.measure(evaluator).assign(policy=name))
+    measured = pd.concat(frames, ignore_index=True)
+    measured.to_parquet(folder / f"{diagnosis.name}.parquet", index=False)
+    return diagnosis.section(measured)
+
+
+def write(section: Section, folder: Path) -> None:
+    """``table.csv``, ``figures/`` and ``report.html``."""
+    section.table.to_csv(folder / "table.csv", index=False)
+    (folder / "figures").mkdir(exist_ok=True)
+    for number, picture in enumerate(section.pictures):
+        picture.save(folder / "figures" / f"{number:02d}.png")
+    write_report(folder / "report.html", f"locus: {section.title}", "", [section])
+
+
+@hydra.main(version_base="1.3", config_path="../conf", config_name="analyze")
+@entry_point
+def main(cfg: DictConfig) -> None:
+    """The command."""
+    folder = Path(HydraConfig.get().runtime.output_dir)
+    section = measure(cfg, folder)
+    write(section, folder)
+    log.info("%s\n%s", section.title, as_text(section.table))
+    log.info("report: %s", folder / "report.html")
+
+
+if __name__ == "__main__":
+    main()
