@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import time
+from collections.abc import Iterator
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -21,10 +22,10 @@ from locus.evaluation.evaluator import Evaluator, evaluate, limited
 from locus.evaluation.items import Benchmark
 from locus.evaluation.paper import paper_numbers
 from locus.evaluation.predictions import PredictionFile, fingerprint, read_predictions
-from locus.evaluation.scores import extractor_version, judged
+from locus.evaluation.scores import comparison, extractor_version, judged
 from locus.prompts import THINK_ANSWER
 from locus.runtime import CONF, PACKAGES, entry_point, git_commit
-from locus.score import add_row, describe, write_scores
+from locus.score import add_row, describe, read_rows, read_scores, write_scores
 
 log = logging.getLogger("locus")
 WEIGHTS = (".safetensors", ".bin", ".json")
@@ -79,6 +80,7 @@ def settings_of(cfg: DictConfig) -> dict[str, Any]:
         "weights": fingerprint(path, WEIGHTS) if folder else {},
         "pixels": parts["pixels"],
         "sampling": OmegaConf.to_container(cfg.sampling, resolve=True),
+        "seed": cfg.seed if cfg.sampling.temperature > 0 else None,
         "instruction": THINK_ANSWER if cfg.think else "",
         "token_budget": cfg.token_budget,
         "limit": cfg.limit,
@@ -105,7 +107,7 @@ def build_evaluator(cfg: DictConfig) -> tuple[Evaluator, dict[str, Any]]:
         raise LocusError(f"device={cfg.device}: {error}") from error
     collator = QuestionCollator(backbone.processor(), instantiate(cfg.pixels))
     instruction = THINK_ANSWER if cfg.think else ""
-    evaluator = Evaluator(policy, collator, instantiate(cfg.sampling), cfg.token_budget, instruction)
+    evaluator = Evaluator(policy, collator, instantiate(cfg.sampling), cfg.token_budget, instruction, cfg.seed)
     return evaluator, dict(collator.processor.image_processor.size)
 
 
@@ -129,8 +131,8 @@ def predict(cfg: DictConfig, benchmark: Benchmark, folder: Path) -> PredictionFi
     return file
 
 
-def run(cfg: DictConfig, folder: Path) -> dict[str, Any]:
-    """Predicts and scores one benchmark; returns its row of ``scores.csv``."""
+def run(cfg: DictConfig, folder: Path) -> tuple[Benchmark, dict[str, Any]]:
+    """Predicts and scores one benchmark; returns it with its row of ``scores.csv``."""
     check_settings(cfg)
     origin = choose_policy(cfg)
     if cfg.dtype is not None:
@@ -143,7 +145,7 @@ def run(cfg: DictConfig, folder: Path) -> dict[str, Any]:
     log.info("%s", describe(made))
     headline, paper = made["headline"], paper_numbers(benchmark.name, origin)
     other = made["scores"]["vlmevalkit"][headline["name"]]["value"]
-    return {
+    return benchmark, {
         "policy": str(cfg.policy),
         "benchmark": benchmark.name,
         "score": headline["name"],
@@ -158,15 +160,49 @@ def run(cfg: DictConfig, folder: Path) -> dict[str, Any]:
     }
 
 
+def compared(benchmark: Benchmark, folder: Path, resamples: int) -> Iterator[dict[str, Any]]:
+    """Rows of ``comparisons.csv``: the first policy of ``scores.csv`` against each later one, by extractor.
+
+    ``change``, ``low`` and ``high`` are of the paired bootstrap of the headline score; ``lost`` and ``won`` count the
+    items that only the first and only the later policy is right on, ``mcnemar_p`` is their test.
+    """
+    places = [*folder.glob(f"{benchmark.name}/scores.json"), *folder.glob(f"*/{benchmark.name}/scores.json")]
+    found = {made.get("policy"): (made, verdicts) for made, verdicts in (read_scores(place.parent) for place in places)}
+    rows = [row for row in read_rows(folder / "scores.csv") if row["benchmark"] == benchmark.name]
+    first, *later = [row["policy"] for row in rows if row["policy"] in found] or [None]
+    for policy in later:
+        try:
+            if found[first][0]["extractor_version"] != found[policy][0]["extractor_version"]:
+                raise LocusError("scored by different extractors; run evaluate again for both")
+            by_extractor = comparison(benchmark, found[first][1], found[policy][1], resamples)
+        except LocusError as error:  # the scores themselves stand
+            log.warning("%s and %s are not compared: %s", first, policy, error)
+            continue
+        for extractor, made in by_extractor.items():
+            change = made["changes"][benchmark.headline]
+            yield {
+                "benchmark": benchmark.name,
+                "before": first,
+                "after": policy,
+                "extractor": extractor,
+                "score": benchmark.headline,
+                "change": change["value"],
+                **{name: change[name] for name in ("low", "high", "n")},
+                **{name: made[name] for name in ("lost", "won", "mcnemar_p")},
+            }
+
+
 @hydra.main(version_base="1.3", config_path="../conf", config_name="evaluate")
 @entry_point
 def main(cfg: DictConfig) -> float | None:
     """The command; returns the headline score."""
-    folder = Path(HydraConfig.get().runtime.output_dir)
-    row = run(cfg, folder)
-    Path(cfg.folder).mkdir(parents=True, exist_ok=True)  # hydra.run.dir may have put the run elsewhere
-    add_row(Path(cfg.folder) / "scores.csv", row, ("policy", "benchmark"))
-    log.info("%s", Path(cfg.folder) / "scores.csv")
+    folder = Path(cfg.folder)
+    benchmark, row = run(cfg, Path(HydraConfig.get().runtime.output_dir))
+    folder.mkdir(parents=True, exist_ok=True)  # hydra.run.dir may have put the run elsewhere
+    add_row(folder / "scores.csv", row, ("policy", "benchmark"))
+    log.info("%s", folder / "scores.csv")
+    for pair in compared(benchmark, folder, cfg.resamples):
+        add_row(folder / "comparisons.csv", pair, ("benchmark", "before", "after", "extractor"))
     return row["value"]
 
 

@@ -43,14 +43,35 @@ def write_scores(folder: Path, benchmark: Benchmark, found: Judged, resamples: i
     return made
 
 
+def read_scores(folder: Path) -> tuple[dict[str, Any], Judged]:
+    """What `write_scores` wrote; raises LocusError that names the folder where it cannot be read."""
+    try:
+        made = json.loads((folder / "scores.json").read_text(encoding="utf-8"))
+        table = pd.read_parquet(folder / "verdicts.parquet")
+        counts = (made[name] for name in ("n", "n_missing", "n_truncated", "n_unparsed"))
+        tables = {name: table[table["extractor"] == name].drop(columns="extractor") for name in made["scores"]}
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise LocusError(f"{folder}: its scores cannot be read ({error}): remove scores.json, score again") from error
+    return made, Judged({name: table.reset_index(drop=True) for name, table in tables.items()}, *counts)
+
+
+def read_rows(file: Path) -> list[dict[str, str]]:
+    """The rows of a CSV; none where there is no file."""
+    if not file.exists():
+        return []
+    with file.open(encoding="utf-8", newline="") as lines:
+        return list(csv.DictReader(lines))
+
+
 def add_row(file: Path, row: Mapping[str, Any], keys: tuple[str, ...]) -> None:
     """Adds a row to a CSV, in the place of the one with the same keys."""
-    rows = []
-    if file.exists():
-        with file.open(encoding="utf-8", newline="") as lines:
-            rows = [one for one in csv.DictReader(lines) if any(one.get(key) != str(row[key]) for key in keys)]
-    names = list(dict.fromkeys(name for one in (row, *rows) for name in one))
-    rows.append({name: "" if value is None else str(value) for name, value in row.items()})
+    rows, ours = read_rows(file), {name: "" if value is None else str(value) for name, value in row.items()}
+    places = [place for place, one in enumerate(rows) if all(one.get(key) == ours[key] for key in keys)]
+    if places:
+        rows[places[0]] = ours
+    else:
+        rows.append(ours)
+    names = list(dict.fromkeys(name for one in (ours, *rows) for name in one))
     text = [",".join(names), *(",".join(_cell(one.get(name) or "") for name in names) for one in rows)]
     write_text(file, "\n".join(text) + "\n")
 

@@ -27,7 +27,7 @@ from locus.models.tiny import TinyQwen3VL
 from locus.types import Frame, QuestionPrompt
 
 TOKENS = (500, 2000, 4000)
-WIDE = {"text_layers": 4, "text_width": 256, "text_heads": 8, "text_kv_heads": 2, "text_mlp": 512}
+WIDE = {"text_layers": 8, "text_width": 256, "text_heads": 8, "text_kv_heads": 2, "text_mlp": 512}
 CELL = 16
 """Pixels of a merged token's side."""
 

@@ -26,14 +26,14 @@ LAYERS = {
     ),
     2: (
         *("run_files.py", "data/", "models/", "grpo/", "sft/"),
-        *("evaluation/benchmarks/", "evaluation/judge.py", "evaluation/predictions.py"),
+        *("evaluation/benchmarks/", "evaluation/equality.py", "evaluation/judge.py", "evaluation/predictions.py"),
     ),
     1: (
         *("boxes.py", "parsing.py", "prompts.py"),
         *("grpo/advantages.py", "grpo/loss.py"),
-        *(f"evaluation/{name}.py" for name in ("items", "statistics", "bootstrap", "equality", "expressions", "paper")),
+        *(f"evaluation/{name}.py" for name in ("items", "statistics", "bootstrap", "expressions", "paper")),
         *(f"evaluation/{name}.py" for name in ("extraction", "vlmevalkit", "responses")),
-        "evaluation/extraction_",
+        *("evaluation/extraction_", "evaluation/equality_"),
     ),
     0: ("types.py", "errors.py"),
 }
@@ -50,6 +50,7 @@ NEVER = {
 ONLY = {
     "transformers": ("models/", "data/collate.py"),
     "wandb": LAYERS[4],
+    "sympy": ("evaluation/equality_rules.py", "evaluation/expressions.py"),
     "hydra": (*LAYERS[5], "runtime.py"),
     "omegaconf": (*LAYERS[5], "runtime.py"),
 }

@@ -4,16 +4,27 @@ scores."""
 from __future__ import annotations
 
 import base64
-import json
 import struct
 import zlib
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pandas as pd
 import pytest
 from benchmark_files import answered, encoded, hf_image, picture, scores, write_parquet, write_tsv
+from benchmark_files_choice import (
+    SHORT,
+    VSTAR_TEXT,
+    ai2d_rows,
+    cv_row,
+    hr_rows,
+    mmstar_rows,
+    vek,
+    write_cv,
+    write_mme,
+    write_realworldqa,
+    write_vstar,
+)
 
 from locus.errors import LocusError
 from locus.evaluation.benchmarks.ai2d import AI2D
@@ -24,17 +35,12 @@ from locus.evaluation.benchmarks.mme_realworld import MMERealWorld
 from locus.evaluation.benchmarks.mmstar import MMStar, split_options
 from locus.evaluation.benchmarks.readers import picture_size, read_rows
 from locus.evaluation.benchmarks.realworldqa import RealWorldQA
+from locus.evaluation.benchmarks.shared import by_column
 from locus.evaluation.benchmarks.vstar import VStar
 from locus.evaluation.items import Item, Picture, Reading
-from locus.evaluation.statistics import score
+from locus.evaluation.statistics import difference, mean_of, score
 
 SELECT = "Please select the correct answer from the options above. \n"
-
-
-def vek(index: int | str = 0, **more: Any) -> dict[str, Any]:
-    """A row of a VLMEvalKit TSV."""
-    row = {"index": index, "image": encoded(), "question": "Which?", "A": "red", "B": "blue", "C": "", "D": ""}
-    return {**row, "answer": "B", **more}
 
 
 # --- Reading --------------------------------------------------------------------------------------------------
@@ -95,6 +101,15 @@ def test_several_pictures_and_paths(tmp_path):
         row.pictures("image", "image_path")
 
 
+def test_endings_in_either_case(tmp_path):
+    """HallusionBench names 0_1.png where its archive has 0_1.PNG, and V* has pictures named .JPG."""
+    (tmp_path / "0_1.PNG").write_bytes(picture())
+    named = vek(image_path="0_1.png")
+    del named["image"]
+    (row,) = read_rows(Path(write_tsv(tmp_path / "a.tsv", [named])), ["image_path"])
+    assert row.pictures("image_path")[0].open().size == (40, 30)
+
+
 @pytest.mark.parametrize("image", [hf_image(3), picture(3), encoded(3), "data:image/png;base64," + encoded(3)])
 def test_parquet_pictures(tmp_path, image):
     """Each way in which a parquet file holds a picture gives the same picture, under the same key."""
@@ -146,7 +161,7 @@ def test_broken_files_are_one_error(tmp_path):
             list(read_rows(tmp_path / name, []))
     (tmp_path / "empty").mkdir()
     for name in ("nowhere.tsv", "empty", "a*.tsv"):
-        with pytest.raises(LocusError, match=r"no such file.*pass path="):
+        with pytest.raises(LocusError, match=r"no such file.*benchmark\.path=.*benchmarks="):
             list(read_rows(tmp_path / name, []))
 
 
@@ -211,7 +226,7 @@ def test_an_answer_outside_the_options_is_marked(tmp_path):
 
 def test_interval_of_an_accuracy_is_the_binomial_one():
     """An interval of percentiles of the wrong tail, or of the rows in place of their mean: 60 of 191, by hand."""
-    rows = pd.DataFrame({"correct": [1.0] * 60 + [0.0] * 131})
+    rows = pd.DataFrame({"correct": [1.0] * 60 + [0.0] * 131, "picture": range(191)})
     found = score(rows, VStar("none").statistics()["accuracy"], VStar("none").unit(), resamples=4000)
     share = 60 / 191
     half = 196 * (share * (1 - share) / 191) ** 0.5
@@ -219,28 +234,28 @@ def test_interval_of_an_accuracy_is_the_binomial_one():
     assert (found.low, found.high) == pytest.approx((100 * share - half, 100 * share + half), abs=0.8)
 
 
+def test_questions_about_one_picture_are_drawn_together(tmp_path):
+    """AI2D asks three questions about a diagram: taken for independent, they make the interval too narrow."""
+    rows = [vek(n, image=encoded(n // 3)) for n in range(6)]
+    benchmark = AI2D(write_tsv(tmp_path / "a.tsv", rows), rows=6)
+    table = answered(benchmark, ["B"] * 3 + ["A"] * 3)
+    found = score(table, benchmark.statistics()["accuracy"], benchmark.unit())
+    assert (found.value, found.low, found.high) == (50, 0, 100), "two pictures: a resample is one, the other, or both"
+
+
+def test_a_score_says_how_many_rows_it_stands_on():
+    """The 76 relations of V* published with the count of all 191 rows."""
+    rows = pd.DataFrame({"correct": 1.0, "category": ["direct_attributes"] * 5 + ["relative_position"] * 2})
+    rows = rows.assign(cycle=list("0011223"), source="COCO", other=1.0)
+    named = VStar("none").statistics()
+    assert [score(rows, statistic, (), 8).n for statistic in named.values()] == [7, 5, 2]
+    assert score(rows, mean_over("cycle", category="relative_position"), (), 8).n == 2
+    assert score(rows, mean_of(*list(named.values())[1:]), (), 8).n == 7
+    assert score(rows, by_column("other", named["direct_attributes"]), (), 8).n == 5
+    assert difference(rows, rows, named["relative_position"], (), 8).n == 2
+
+
 # --- V*Bench --------------------------------------------------------------------------------------------------
-VSTAR_TEXT = (
-    "What colour is the dog?\n(A) red (dark)\n(B) blue\n"
-    "Answer with the option's letter from the given choices directly."
-)
-
-
-def write_vstar(folder: Path, bbox: Any = ((4, 5, 10, 6),)) -> str:
-    """The official folder with one question of each category; the first option of its JSON files is always right."""
-    lines = []
-    for number, (category, label) in enumerate((("direct_attributes", "B"), ("relative_position", "A"))):
-        (folder / category).mkdir(parents=True)
-        (folder / category / "sa_1.jpg").write_bytes(picture(number))
-        beside = {"target_object": ["dog"], "bbox": bbox, "question": "?", "options": ["blue", "red (dark)"]}
-        (folder / category / "sa_1.json").write_text(json.dumps(beside))
-        image = f"{category}/sa_1.jpg"
-        row = {"question_id": number, "image": image, "text": VSTAR_TEXT, "category": category, "label": label}
-        lines.append(json.dumps(row))
-    (folder / "test_questions.jsonl").write_text("\n".join(lines) + "\n")
-    return str(folder)
-
-
 def test_vstar_official_folder(tmp_path):
     """Gold always at A (the pictures' own JSON files), a re-parsed question, or xywh boxes taken for xyxy."""
     first, second = VStar(write_vstar(tmp_path), rows=2).items()
@@ -256,6 +271,9 @@ def test_vstar_box_file_is_needed(tmp_path):
     write_vstar(tmp_path / "a", bbox=[[1, 2, 3]])
     with pytest.raises(LocusError, match=r"sa_1\.json: no boxes can be read"):
         list(VStar(str(tmp_path / "a")).items())
+    write_vstar(tmp_path / "outside", bbox=[[50, 5, 10, 6]])
+    with pytest.raises(LocusError, match=r"sa_1\.json: .* are not all in 40 x 30 pixels"):
+        list(VStar(str(tmp_path / "outside")).items())
     write_vstar(tmp_path / "b")
     (tmp_path / "b" / "direct_attributes" / "sa_1.json").unlink()
     with pytest.raises(LocusError, match=r"sa_1\.json: no boxes can be read"):
@@ -277,17 +295,6 @@ def test_vstar_other_files_and_scores(tmp_path):
 
 
 # --- HR-Bench -------------------------------------------------------------------------------------------------
-def hr_rows() -> list[dict[str, Any]]:
-    """Two questions about two pictures, in the same words, each in four rotations: cycle by cycle as in the file."""
-    colours, rows = ["red", "blue", "None", "green"], []
-    for cycle in range(4):
-        turned = dict(zip("ABCD", colours[cycle:] + colours[:cycle], strict=True))
-        for seed, category in enumerate(("single", "cross")):
-            row = {"index": len(rows), "question": "Which colour?", "answer": "ABCD"[-cycle], "category": category}
-            rows.append({**row, **turned, "cycle_category": str(cycle), "image": encoded(seed)})
-    return rows
-
-
 @pytest.mark.parametrize("write", [write_parquet, write_tsv])
 def test_hr_bench(tmp_path, write):
     """An all-rotations-right rule in place of the mean over cycles, or rotations resampled as questions."""
@@ -321,32 +328,6 @@ def test_mean_over_weighs_cycles_and_not_rows():
 
 
 # --- CV-Bench -------------------------------------------------------------------------------------------------
-def cv_row(idx: int, source: str, task: str, choices: list[str], answer: str, **more: Any) -> dict[str, Any]:
-    """A row of the official parquet."""
-    listed = "\n".join(f"({letter}) {choice}" for letter, choice in zip("ABCDEF", choices, strict=False))
-    prompt = f"How many? Select from the following choices.\n{listed}"
-    row = {"idx": idx, "type": "3D" if source == "Omni3D" else "2D", "task": task, "image": hf_image(idx)}
-    row |= {"question": "How many?", "choices": choices, "answer": answer, "prompt": prompt, "source": source}
-    return {**row, "bbox": None, **more}
-
-
-def write_cv(folder: Path, bbox: Any = ((1, 2, 11, 22), (5, 5, 40.5, 30.5))) -> str:
-    folder.mkdir(exist_ok=True)
-    many = ["0", "1", "2", "3", "4", "None"]
-    two = [
-        cv_row(0, "ADE20K", "Count", many, "(F)"),
-        cv_row(1, "ADE20K", "Relation", ["above", "below"], "(A)"),
-        cv_row(2, "COCO", "Count", many[:4], "(B)"),
-    ]
-    three = [
-        cv_row(0, "Omni3D", "Depth", ["lamp", "sofa"], "(A)", bbox=bbox),
-        cv_row(1, "Omni3D", "Distance", ["lamp", "sofa"], "(A)"),
-    ]
-    write_parquet(folder / "test_2d.parquet", two)
-    write_parquet(folder / "test_3d.parquet", three)
-    return str(folder)
-
-
 def test_cv_bench_items(tmp_path):
     """A sixth option cut off, the instruction printed twice, ids that both files use, boxes in another layout."""
     items = list(CVBench(write_cv(tmp_path), rows=5).items())
@@ -366,6 +347,16 @@ def test_cv_bench_boxes_of_another_layout_are_refused(tmp_path):
     assert list(CVBench(path, rows=5, boxes="none").items())[3].evidence == ()
     with pytest.raises(LocusError, match="boxes=yxyx"):
         CVBench(path, boxes="yxyx")
+    broken = write_cv(tmp_path / "broken", bbox=[[20, 10, 30]])
+    with pytest.raises(LocusError, match=r"row 1: bbox .* is no four numbers.*boxes=none"):
+        list(CVBench(broken).items())
+
+
+def test_cv_bench_sources_of_other_names_are_refused(tmp_path):
+    """Rows of a source that the formula does not know fall out of the headline, and nothing says so."""
+    row = cv_row(0, "ADE20k", "Count", ["0", "1"], "(A)")
+    with pytest.raises(LocusError, match=r"row 1: source 'ADE20k' is none of ADE20K, COCO, Omni3D"):
+        list(CVBench(write_parquet(tmp_path / "test_2d.parquet", [row])).items())
 
 
 def test_cv_bench_scores(tmp_path):
@@ -388,32 +379,11 @@ def test_cv_bench_tsv(tmp_path):
 
 
 # --- MME-RealWorld --------------------------------------------------------------------------------------------
-CHOICES = ["(A) red", "(B) blue", "(C) NA", "(D) 4", "(E) The image does not show it"]
 MME_PROMPT = (
     "Which? The choices are listed below:\n(A) red\n(B) blue\n(C) NA\n(D) 4\n(E) The image does not show it\n"
     "Select the best answer to the above multiple-choice question based on the image. Respond with only the letter "
     "(A, B, C, D, or E) of the correct option. \nThe best answer is:"
 )
-
-
-def write_mme(folder: Path, kind: str) -> str:
-    """One question in each of the three formats."""
-    whole = {"index": 3, "question": "Which?", "answer": "B", "category": "Perception/Remote Sensing"}
-    whole |= {"l2-category": "Color/Attribute_x"}
-    if kind == "parquet":
-        rows = [{**whole, "bytes": encoded(), "multi-choice options": CHOICES}]
-        return write_parquet(folder / "a.parquet", rows)
-    if kind == "tsv":
-        letters = {choice[1]: choice[4:] for choice in CHOICES}
-        text = "The choices are listed below:\n" + "\n".join(CHOICES)
-        return write_tsv(folder / "a.tsv", [{**whole, "image": encoded(), "multi-choice options": text, **letters}])
-    (folder / "imgs").mkdir()
-    (folder / "imgs" / "1.png").write_bytes(picture())
-    row = {"Question_id": 3, "Image": "1.png", "Text": "Which?", "Question Type": "Multiple Choice"}
-    row |= {"Answer choices": CHOICES, "Ground truth": "B", "Category": "Color/Attribute_x"}
-    row |= {"Subtask": "Remote Sensing", "Task": "Perception"}
-    (folder / "a.json").write_text(json.dumps([row]))
-    return str(folder / "a.json")
 
 
 @pytest.mark.parametrize("kind", ["json", "tsv", "parquet"])
@@ -470,10 +440,7 @@ def test_mme_realworld_scores():
 # --- MMStar ---------------------------------------------------------------------------------------------------
 def test_mmstar_inline_options_are_printed_once(tmp_path):
     """Options in the question and again below it; commas, colons and a "None" in options."""
-    question = "What is it?\nOptions: A: A cat, asleep., B: 3, 4 and 5, C: None, D: note: a dog"
-    more = {"category": "math", "l2_category": "geometry", "meta_info": {"source": "x"}}
-    row = {"index": 4, "question": question, "image": picture(), "answer": "C", **more}
-    (inline,) = MMStar(write_parquet(tmp_path / "a.parquet", [row]), rows=1).items()
+    inline, _ = MMStar(write_parquet(tmp_path / "a.parquet", mmstar_rows()), rows=2).items()
     assert inline.options == {"A": "A cat, asleep.", "B": "3, 4 and 5", "C": "None", "D": "note: a dog"}
     columns = vek(4, question="What is it?", answer="C", **inline.options, category="math", l2_category="geometry")
     (tsv,) = MMStar(write_tsv(tmp_path / "a.tsv", [columns]), rows=1).items()
@@ -488,9 +455,7 @@ def test_mmstar_options_that_cannot_be_split_stay_where_they_are(tmp_path):
         assert split_options(text) == (text, {})
     late = "It?\nOptions: A: x, C: z, B: plan B, C: plan C"
     assert split_options(late) == ("It?", {"A": "x, C: z", "B": "plan B", "C": "plan C"})
-    row = {"index": 4, "question": "Left or right?", "image": picture(), "answer": "B"}
-    path = write_parquet(tmp_path / "a.parquet", [{**row, "category": "math", "l2_category": "geometry"}])
-    benchmark = MMStar(path, rows=1)
+    benchmark = MMStar(write_parquet(tmp_path / "a.parquet", mmstar_rows()[1:]), rows=1)
     (item,) = benchmark.items()
     assert item.prompt == f"Question: Left or right?\n{SELECT}" and item.options == {}
     assert benchmark.judge(item, "B", True, "locus").correct == 1
@@ -508,20 +473,6 @@ def test_mmstar_scores():
 
 
 # --- RealWorldQA ----------------------------------------------------------------------------------------------
-LETTER = "Please answer directly with only the letter of the correct option and nothing else."
-SHORT = "Please answer directly with a single word or number."
-
-
-def write_realworldqa(folder: Path) -> str:
-    asked = [
-        (f"Which way?\n\nA. Left\nB. None\nC. Ahead\n{LETTER}", "B"),
-        (f"How many cars? {SHORT}", "3"),
-        (f"Is it wet? {SHORT}", "Yes"),
-    ]
-    rows = [{"image": hf_image(n), "question": text, "answer": answer} for n, (text, answer) in enumerate(asked)]
-    return write_parquet(folder / "a.parquet", rows)
-
-
 def test_realworldqa_official(tmp_path):
     """A second instruction that contradicts the first; numbers judged as letters; strict and normalised mixed up."""
     benchmark = RealWorldQA(write_realworldqa(tmp_path), rows=3)
@@ -553,15 +504,13 @@ def test_realworldqa_tsv_marks_its_broken_rows(tmp_path):
 # --- AI2D -----------------------------------------------------------------------------------------------------
 def test_ai2d_answers_by_index_and_options_that_are_letters(tmp_path):
     """Answer "0" read as false or as a letter; an option's text "C" taken for the letter C."""
-    options = ["C", "A", "None", "B"]
-    rows = [{"question": "Which?", "options": options, "answer": a, "image": hf_image(n)} for n, a in enumerate("03")]
-    benchmark = AI2D(write_parquet(tmp_path / "a.parquet", rows), rows=2)
+    benchmark = AI2D(write_parquet(tmp_path / "a.parquet", ai2d_rows()), rows=2)
     first, second = benchmark.items()
     assert (first.answer, second.answer) == ("A", "D")
     assert first.prompt == f"Question: Which?\nOptions:\nA. C\nB. A\nC. None\nD. B\n{SELECT}"
     assert benchmark.judge(first, "The answer is C", True, "locus").correct == 0
     assert benchmark.judge(first, "The answer is A", True, "locus").correct == 1
-    columns = dict(zip("ABCD", options, strict=True))
+    columns = dict(zip("ABCD", ai2d_rows()[0]["options"], strict=True))
     (tsv,) = AI2D(write_tsv(tmp_path / "a.tsv", [vek(answer="D", **columns)]), "ai2d_no_mask", rows=1).items()
     assert tsv.prompt == first.prompt and tsv.answer == "D"
 

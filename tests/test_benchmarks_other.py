@@ -13,34 +13,39 @@ import numpy as np
 import pandas as pd
 import pytest
 from benchmark_files import answered, encoded, hf_image, picture, scores, write_parquet, write_tsv
+from benchmark_files_other import (
+    baby_rows,
+    hallusion_rows,
+    mathverse_rows,
+    mathvision_rows,
+    ocrbench_rows,
+    pope_rows,
+    wemath_rows,
+    write_babyvision,
+    write_hallusionbench,
+    write_logicvista,
+    write_pope,
+)
 
 from locus.errors import LocusError
 from locus.evaluation.benchmarks.babyvision import BabyVision, same_blank
 from locus.evaluation.benchmarks.hallusionbench import HallusionBench
 from locus.evaluation.benchmarks.logicvista import LogicVista
-from locus.evaluation.benchmarks.mathverse import VERSIONS, MathVerse
+from locus.evaluation.benchmarks.mathverse import MathVerse
 from locus.evaluation.benchmarks.mathvision import MathVision
-from locus.evaluation.benchmarks.ocrbench import HANDWRITTEN_MATHS, OCRBench
+from locus.evaluation.benchmarks.ocrbench import OCRBench
 from locus.evaluation.benchmarks.pope import POPE
-from locus.evaluation.benchmarks.wemath import ROLES, WeMath, split_options
-from locus.evaluation.items import Reading
+from locus.evaluation.benchmarks.wemath import WeMath, split_options
+from locus.evaluation.items import Benchmark, Reading
 from locus.evaluation.judge import ChatJudge
 
 
+def told(benchmark: Benchmark) -> list[tuple[str, str]]:
+    """Item and picture of each row."""
+    return [(item.item_id, item.pictures[0].key) for item in benchmark.items()]
+
+
 # --- POPE -----------------------------------------------------------------------------------------------------
-def pope_rows() -> list[dict[str, Any]]:
-    """Two photos; the first question is one of all settings."""
-    one, two = encoded(1), encoded(2)
-    question = "Is there a {} in the image?"
-    return [
-        {"index": 0, "image": one, "question": question.format("cat"), "answer": "Yes",
-         "category": "random,popular,adversarial"},
-        {"index": 1, "image": "0", "question": question.format("dog"), "answer": "No", "category": "random"},
-        {"index": 2, "image": two, "question": question.format("cup"), "answer": "No",
-         "category": "popular,adversarial"},
-    ]  # fmt: skip
-
-
 def test_pope_rows_are_read_once_for_every_setting(tmp_path):
     """Settings of 1,709 rows instead of 3,000: the file names each distinct question once."""
     items = list(POPE(write_tsv(tmp_path / "POPE.tsv", pope_rows()), rows=6).items())
@@ -69,6 +74,8 @@ def test_pope_scores(tmp_path):
     # Random: precision 1/2, recall 1 -> 2/3; popular: 1; adversarial: nothing said yes, one there -> 0.
     assert (score["f1_random"], score["f1_popular"], score["f1_adversarial"]) == pytest.approx((200 / 3, 100, 0))
     assert score["f1_mean"] == pytest.approx(500 / 9) and score["accuracy_popular"] == pytest.approx(100)
+    assert [score[f"{name}_random"] for name in ("precision", "recall", "yes_ratio")] == pytest.approx([50, 100, 100])
+    assert np.isnan(score["precision_adversarial"]) and score["recall_adversarial"] == 0
 
 
 def test_pope_f1_of_resamples(tmp_path):
@@ -81,32 +88,29 @@ def test_pope_f1_of_resamples(tmp_path):
 
 def test_pope_official_files_name_their_setting_only_in_their_name(tmp_path):
     """JSON lines under the name .json, question ids that begin anew in each file, pictures of another folder."""
-    (tmp_path / "val2014").mkdir()
-    (tmp_path / "val2014" / "a.jpg").write_bytes(picture())
-    line = {"question_id": 1, "image": "a.jpg", "text": "Is there a cat in the image?", "label": "yes"}
-    for setting in ("random", "adversarial"):
-        (tmp_path / f"coco_pope_{setting}.json").write_text(
-            json.dumps(line) + "\n" + json.dumps(line | {"question_id": 2})
-        )
+    write_pope(tmp_path)
     pope = POPE(str(tmp_path), images=str(tmp_path / "val2014"), suffix=" Please answer yes or no.", rows=4)
     items = list(pope.items())
     assert [item.item_id for item in items] == ["random_1", "random_2", "adversarial_1", "adversarial_2"]
     assert items[0].prompt == "Is there a cat in the image? Please answer yes or no."
-    with pytest.raises(LocusError, match=r"val2014 does not exist|a.jpg does not exist"):
-        list(POPE(str(tmp_path), rows=4).items())
+    assert told(POPE(str(tmp_path), rows=4)) == told(pope)
+    with pytest.raises(LocusError, match=r"elsewhere/a\.jpg does not exist; pass images="):
+        list(POPE(str(tmp_path), images=str(tmp_path / "elsewhere"), rows=4).items())
+
+
+def test_pope_broken_official_files(tmp_path):
+    """A traceback of json or of the decoder for a page of HTML or a picture that was saved under the file's name."""
+    line = b'{"question_id": 1, "image": "a.jpg", "text": "Is it?", "label": "yes"}\n'
+    for content, says in ((b"<html>\n", "line 1: no JSON object"), (b"\xff\xfe", "cannot be read")):
+        (tmp_path / "coco_pope_popular.json").write_bytes(content)
+        with pytest.raises(LocusError, match=rf"coco_pope_popular\.json.*{says}"):
+            list(POPE(str(tmp_path)).items())
+    (tmp_path / "a.jpg").write_bytes(picture())
+    (tmp_path / "coco_pope_popular.json").write_bytes(line + b"\n\n")
+    assert len(list(POPE(str(tmp_path), rows=1).items())) == 1, "empty lines at the end are no rows"
 
 
 # --- HallusionBench -------------------------------------------------------------------------------------------
-def hallusion_rows() -> list[dict[str, Any]]:
-    """ "ocr" in both categories with the same set, figure and question: the trap of the group key."""
-    answers = {"VD_ocr_1_0_0_0": "Yes", "VD_ocr_1_0_1_0": "No", "VD_ocr_1_0_1_1": "No", "VS_ocr_1_0_1_0": "No"}
-    return [
-        {"index": index, "image": encoded(), "question": "Is it so?", "answer": answer, "category": index[:2],
-         "l2-category": index[:6]}
-        for index, answer in answers.items()
-    ]  # fmt: skip
-
-
 def test_hallusionbench_groups(tmp_path):
     """Figures of VD and VS merged because both have "ocr"; Unknown mapped to "No", which is more often right."""
     bench = HallusionBench(write_tsv(tmp_path / "HallusionBench.tsv", hallusion_rows()), rows=4)
@@ -125,13 +129,9 @@ def test_hallusionbench_groups(tmp_path):
 
 def test_hallusionbench_official_file(tmp_path):
     """Questions without a figure among the 951, or answers "1" and "0" compared with yes and no."""
-    row = {"category": "VS", "subcategory": "chart", "set_id": "0", "figure_id": "1", "question_id": "0"}
-    row |= {"question": "Is it?", "gt_answer": "1", "gt_answer_details": "Yes", "filename": "./hallusion_bench/a.png"}
-    rows = [row | {"visual_input": "1"}, row | {"visual_input": "0", "figure_id": "0", "filename": None}]
-    (tmp_path / "HallusionBench.json").write_text(json.dumps(rows))
-    (tmp_path / "hallusion_bench").mkdir()
-    (tmp_path / "hallusion_bench" / "a.png").write_bytes(picture())
-    (item,) = HallusionBench(str(tmp_path / "HallusionBench.json"), rows=1).items()
+    file = write_hallusionbench(tmp_path)
+    (item,) = HallusionBench(file, rows=1).items()
+    assert told(HallusionBench(str(tmp_path), rows=1)) == [(item.item_id, item.pictures[0].key)]
     assert item.item_id == "VS_chart_1_0_1_0" and item.answer == "yes"
     assert item.groups["kind"] == "VS_chart" and item.groups["figure"] == "1"
 
@@ -139,15 +139,7 @@ def test_hallusionbench_official_file(tmp_path):
 # --- OCRBench -------------------------------------------------------------------------------------------------
 def test_ocrbench(tmp_path):
     """Gold texts evaluated as code, formulas compared without case, hits in thoughts taken for answers."""
-    rows = [
-        {"index": 1, "answer": "['CENTRE', 'Centre Ville']", "category": "Regular Text Recognition"},
-        {"index": 2, "answer": r"['x ^ { 2 } + A']", "category": HANDWRITTEN_MATHS},
-        {"index": 3, "answer": "['10']", "category": "Key Information Extraction"},
-        {"index": 4, "answer": '["it\'s"]', "category": "Doc-oriented VQA"},
-    ]
-    bench = OCRBench(
-        write_tsv(tmp_path / "O.tsv", [row | {"image": encoded(), "question": "Read."} for row in rows]), rows=4
-    )
+    bench = OCRBench(write_tsv(tmp_path / "O.tsv", ocrbench_rows()), rows=4)
     assert next(iter(bench.items())).answer == ("CENTRE", "Centre Ville")
     said = {
         "1": "<think>Centre or Center?</think>It says Center.",
@@ -158,6 +150,7 @@ def test_ocrbench(tmp_path):
     score = scores(bench, answered(bench, said))
     assert score["full_response"] == 75 and score["final_span"] == 50
     assert score["final_span_key_information_extraction"] == 100
+    assert (score["final_span_text_recognition"], score["full_response_text_recognition"]) == (0, 100)
     assert score["final_span_handwritten_mathematical_expression_recognition"] == 0
     item = next(iter(bench.items()))
     assert bench.judge(item, said["1"], True, "vlmevalkit").correct == 1
@@ -175,15 +168,9 @@ def test_ocrbench_parquet_tells_formulas_by_their_source(tmp_path):
 
 
 # --- BabyVision -----------------------------------------------------------------------------------------------
-BABY = {"type": "Visual Tracking", "subtype": "Maze", "question": "Which?", "coT": "", "status": ""}
-
-
 def test_babyvision(tmp_path):
     """A choiceAns of 0 taken for none; the text "null" for an answer; a judge's score under the rule's name."""
-    rows = [
-        BABY | {"taskId": 1, "ansType": "choice", "options": ["red", "blue"], "choiceAns": 0, "blankAns": None},
-        BABY | {"taskId": 2, "ansType": "blank", "options": [], "choiceAns": None, "blankAns": "(4,7)"},
-    ]
+    rows = baby_rows()
     bench = BabyVision(write_parquet(tmp_path / "b.parquet", [row | {"image": hf_image()} for row in rows]), rows=2)
     choice, blank = bench.items()
     assert choice.answer == "A" and blank.answer == "(4,7)" and not blank.options
@@ -198,6 +185,12 @@ def test_babyvision(tmp_path):
     broken = write_parquet(tmp_path / "c.parquet", [rows[1] | {"image": hf_image(), "blankAns": "null"}])
     with pytest.raises(LocusError, match=r"c.parquet, row 1: ansType blank with the answer 'null'"):
         list(BabyVision(broken, rows=None).items())
+
+
+def test_babyvision_official_folder(tmp_path):
+    """Pictures of the official archive lie in a folder beside the file that names them."""
+    choice, blank = BabyVision(write_babyvision(tmp_path), rows=2).items()
+    assert (choice.answer, blank.answer) == ("A", "(4,7)") and choice.pictures[0].open().size == (40, 30)
 
 
 @pytest.mark.parametrize(
@@ -217,14 +210,7 @@ def test_babyvision_blanks(answer, gold, question, right):
 # --- MathVision -----------------------------------------------------------------------------------------------
 def test_mathvision(tmp_path):
     """Picture tags that meet the model's own, options that are only letters printed, values refused for letters."""
-    letters = "['A', 'B', 'C', 'D', 'E']"
-    values = r"['$\\frac{1}{2}$', '2', '15', '4', '5']"
-    rows = [
-        {"index": 1, "question": "<image1> How much? <image2>", "choices": values, "answer": "A"},
-        {"index": 2, "question": "Which?\n<image1>", "choices": letters, "answer": "C"},
-        {"index": 3, "question": "How long?", "choices": "[]", "answer": "60"},
-    ]
-    path = write_tsv(tmp_path / "M.tsv", [row | {"image": encoded(), "category": "algebra"} for row in rows])
+    path = write_tsv(tmp_path / "M.tsv", mathvision_rows())
     bench = MathVision(path, rows=3)
     first, second, third = bench.items()
     assert first.prompt.endswith("\nHow much?\n(A) $\\frac{1}{2}$\n(B) 2\n(C) 15\n(D) 4\n(E) 5")
@@ -235,6 +221,14 @@ def test_mathvision(tmp_path):
     assert bench.judge(third, "The answer is 60.", True, "vlmevalkit").correct == 0
     assert bench.judge(third, "60", True, "vlmevalkit").correct == 1
     assert bench.judge(third, r"\boxed{61}", True, "locus").correct == 0
+
+
+def test_mathvision_choices_that_are_tags(tmp_path):
+    """Five official rows have nothing but picture tags for choices: in the prompt they meet the model's own token."""
+    choices = str([f"<image{number}>" for number in range(2, 7)])
+    row = {"index": 1, "question": "Which graph?\n\n<image1>", "choices": choices, "answer": "B", "image": encoded()}
+    (item,) = MathVision(write_tsv(tmp_path / "M.tsv", [row]), rows=1).items()
+    assert "<image" not in item.prompt and "(A)" not in item.prompt and list(item.options.values()) == list("ABCDE")
 
 
 def test_mathvision_parquet(tmp_path):
@@ -255,22 +249,6 @@ def test_mathvision_parquet(tmp_path):
 
 
 # --- MathVerse ------------------------------------------------------------------------------------------------
-def mathverse_rows() -> list[dict[str, Any]]:
-    """One problem with choices and one without, in every version."""
-    rows = []
-    for problem, (kind, answer) in enumerate([("multi-choice", "B"), ("free-form", "30°")], 1):
-        for version in (*VERSIONS, "Text Only"):
-            asked = "" if version == "Vision Only" else "Find the angle."
-            choices = "\nChoices:\nA:60°\nB:30°" if kind == "multi-choice" else ""
-            rows.append({
-                "sample_index": str(len(rows) + 1), "problem_index": str(problem), "problem_version": version,
-                "question": asked, "answer": answer, "question_type": kind, "query_wo": "Answer: " + asked,
-                "query_cot": "Reason first. " + asked, "question_for_eval": "Find the angle." + choices,
-                "image": None if version == "Text Only" else hf_image(),
-            })  # fmt: skip
-    return rows
-
-
 def test_mathverse(tmp_path):
     """Versions pooled where they are to be averaged, Text Only counted, options of Vision Only not known."""
     bench = MathVerse(write_parquet(tmp_path / "v.parquet", mathverse_rows()), rows=10)
@@ -288,17 +266,29 @@ def test_mathverse(tmp_path):
     assert next(MathVerse(bench.path, query="query_wo", rows=10).items()).prompt == "Answer: Find the angle."
 
 
+@pytest.mark.parametrize(
+    ("answer", "listed", "gold", "options"),
+    [
+        ("(C)", "\nChoices:\nA.no\nB.one\nC.two", "C", {"A": "no", "B": "one", "C": "two"}),
+        ("C\nD", "\nChoices:\nA:1\nB:2\nC:3\nD:4", "C, D", dict(zip("ABCD", "1234", strict=True))),
+        ("False", "\nChoice:\nA. True\nB. False", "B", {"A": "True", "B": "False"}),
+        (r"090^\circ T", "", r"090^\circ T", {}),
+        ("B", "\nChoices:\nA:\nB:\nC:", "B", {"A": "", "B": "", "C": ""}),
+        ("E", "", "E", dict(zip("ABCDE", "ABCDE", strict=True))),
+    ],
+)
+def test_mathverse_choices_as_the_file_has_them(tmp_path, answer, listed, gold, options):
+    """Of the 436 problems with choices 10 have no bare letter for an answer: no response could match them."""
+    row = mathverse_rows()[0] | {"answer": answer, "question_for_eval": f"Find it.{listed}"}
+    bench = MathVerse(write_parquet(tmp_path / "v.parquet", [row]), rows=1)
+    (item,) = bench.items()
+    assert (item.answer, dict(item.options)) == (gold, options)
+    assert bench.judge(item, rf"\boxed{{{gold}}}", True, "locus").correct == 1
+    if gold == "C, D":
+        assert bench.judge(item, r"\boxed{C}", True, "locus").correct == 0, "one of two is not the answer"
+
+
 # --- We-Math --------------------------------------------------------------------------------------------------
-def wemath_rows() -> list[dict[str, Any]]:
-    """Five groups of two steps and one of three; IDs look like roles."""
-    rows = []
-    for number in range(5):
-        rows += [{"ID": f"2steps_{number}", "key": role} for role, steps in ROLES.items() if steps == 2]
-    rows += [{"ID": "3steps_0", "key": role} for role, steps in ROLES.items() if steps == 3]
-    option = "A. 3; B. (1; 2);C. 5; D. 6; E. No correct answer"
-    return [row | {"question": "Q?", "option": option, "answer": "B", "image_path": hf_image()} for row in rows]
-
-
 def test_wemath_scores(tmp_path):
     """Groups told by their key, composites of a lacking step left out, loose mastery mixed up with strict."""
     rows = [row for row in wemath_rows() if (row["ID"], row["key"]) != ("2steps_4", "2steps_2")]
@@ -350,6 +340,34 @@ def test_wemath_options():
     assert split_options("") == {}
 
 
+@pytest.mark.parametrize(
+    ("text", "options"),
+    [
+        ("A. ①;B．②;C. ③; D. none", ["①", "②", "③", "none"]),
+        ("A. 45° B. 60° ;C. 120°; D. none", ["45°", "60°", "120°", "none"]),
+        ("A. to get Shape ;C.; B. down to get Shape ;C.; C. to get ;C.; D. none",
+         ["to get Shape ;C.", "down to get Shape ;C.", "to get ;C.", "none"]),
+        ("A. angle ∠AB;E.; B. angle ∠AB;C.; C. no; D. maybe; E. none",
+         ["angle ∠AB;E.", "angle ∠AB;C.", "no", "maybe", "none"]),
+    ],
+)  # fmt: skip
+def test_wemath_options_of_the_official_file(text, options):
+    """Options lost, or in disorder, at a full-width dot, a lacking semicolon, or a point that is named after one."""
+    assert split_options(text) == dict(zip("ABCDE", options, strict=False))
+
+
+def test_wemath_headline(tmp_path):
+    """The paper's 64.4 set beside a strict score, 30 points lower for the same policy."""
+    bench = WeMath(write_parquet(tmp_path / "w.parquet", wemath_rows()), rows=19)
+    assert bench.headline == "accuracy" and WeMath(bench.path, single="strict").headline == "strict"
+    assert next(bench.items()).prompt.endswith("\nE. No correct answer\n"), "VLMEvalKit has no instruction here"
+    table = answered(bench, {})
+    of = {name: int(statistic.rows(table).sum()) for name, statistic in bench.statistics().items()}
+    assert (of["accuracy"], of["one_step"], of["two_steps"], of["three_steps"]) == (19, 13, 5, 1)
+    with pytest.raises(LocusError, match="single=mean of wemath: pass one of strict, loose, accuracy"):
+        WeMath(bench.path, single="mean")
+
+
 def test_wemath_tsv_and_official_extraction(tmp_path):
     """Options of columns; the official rule needs "Answer", which only the template asks for."""
     row = {"index": 0, "image": encoded(), "question": "Q?", "A": "3", "B": "None", "C": "", "answer": "B"}
@@ -357,6 +375,7 @@ def test_wemath_tsv_and_official_extraction(tmp_path):
     bench = WeMath(write_tsv(tmp_path / "W.tsv", [row]), template=True, rows=1)
     (item,) = bench.items()
     assert item.options == {"A": "3", "B": "None"} and item.prompt.endswith("<Answer>: <<your option>>")
+    assert "B. None\n\nRegarding the format" in item.prompt
     assert bench.judge(item, "<Thought process>: <<x>> <Answer>: <<B>>", True, "vlmevalkit").correct == 1
     assert bench.judge(item, r"\boxed{B}", True, "vlmevalkit").correct == 0
     assert bench.judge(item, r"\boxed{B}", True, "locus").correct == 1
@@ -365,15 +384,9 @@ def test_wemath_tsv_and_official_extraction(tmp_path):
 # --- LogicVista -----------------------------------------------------------------------------------------------
 def test_logicvista(tmp_path):
     """Several letters compared as text, in part, or one by one; a number refused; the empty row asked."""
-    rows = {
-        "v1_0": {"imagename": "a.png", "question": "Which?", "answer": "B, D", "skill": ["inductive"]},
-        "v1_1": {"imagename": "a.png", "question": "Which?", "answer": "A", "skill": ["spatial"]},
-        "v1_2": {"imagename": "a.png", "question": "How many?", "answer": "3", "skill": ["numerical"]},
-        "v1_382": {"imagename": "a.png", "question": "", "answer": "", "skill": ["mechanical"]},
-    }
-    (tmp_path / "dataset.json").write_text(json.dumps(rows))
-    (tmp_path / "a.png").write_bytes(picture())
+    write_logicvista(tmp_path)
     bench = LogicVista(str(tmp_path / "dataset.json"), rows=3)
+    assert told(LogicVista(str(tmp_path), rows=3)) == told(bench)
     said = {"v1_0": r"\boxed{D, B}", "v1_1": r"\boxed{A, C}", "v1_2": r"\boxed{3}", "v1_382": "A"}
     score = scores(bench, answered(bench, said))
     assert score["accuracy_rule"] == pytest.approx(200 / 3) and score["accuracy_spatial_rule"] == 0
@@ -478,8 +491,7 @@ def test_judge_without_key_or_address(tmp_path):
 
 def test_judge_and_rule_stand_side_by_side(tmp_path):
     """A judge's score under the rule's name; a response that was cut off sent to the judge all the same."""
-    rows = [BABY | {"taskId": 1, "ansType": "choice", "options": ["red", "blue"], "choiceAns": 0, "blankAns": None}]
-    path = write_parquet(tmp_path / "b.parquet", [row | {"image": hf_image()} for row in rows])
+    path = write_parquet(tmp_path / "b.parquet", [baby_rows()[0] | {"image": hf_image()}])
     with endpoint("True") as (url, seen):
         bench = BabyVision(path, judge_model=ChatJudge(url, "m", str(tmp_path / "judge.jsonl")), rows=1)
         (item,) = bench.items()

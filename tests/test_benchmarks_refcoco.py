@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import base64
-import io
 import json
 from dataclasses import replace
 from pathlib import Path
@@ -11,8 +9,8 @@ from typing import Any
 
 import pandas as pd
 import pytest
-from benchmark_files import scores, write_parquet, write_tsv
-from PIL import Image
+from benchmark_files import scores, write_parquet
+from benchmark_files_other import GOLD, XYWH, jpeg, jxu124, refer, vlmevalkit
 
 from locus.errors import LocusError
 from locus.evaluation.benchmarks.refcoco import RefCOCO
@@ -21,54 +19,10 @@ from locus.evaluation.items import Item, Reading
 from locus.types import Frame
 
 UNC = ("val", "testA", "testB")
-GOLD = (64.0, 48.0, 320.0, 240.0)
-"""In a 640 x 480 picture: a tenth to a half of either side."""
-XYWH = [64.0, 48.0, 256.0, 192.0]
-
-
-def jpeg() -> bytes:
-    data = io.BytesIO()
-    Image.new("RGB", (640, 480)).save(data, "JPEG")
-    return data.getvalue()
 
 
 def refcoco(path: str | Path, frame: str = "unit1000", **more: Any) -> RefCOCO:
     return RefCOCO(str(path), "refcoco", frame, more.pop("splits", UNC), **more)
-
-
-def refer(folder: Path) -> Path:
-    """Form (a): two references of known splits, one of the training split."""
-    images = [{"id": 7, "file_name": "a.jpg", "width": 640, "height": 480}]
-    annotations = [{"id": 70, "image_id": 7, "bbox": XYWH, "category_id": 1}]
-    (folder / "instances.json").write_text(json.dumps({"images": images, "annotations": annotations, "categories": []}))
-    ref = {
-        "image_id": 7,
-        "ann_id": 70,
-        "sentences": [{"sent_id": 1, "sent": "left cat"}, {"sent_id": 2, "sent": "a cat"}],
-    }
-    refs = [
-        ref | {"ref_id": 1, "split": "val"},
-        ref | {"ref_id": 2, "split": "train"},
-        ref | {"ref_id": 3, "split": "testB"},
-    ]
-    (folder / "refs(unc).json").write_text(json.dumps(refs))
-    (folder / "a.jpg").write_bytes(jpeg())
-    return folder
-
-
-def vlmevalkit(path: Path) -> str:
-    """Form (d): all benchmarks in one file, prompts ready made, boxes in shares of the sides."""
-    question = "Please provide the bounding box coordinate of the region this sentence describes: <ref>{}</ref>"
-    image = base64.b64encode(jpeg()).decode()
-    rows = [
-        {"index": 0, "image": image, "question": question.format("left cat"), "answer": "[0.1, 0.1, 0.5, 0.5]",
-         "category": "RefCOCO test-A"},
-        {"index": 1, "image": "0", "question": question.format("plus cat"), "answer": "[0.1, 0.1, 0.5, 0.5]",
-         "category": "RefCOCO+ test-A"},
-        {"index": 2, "image": "0", "question": question.format("g cat"), "answer": "[0.1, 0.1, 0.5, 0.5]",
-         "category": "RefCOCOg val"},
-    ]  # fmt: skip
-    return write_tsv(path, rows)
 
 
 # --- Forms of file --------------------------------------------------------------------------------------------
@@ -87,16 +41,7 @@ def test_refer_files(tmp_path):
 
 def test_jxu124_boxes_are_of_the_annotation(tmp_path):
     """``bbox`` is xyxy there: read as xywh, each box would be twice too large. Its ``test`` is testA."""
-    row = {
-        "ref_id": 5,
-        "sentences": [{"raw": "Left cat", "sent": "left cat"}],
-        "bbox": list(GOLD),
-        "file_name": "x_5.jpg",
-    }
-    row |= {"raw_anns": json.dumps({"bbox": XYWH, "area": 1.0}), "image_path": "coco/train2014/a.jpg"}
-    rows = [row | {"split": "test"}, row | {"split": "train"}, row | {"split": "validation"}]
-    (tmp_path / "a.jpg").write_bytes(jpeg())
-    items = list(refcoco(write_parquet(tmp_path / "r.parquet", rows), images=str(tmp_path), rows=2).items())
+    items = list(refcoco(jxu124(tmp_path), images=str(tmp_path), rows=2).items())
     assert [item.groups["split"] for item in items] == ["testA", "val"] and items[0].answer.xyxy == GOLD
     assert [split_name("test", ("val", "test")), split_name("test-A", ())] == ["test", "testA"]
 
@@ -140,6 +85,27 @@ def test_refer_annotation_missing(tmp_path):
     (tmp_path / "instances.json").write_text(json.dumps({"images": [], "annotations": []}))
     with pytest.raises(LocusError, match=r"refs\(unc\).json, row 1: its image_id or ann_id is not in instances.json"):
         list(refcoco(tmp_path).items())
+
+
+def test_refer_splits_of_google_are_passed_over(tmp_path):
+    """Both lie in refer's folder under the same split names; Google's come first in the alphabet."""
+    refer(tmp_path)
+    (tmp_path / "refs(google).json").write_text("[]")
+    assert len(list(refcoco(tmp_path, rows=4).items())) == 4
+
+
+def test_broken_boxes_name_the_row(tmp_path):
+    """A traceback of unpacking for a box of three numbers, or for a file of another kind."""
+    row = {"question_id": "9", "answer": ["cat"], "bbox": [1.0, 2.0, 3.0]}
+    path = write_parquet(tmp_path / "testA-0.parquet", [row | {"image": {"bytes": jpeg(), "path": "a.jpg"}}])
+    with pytest.raises(LocusError, match=r"testA-0.parquet, row 1: the box .* is no four numbers"):
+        list(refcoco(path).items())
+    (tmp_path / "refer").mkdir()
+    refer(tmp_path / "refer")
+    for broken in ('{"train": []}', '["a"]', "[1]"):
+        (tmp_path / "refer" / "refs(unc).json").write_text(broken)
+        with pytest.raises(LocusError, match=r"refs\(unc\).json and instances.json cannot be read"):
+            list(refcoco(tmp_path / "refer").items())
 
 
 # --- Frames ---------------------------------------------------------------------------------------------------

@@ -29,7 +29,6 @@ VALUES = {
     "data.images": "images",
     "data=boxes data.path": "boxes.jsonl",
     "data=folder data.path": "images",
-    "benchmark.path": "boxes.jsonl",
     "predictions": "boxes.jsonl",
 }
 # Keys that are ??? and may stay so.
@@ -53,13 +52,14 @@ def options(conf: Path) -> list[tuple[str, str]]:
 
 
 def default_groups(file: Path, conf: Path) -> set[str]:
-    """Groups that a config's defaults list names."""
+    """Groups that a config's defaults list names; not those that it puts elsewhere (``group@place``)."""
     own = file.parent.relative_to(conf).as_posix()
     names = set()
     for entry in (yaml.safe_load(file.read_text()) or {}).get("defaults", []):
         for key in entry if isinstance(entry, dict) else ():
-            name = key.split()[-1].partition("@")[0]
-            names.add(name.lstrip("/") if name.startswith("/") or own == "." else f"{own}/{name}")
+            name = key.split()[-1]
+            if "@" not in name:
+                names.add(name.lstrip("/") if name.startswith("/") or own == "." else f"{own}/{name}")
     return names
 
 

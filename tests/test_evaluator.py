@@ -54,9 +54,9 @@ class Toy:
         return ()
 
 
-def evaluator(family: str, budget: int = BUDGET, **settings: object) -> Evaluator:
+def evaluator(family: str, budget: int = BUDGET, sampling: Sampling = GREEDY, **settings: object) -> Evaluator:
     collator = QuestionCollator(backbone(family).processor(), PixelLimits())
-    return Evaluator(tiny_vlm(family), collator, GREEDY, budget, **settings)
+    return Evaluator(tiny_vlm(family), collator, sampling, budget, **settings)
 
 
 def predictions(evaluator: Evaluator, items: Sequence[Item]) -> list[Prediction]:
@@ -77,6 +77,21 @@ def test_same_as_one_by_one(family):
     assert len({one.response for one in together}) > 4, "responses that are all alike prove nothing"
     assert together[-1].batch > 1, "all in one batch, or each in its own, proves nothing"
     assert [one.size is None for one in together] == [not item.pictures for item in items]
+    changed = [
+        one.response != other.response
+        for one, other, item in zip(together, predictions(evaluator(family), repainted(items)), items, strict=True)
+        if item.pictures
+    ]
+    assert sum(changed) > len(changed) // 2, "responses that do not depend on the pictures prove nothing either"
+
+
+def repainted(items: Sequence[Item]) -> list[Item]:
+    """The same questions about other pictures of the same sizes."""
+
+    def other(picture: Picture) -> Picture:
+        return noise(100 + int(picture.key.removeprefix("picture-")), picture.open().size)
+
+    return [replace(item, pictures=tuple(map(other, item.pictures))) for item in items]
 
 
 @pytest.mark.parametrize("family", FAMILIES)
@@ -112,23 +127,48 @@ def test_pictures_are_encoded_once(monkeypatch):
     assert len(forgetful._features) == 1
 
 
-def test_resume_in_the_same_file(tmp_path):
-    """A kill in the middle of a line, or between the lines of a batch, must leave no trace in the end."""
+@pytest.mark.parametrize("temperature", [0.0, 1.0])
+def test_resume_in_the_same_file(tmp_path, temperature):
+    """A kill at any byte, in a line or between the lines of a batch, must leave no trace in the end, and what was
+    answered before the last batch must not be asked again."""
+    sampling = replace(GREEDY, temperature=temperature)
     whole = open_file(tmp_path / "whole")
-    evaluate(evaluator("qwen3_vl"), Toy(), whole)
+    evaluate(evaluator("qwen3_vl", sampling=sampling), Toy(), whole)
     assert whole.finished
     data = whole.path.read_bytes()
     lines = data.splitlines(keepends=True)
     batches = [json.loads(line)["batch"] for line in lines]
     assert len(lines) == 9 and batches == sorted(batches) and len(set(batches)) > 2
-    for number, end in enumerate((0, 10, len(data) // 2, len(b"".join(lines[:3])), len(data) - 1, len(data))):
-        folder = tmp_path / str(number)
-        cut = open_file(folder)
+    between = [sum(map(len, lines[:number])) for number in range(10)]
+    for end in sorted({*between, *range(10, len(data), len(data) // 7), len(data) - 1}):
+        cut = open_file(tmp_path / str(end))
         cut.path.write_bytes(data[:end])
-        again = open_file(folder)
-        assert again.done == (9 if end == len(data) else 0 if end < 20 else again.done)
-        evaluate(evaluator("qwen3_vl"), Toy(), again)
+        written = data[:end].count(b"\n")
+        kept = 9 if written == 9 else batches.index(batches[written - 1]) if written else 0
+        again, one, asked = open_file(cut.folder), evaluator("qwen3_vl", sampling=sampling), []
+        ask = one.ask
+        one.ask = lambda item, ask=ask, asked=asked: asked.append(item.item_id) or ask(item)
+        evaluate(one, Toy(), again)
         assert cut.path.read_bytes() == data, end
+        assert asked == [str(number) for number in range(kept, 9)], end
+
+
+def test_seed_of_sampled_responses():
+    """With a temperature a second seed must give other responses, and the same one the same."""
+    items, hot = list(Toy().items()), replace(GREEDY, temperature=1.0)
+    first, again, other = (predictions(evaluator("qwen3_vl", sampling=hot, seed=seed), items) for seed in (1, 1, 2))
+    assert first == again != other
+
+
+def test_thoughts_that_the_template_opened():
+    """Without their tag, thoughts that were cut would be read as an answer, and whole ones as malformed."""
+    processor = backbone("qwen3_vl").processor()
+    ending = "<|im_start|>assistant\n{% endif %}"
+    assert processor.chat_template.endswith(ending)
+    processor.chat_template = processor.chat_template.removesuffix(ending) + ending.replace("\n", "\n<think>\n")
+    thinking = Evaluator(tiny_vlm("qwen3_vl"), QuestionCollator(processor, PixelLimits()), GREEDY, BUDGET)
+    found = predictions(thinking, list(Toy().items())[:2])
+    assert all(one.response.startswith("<think>\n") and one.response.count("<think>") == 1 for one in found)
 
 
 def test_limit_of_items(tmp_path):
@@ -212,6 +252,8 @@ def test_foreign_lines(tmp_path):
     path.write_text('{"id": 0, "response": "A\\u2028B", "model": "x"}\n\n{"id": "1", "response": ""}', "utf-8")
     found = read_predictions(path)
     assert found == {"0": Prediction("0", "A\u2028B"), "1": Prediction("1", "")}
+    path.write_text('{"id": "0", "response": "B \\ud83d"}')  # half of an emoji
+    assert read_predictions(path) == {"0": Prediction("0", "B ?")}
     path.write_text("\n")
     with pytest.raises(LocusError, match="holds no prediction"):
         read_predictions(path)

@@ -24,6 +24,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
+from hydra._internal.config_loader_impl import ConfigLoaderImpl
+from hydra._internal.utils import create_config_search_path
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.errors import HydraException
 from omegaconf.errors import OmegaConfBaseException
@@ -62,10 +64,11 @@ def module_of(words: list[str]) -> str | None:
     return words[2] if len(words) > 2 and re.match(r"(.*/)?python[\d.]*$", words[0]) and words[1] == "-m" else None
 
 
-def jobs(arguments: list[str]) -> Iterator[list[str]]:
+def jobs(arguments: list[str], conf: Path) -> Iterator[list[str]]:
     """Overrides of each job that an entry point's arguments start: one, or with -m all of the sweep."""
     multirun = bool({"-m", "--multirun"} & set(arguments))
-    overrides = OverridesParser.create().parse_overrides([one for one in arguments if not one.startswith("-")])
+    parser = OverridesParser.create(ConfigLoaderImpl(create_config_search_path(str(conf))))  # it lists a group's glob
+    overrides = parser.parse_overrides([one for one in arguments if not one.startswith("-")])
     axes = [
         [f"{one.get_key_element()}={value}" for value in one.sweep_string_iterator()]
         if multirun and one.is_sweep_override()
@@ -90,7 +93,7 @@ def command_faults(words: list[str], compose_app: Callable, root: Path = REPO) -
         yield f"python -m {module}: no such module"
     elif module.startswith("locus."):
         try:
-            for job in jobs(words[3:]):
+            for job in jobs(words[3:], root / "conf"):
                 compose_app(module.removeprefix("locus."), job, root / "conf")
         except (HydraException, OmegaConfBaseException) as error:
             yield f"{shlex.join(words)}: {error}"
@@ -174,12 +177,14 @@ def run(arguments: list[str]) -> None:
 def planted(tmp_path) -> Path:
     """A small project with one entry point."""
     for name, text in {
-        "conf/train.yaml": "seed: 1\nsteps: 2\n",
+        "conf/train.yaml": "defaults: [_self_, {size: small}]\nseed: 1\nsteps: 2\n",
+        "conf/size/small.yaml": "{}\n",
+        "conf/size/large.yaml": "{}\n",
         "locus/train.py": "",
         "perf/step_time.py": "",
         "Makefile": "train: setup ## run\nsetup:\n",
     }.items():
-        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
         (tmp_path / name).write_text(text)
     return tmp_path
 
@@ -190,6 +195,7 @@ def planted(tmp_path) -> Path:
         ("```bash\nmake train  # all\n$ WANDB_MODE=offline python -m locus.train \\\n  seed=2\n```", None),
         ("```bash\n.venv/bin/python -m locus.train -m seed=1,2 steps=3\npip install x\n```", None),
         ('```bash\nmake setup && make train ARGS="seed=2"\npython -m perf.step_time --json\n```', None),
+        ("```bash\npython -m locus.train -m 'size=glob(*)' seed=2\n```", None),
         ("[code](locus/train.py), [elsewhere](https://example.org), [part](#words)", None),
         ("```bash\nmake nothing\n```", "make nothing: no such target"),
         ('```bash\nmake train ARGS="sead=2"\n```', "sead"),
@@ -198,6 +204,7 @@ def planted(tmp_path) -> Path:
         ("```bash\npython -m locus.train \\\n  sead=2\n```", "sead"),
         ("```bash\npython -m locus.train seed=1,2\n```", "seed"),
         ("```bash\npython -m locus.train -m seed=1,2 sead=3\n```", "sead"),
+        ("```bash\npython -m locus.train -m 'size=glob(*)' sead=3\n```", "sead"),
         ("1. A list:\n   ```bash\n   make nothing\n   ```", "no such target"),
         ("```python\nx = (\n```", "python block"),
         ("<!-- run: sometimes -->\n```bash\nmake train\n```", "unknown mark"),

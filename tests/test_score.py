@@ -11,12 +11,14 @@ import numpy as np
 import pandas as pd
 import pytest
 from benchmark_files import encoded, write_tsv
+from hydra.utils import instantiate
 from models import backbone
 from runs import command, refused, succeeded
 
-from locus.data.scene_questions import colour, grounding
+from locus.data.scene_questions import colour, grounding, shape
 from locus.data.scenes import SceneSource
 from locus.errors import LocusError
+from locus.evaluate import compared
 from locus.evaluation.benchmarks.vstar import VStar
 from locus.evaluation.paper import paper_numbers
 from locus.evaluation.predictions import Prediction, PredictionFile, read_predictions
@@ -24,7 +26,7 @@ from locus.evaluation.scene_benchmarks import SceneQuestions
 from locus.evaluation.scene_suite import SceneBenchmark
 from locus.evaluation.scores import comparison, judged, scores
 from locus.evaluation.statistics import accuracy, difference, mcnemar
-from locus.score import add_row, spoken_frame
+from locus.score import add_row, read_rows, read_scores, spoken_frame, write_scores
 
 ANSWERS = "ABABAB"
 SMALL = (
@@ -80,7 +82,7 @@ def test_counts(vstar):
     assert made["scores"]["locus"]["relative_position"]["value"] == pytest.approx(50)
     assert set(made["scores"]) == {"locus", "vlmevalkit"}
     low, high = made["headline"]["low"], made["headline"]["high"]
-    assert low < made["headline"]["value"] < high
+    assert low == high == pytest.approx(100 / 3), "a third of either picture's questions is right: no resample differs"
     json.dumps(made, allow_nan=False)
 
 
@@ -121,6 +123,29 @@ def test_boxes_are_converted_from_the_size_that_was_seen():
         benchmark = scenes("processed", grounding)
         bare = {name: Prediction(name, one.response) for name, one in given.items()}
         judged(benchmark, benchmark.items(), bare)
+
+
+def test_questions_about_one_scene_are_drawn_together():
+    """Each kind is asked of the same scenes: taken for independent, they make the interval too narrow."""
+    benchmark = scenes("unit1000", colour, shape)
+    items = list(benchmark.items())
+    named = {(item.groups["scene"], item.pictures[0].source) for item in items}
+    assert len(items) == 6 and len(named) == len(dict(named)) == len({source for _, source in named}) < 6
+    said = {item.item_id: Prediction(item.item_id, f"<answer>{item.answer}</answer>") for item in items}
+    first = [said[item.item_id] for item in items if item.groups["scene"] == items[0].groups["scene"]]
+    found = judged(benchmark, items, {one.id: one for one in first})
+    assert len(first) == 2 and benchmark.unit() == ("scene",)
+    assert scores(benchmark, found)["headline"]["high"] == 100, "a resample may be the one scene, again and again"
+
+
+def test_crops_of_one_image_are_drawn_together(compose_app):
+    """Several crops of one image taken for independent examples."""
+    config = compose_app("evaluate", ["benchmark=cue_search", "benchmark.rows=60", "benchmark.source.count=100"])
+    benchmark = instantiate(config.benchmark, _convert_="all")
+    items = list(benchmark.items())
+    named = {(item.groups["image"], item.pictures[0].source) for item in items}
+    assert len(named) == len(dict(named)) == len({source for _, source in named}) < len(items)
+    assert benchmark.unit() == ("image",)
 
 
 # --- Two policies -----------------------------------------------------------------------------------------------
@@ -176,7 +201,8 @@ def test_spoken_frame():
 
 
 def test_rows_of_the_csv(tmp_path):
-    """A second scoring takes the place of the first; commas in a folder's name stay in one cell."""
+    """A second scoring takes the place of the first, so that the others are still compared with the same policy; commas
+    in a folder's name stay in one cell."""
     file = tmp_path / "scores.csv"
     for value, benchmark in ((1, "a"), (2, "b"), (3, "a")):
         row = {"policy": 'x, "y"', "benchmark": benchmark, "value": value, "paper_base": None}
@@ -184,8 +210,8 @@ def test_rows_of_the_csv(tmp_path):
     with file.open(newline="") as lines:
         rows = list(csv.DictReader(lines))
     assert [(row["policy"], row["benchmark"], row["value"]) for row in rows] == [
-        ('x, "y"', "b", "2"),
         ('x, "y"', "a", "3"),
+        ('x, "y"', "b", "2"),
     ]
 
 
@@ -272,9 +298,48 @@ def test_sweep_of_policies_and_benchmarks(tmp_path, vstar):
     assert sorted((row["policy"], row["benchmark"]) for row in rows) == sorted(
         (one, benchmark) for one in ("tiny_random", str(policy)) for benchmark in ("scenes_grounding", "cue_search")
     )
+    check_comparisons(tmp_path / "out", "tiny_random", str(policy))
     paths = sorted((tmp_path / "out").glob("*/cue_search/predictions.jsonl"))
     frames = {prediction.frame for path in paths for prediction in read_predictions(path).values()}
     assert len(paths) == 2 and frames == {"unit1000", "processed"}
+
+
+def check_comparisons(folder: Path, first: str, later: str) -> None:
+    """The first policy against the other, of each benchmark and extractor, as `comparison` finds it."""
+    rows = read_rows(folder / "comparisons.csv")
+    benchmarks = {"scenes_grounding": "accuracy", "cue_search": "mean_iou"}
+    assert [(row["benchmark"], row["extractor"]) for row in rows] == [
+        (benchmark, extractor) for benchmark in benchmarks for extractor in ("locus", "vlmevalkit")
+    ] and {(row["before"], row["after"]) for row in rows} == {(first, later)}
+    values = {(row["policy"], row["benchmark"]): float(row["value"]) for row in read_rows(folder / "scores.csv")}
+    for row in rows:
+        assert row["score"] == benchmarks[row["benchmark"]]
+        assert float(row["low"]) <= float(row["change"]) <= float(row["high"]) and 0 < float(row["mcnemar_p"]) <= 1
+        if row["extractor"] == "locus":
+            change = values[later, row["benchmark"]] - values[first, row["benchmark"]]
+            assert float(row["change"]) == pytest.approx(change)
+
+
+def test_policies_are_compared_item_by_item(tmp_path, vstar):
+    """Equal scores may be two items lost and two won; a policy that answered other items is left out, and said."""
+    benchmark = VStar(str(vstar), rows=6)
+    items = list(benchmark.items())
+    for policy, letters, asked in (("base", "ABAAAA", items), ("a/b", "BAABAB", items), ("short", "AB", items[:2])):
+        found = judged(benchmark, asked, said(letters))
+        folder = tmp_path / policy.replace("/", "_") / "vstar"
+        folder.mkdir(parents=True)
+        made = write_scores(folder, benchmark, found, 10, policy=policy)
+        assert scores(benchmark, read_scores(folder)[1], 10)["scores"] == made["scores"]
+        add_row(tmp_path / "scores.csv", {"policy": policy, "benchmark": "vstar"}, ("policy", "benchmark"))
+    rows = list(compared(benchmark, tmp_path, 20))
+    assert [(row["before"], row["after"], row["extractor"]) for row in rows] == [
+        ("base", "a/b", "locus"),
+        ("base", "a/b", "vlmevalkit"),
+    ]
+    assert [(row["lost"], row["won"], row["mcnemar_p"], row["n"]) for row in rows] == [(2, 2, 1.0, 6)] * 2
+    (tmp_path / "a_b" / "vstar" / "verdicts.parquet").write_bytes(b"PAR1")
+    with pytest.raises(LocusError, match="its scores cannot be read"):
+        list(compared(benchmark, tmp_path, 20))
 
 
 def save_policy(folder: Path) -> None:
@@ -290,7 +355,7 @@ def test_wrong_input(tmp_path, vstar):
     out = f"hydra.run.dir={tmp_path / 'scored'}"
     good = write(tmp_path / "good.jsonl", {"0": "A"})
     refused(command("score", *files, out), "no value for predictions")
-    refused(command("score", "benchmark=vstar", f"predictions={good}", out), "no value for benchmark.path")
+    refused(command("score", "benchmark=vstar", f"predictions={good}", out), "benchmarks/vstar: no such file")
     refused(command("score", *files, f"predictions={tmp_path / 'none'}", out), "none: cannot be read")
     other = write(tmp_path / "other.jsonl", {"pope_1": "yes"})
     refused(command("score", *files, f"predictions={other}", out), "are of no item of vstar")

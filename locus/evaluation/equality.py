@@ -1,204 +1,123 @@
-"""Is a short mathematical answer the gold one? Layer 1: pure functions that return at once, whatever the text.
+"""Is a short mathematical answer the gold one? By sympy, in a process that time and memory bound. Layer 2.
 
-Both texts are cleaned of LaTeX dress, units and degree and per cent signs, then compared as text, as lists, intervals
-and unions part by part, as equations, and at last by value: expressions with letters are worked out at three fixed
-points, where two different short expressions do not agree by chance (Schwartz-Zippel). Nothing is evaluated by Python.
+Exact arithmetic can run for hours, or fill a machine, on a dozen characters of a policy's text. So the rules
+(`locus.evaluation.equality_rules`) are asked in a second process, which ends itself at either bound; the next question
+starts another one.
 """
 
 from __future__ import annotations
 
-import re
-import unicodedata
-import zlib
+import atexit
+import contextlib
+import faulthandler
+import json
+import os
+import signal
+import subprocess
+import sys
 
-from locus.evaluation.expressions import NotMathsError, value
+from locus.errors import LocusError
 
-TOLERANCE = 1e-6
-"""VLMEvalKit's: absolute for values above 1, relative below, so that large integers differ by 1 and small ones too."""
-POINTS = 3
-
-_LONG = (
-    *("millimeters?", "centimeters?", "kilometers?", "meters?", "metres?", "inch(?:es)?", "feet", "foot", "yards?"),
-    *("miles?", "degrees?", "radians?", "units?", "square", "cubic", "sq", "percent", "dollars?", "cents?", "euros?"),
-    *("kilograms?", "grams?", "lit(?:er|re)s?", "seconds?", "minutes?", "hours?", "days?", "years?", "mph", "deg"),
-    *("km", "cm", "mm", "dm", "nm", "kg", "mg", "ml", "mL", "min", "hrs?", "sec", "ms", "ft", "in", "yd", "rad"),
-    *("kN", "kJ", "kW", "Hz", "Pa"),
-)
-_SHORT = "[mghsLNJWVKCF]"
-"""Letters that may also be a variable: units only right behind a number."""
-_POWER = r"(?:\s*\^\s*\{?\s*-?[1-3]\s*\}?)?(?![A-Za-z])"
-_ANY = rf"(?:{'|'.join(_LONG)}|{_SHORT}){_POWER}"
-_TRAILING_UNITS = re.compile(
-    rf"(?:(?:(?<=[\d)}}⦄])|(?<=\s))(?:{'|'.join(_LONG)}){_POWER}|(?:(?<=\d)|(?<=\d\s)){_SHORT}{_POWER})"
-    rf"(?:\s*(?:/|per\b|\*)?\s*{_ANY})*\s*$"
-)
-_DRESS = re.compile(
-    r"\\(?:left|right|displaystyle|bigl?|bigr|Bigl?|Bigr|quad|qquad|limits)(?![A-Za-z])|\\[!,;: ()\[\]$]|\\\\|[~$]"
-)
-_STYLE = re.compile(r"\\(?:text|textbf|textit|textrm|mathrm|mathbf|mathit|operatorname|mbox|rm|bf)\s*\{([^{}]*)\}")
-_PLAIN = (
-    *(("²", "^2"), ("³", "^3"), ("½", "\\frac{1}{2}"), ("¼", "\\frac{1}{4}"), ("¾", "\\frac{3}{4}")),
-    *(("−", "-"), ("–", "-"), ("×", "*"), ("·", "*"), ("÷", "/"), ("π", "\\pi "), ("√", "\\sqrt "), ("∞", "\\infty ")),
-    *(("\\{", "⦃"), ("\\}", "⦄"), ("∪", "\\cup "), ("±", "\\pm "), ("°", ""), ("≤", "\\le "), ("≥", "\\ge ")),
-    *(("\\leq", "\\le"), ("\\geq", "\\ge"), ("℃", ""), ("\\cdot", "*"), ("\\times", "*"), ("\\div", "/")),
-    *(("\\dfrac", "\\frac"), ("\\tfrac", "\\frac"), ("\\cfrac", "\\frac"), ("\\degree", ""), ("**", "^")),
-    *(("\\%", ""), ("%", ""), ("€", ""), ("£", ""), ("\\lt", "<"), ("\\gt", ">")),
-)
-_THOUSANDS = re.compile(r"-?\d{1,3}(?:,\d{3})+(?:\.\d+)?")
-_INTEGER = re.compile(r"[-+]?\d+")
-_BRACKETS = {"(": ")", "[": "]", "⦃": "⦄"}
+SECONDS = 5.0
+"""For one pair of answers; an honest one takes milliseconds."""
+MEMORY = 2 * 2**30
+"""Bytes of address space, where the system can limit it; sympy itself takes a tenth."""
 
 
 def equal(answer: str, gold: str, decimals: int | None = None) -> bool:
-    """Whether ``answer`` says the same as ``gold``.
+    """Whether ``answer`` says the same as ``gold``; False where that takes longer than `SECONDS` or more than `MEMORY`.
 
     Args:
         decimals: numbers are also equal when they are to this many decimals (MATH-V compares to 2); by default they
-            must agree to `TOLERANCE`.
+            must agree to VLMEvalKit's 1e-6.
 
     Example: ``equal("\\\\frac{1}{2}\\\\text{ cm}", "0.5")`` is true; ``equal("50%", "0.5")`` is not.
     """
-    said, true = clean(answer), clean(gold)
-    if not said or not true:
+    if not answer.strip() or not gold.strip():
         return False
-    return _same(said, true, decimals)
+    return answer.strip() == gold.strip() or _RULES.ask(answer, gold, decimals)
 
 
-def clean(text: str) -> str:
-    """The text without LaTeX dress, units, and degree, per cent and currency signs; one spelling of each operator."""
-    text = text[:2000].strip().strip(".")  # what is longer is no short answer, and patterns below would take their time
-    for dressed, plain in _PLAIN:
-        text = text.replace(dressed, plain)
-    text = re.sub(r"\^\s*(?:\{\s*\\circ\s*\}|\\circ)", "", unicodedata.normalize("NFKC", text))
-    text = _DRESS.sub(" ", _STYLE.sub(r" \1 ", text))
-    text = re.sub(r"\\(frac|sqrt)\s*(\d)(?=\d)", r"\\\1{\2}", text)  # \frac12
-    text = re.sub(r"(?<![\w.])(\d+) +(\d+)/(\d+)(?![\w.])", r"(\1+\2/\3)", text)  # 1 1/2
-    text = re.sub(r"\s+(?:or|and)\s+", ", ", text)
-    return _TRAILING_UNITS.sub("", re.sub(r"\s+", " ", text).strip(" .")).strip()
+class BoundedRules:
+    """The rules in a process of its own, which is started at the first question. One question at a time.
+
+    Args:
+        seconds: for one question.
+    """
+
+    def __init__(self, seconds: float = SECONDS) -> None:
+        self.seconds = seconds
+        self._process: subprocess.Popen[str] | None = None
+
+    def ask(self, answer: str, gold: str, decimals: int | None = None) -> bool:
+        """What the rules say; False when the process ended over it. Raises LocusError when it does not even start."""
+        if self._process is None or self._process.poll() is not None:
+            self._process = self._start()
+        try:
+            self._process.stdin.write(json.dumps([answer, gold, decimals]) + "\n")
+            self._process.stdin.flush()
+            reply = self._process.stdout.readline()
+        except BaseException:  # an interrupt: the reply would be taken for the next question's
+            self.stop()
+            raise
+        if not reply:
+            self.stop()
+        return reply == "true\n"
+
+    def stop(self) -> None:
+        """Ends the process, if there is one."""
+        if self._process is not None:
+            self._process.kill()
+            self._process.communicate()
+            self._process = None
+
+    def _start(self) -> subprocess.Popen[str]:
+        command = [sys.executable, "-P", "-m", __name__, str(self.seconds)]
+        paths = os.pathsep.join(path for path in sys.path if path)
+        process = subprocess.Popen(
+            command,
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            text=True,
+            env=os.environ | {"PYTHONPATH": paths},
+        )
+        if process.stdout.readline() != "ready\n":
+            process.kill()
+            process.communicate()
+            raise LocusError(f"{' '.join(command)} does not start: is sympy installed? pip install -r requirements.txt")
+        return process
 
 
-def _same(said: str, true: str, decimals: int | None) -> bool:
-    """Two cleaned texts."""
-    if _bare(said) == _bare(true):
-        return True
-    unions = [text.split("\\cup") for text in (said, true)]
-    if max(map(len, unions)) > 1:
-        return _same_parts(*unions, decimals, ordered=False)
-    (said_open, said_parts), (true_open, true_parts) = _parts(said), _parts(true)
-    if len(true_parts) > 1 or len(said_parts) > 1:
-        if said_open and true_open and said_open != true_open:
-            return False
-        ordered = "⦃" not in (said_open + true_open) and bool(said_open or true_open)
-        return _same_parts(said_parts, true_parts, decimals, ordered)
-    return _same_equation(said_parts[0], true_parts[0], decimals)
+_RULES = BoundedRules()
+atexit.register(_RULES.stop)
 
 
-def _bare(text: str) -> str:
-    return text.replace(" ", "").casefold()
+def _serve(seconds: float) -> None:
+    """Answers each line of the standard input, or ends."""
+    from locus.evaluation.equality_rules import same  # with sympy, which only this process needs
+
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the other process decides what an interrupt ends
+    with contextlib.suppress(ImportError, OSError, ValueError):
+        import resource
+
+        resource.setrlimit(resource.RLIMIT_AS, (MEMORY, MEMORY))
+    _reply("ready")
+    with open(os.devnull, "w") as nowhere:
+        for line in sys.stdin:
+            # Its watch is a thread outside the interpreter: it ends even one long multiplication.
+            faulthandler.dump_traceback_later(seconds, exit=True, file=nowhere)
+            try:
+                verdict = same(*json.loads(line))
+            except Exception:  # whatever sympy stumbles over is not the gold answer
+                verdict = False
+            faulthandler.cancel_dump_traceback_later()
+            _reply(json.dumps(bool(verdict)))
 
 
-def _parts(text: str) -> tuple[str, list[str]]:
-    """The brackets around a list, open and close, and its parts; brackets only where there is more than one part."""
-    if _THOUSANDS.fullmatch(text):
-        return "", [text.replace(",", "")]
-    text = re.sub(r"^[A-Za-z]\s*=\s*(?=[(\[⦃])", "", text)  # P = (1, 2)
-    if text[:1] == "{" and _encloses(text) and len(_split(text[1:-1])) > 1:
-        text = f"⦃{text[1:-1]}⦄"  # a set whose braces were not escaped
-    bracketed = len(text) > 1 and text[0] in _BRACKETS and text[-1] in ")]⦄" and _encloses(text)
-    parts = _split(text[1:-1] if bracketed else text)
-    if len(parts) < 2 and not (bracketed and text[0] == "⦃"):
-        return "", _signs(text)
-    return (text[0] + text[-1] if bracketed else ""), parts
+def _reply(text: str) -> None:
+    sys.stdout.write(text + "\n")
+    sys.stdout.flush()
 
 
-def _encloses(text: str) -> bool:
-    """Whether the first bracket closes only at the end; ``(0, 1]`` counts, ``(1, 2), (3, 4)`` does not."""
-    depth = 0
-    for index, char in enumerate(text):
-        depth += (char in "([⦃{") - (char in ")]⦄}")
-        if depth == 0:
-            return index == len(text) - 1
-    return False
-
-
-def _split(text: str) -> list[str]:
-    """At the commas and semicolons outside brackets."""
-    parts, depth = [""], 0
-    for char in text:
-        depth += (char in "([⦃{") - (char in ")]⦄}")
-        if char in ",;" and depth == 0:
-            parts.append("")
-        else:
-            parts[-1] += char
-    return [part.strip() for part in parts]
-
-
-def _signs(text: str) -> list[str]:
-    """Both readings of a plus-minus sign."""
-    return [text.replace("\\pm", "+"), text.replace("\\pm", "-")] if "\\pm" in text else [text]
-
-
-def _same_parts(said: list[str], true: list[str], decimals: int | None, ordered: bool) -> bool:
-    if len(said) != len(true) or len(true) > 20:
-        return False
-    if ordered:
-        return all(_same(one.strip(), other.strip(), decimals) for one, other in zip(said, true, strict=True))
-    left = list(said)
-    for part in true:
-        match = next((one for one in left if _same(one.strip(), part.strip(), decimals)), None)
-        if match is None:
-            return False
-        left.remove(match)
-    return True
-
-
-def _same_equation(said: str, true: str, decimals: int | None) -> bool:
-    """Equations, where the one is a multiple of the other; ``x = 5`` says the same as ``5``; else expressions."""
-    sides, true_sides = said.split("="), true.split("=")
-    if len(sides) == len(true_sides) == 2:
-        if _same_value(sides[0], true_sides[0], decimals) and _same_value(sides[1], true_sides[1], decimals):
-            return True
-        if sides[0].strip() == true_sides[0].strip() and re.fullmatch(r"[A-Za-z]", sides[0].strip()):
-            return _same_value(sides[1], true_sides[1], decimals)
-        return _proportional(sides, true_sides)
-    return _same_value(sides[-1], true_sides[-1], decimals) if max(len(sides), len(true_sides)) <= 3 else False
-
-
-def _proportional(sides: list[str], true_sides: list[str]) -> bool:
-    """Whether left minus right of both vanish together, up to a factor."""
-    ratios = []
-    for point in range(POINTS):
-        values = [_at(side, point) for side in (*sides, *true_sides)]
-        if None in values or values[2] == values[3] or values[0] == values[1]:
-            return False
-        ratios.append((values[0] - values[1]) / (values[2] - values[3]))
-    return all(_close(ratio, ratios[0], None) for ratio in ratios)
-
-
-def _same_value(said: str, true: str, decimals: int | None) -> bool:
-    if _bare(said) == _bare(true):
-        return True
-    if _INTEGER.fullmatch(said.strip()) and _INTEGER.fullmatch(true.strip()):
-        return int(said) == int(true)  # floats would forget the last digits of long ones
-    for point in range(POINTS):
-        one, other = _at(said, point), _at(true, point)
-        if one is None or other is None or not _close(one, other, decimals):
-            return False
-    return True
-
-
-def _at(text: str, point: int) -> complex | None:
-    """The value where each letter has a fixed value between 0.5 and 2.5; None if the text is no expression."""
-    try:
-        return value(text.strip(), lambda name: 0.5 + 2 * zlib.crc32(f"{name}{point}".encode()) / 2**32)
-    except NotMathsError:
-        return None
-
-
-def _close(one: complex, other: complex, decimals: int | None) -> bool:
-    if one == other:
-        return True
-    if decimals is not None and not (one.imag or other.imag) and max(abs(one), abs(other)) < 1e15:
-        return round(one.real, decimals) == round(other.real, decimals)
-    largest = max(abs(one), abs(other))
-    return abs(one - other) <= TOLERANCE * min(1.0, largest) + 1e-13 * max(1.0, largest)  # the latter is rounding
+if __name__ == "__main__":
+    _serve(float(sys.argv[1]))

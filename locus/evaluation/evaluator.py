@@ -47,6 +47,7 @@ class Evaluator:
         sampling: temperature 0 is greedy.
         token_budget: padded tokens, prompts and completions, of one batch.
         instruction: behind every prompt, on a line of its own; empty for none.
+        seed: of the random numbers, where the temperature is not 0.
         remembered: image tokens kept for later questions.
     """
 
@@ -57,10 +58,12 @@ class Evaluator:
         sampling: Sampling,
         token_budget: int,
         instruction: str = "",
+        seed: int = 0,
         remembered: int = REMEMBERED,
     ) -> None:
         self.policy, self.collator, self.sampling = policy.eval(), collator, sampling
-        self.token_budget, self.instruction, self.remembered = token_budget, instruction, remembered
+        self.token_budget, self.instruction = token_budget, instruction
+        self.seed, self.remembered = seed, remembered
         self._processed: tuple[tuple[str, ...], PictureInputs] | None = None
         self._features: OrderedDict[tuple[str, ...], VisionFeatures] = OrderedDict()
 
@@ -106,10 +109,11 @@ class Evaluator:
     def _complete(self, batch: Sequence[Asked], number: int) -> list[Prediction]:
         prompts = [asked.prompt for asked in batch]
         encoded = self.policy.encode(prompts, [self._vision(asked) for asked in batch])
-        groups = sample_groups(self.policy, prompts, encoded, 1, self.sampling, 0, 0)
+        groups = sample_groups(self.policy, prompts, encoded, 1, self.sampling, self.seed, 0)
         predictions = []
         for asked, (completion,) in zip(batch, groups, strict=True):
-            text = self.collator.decode(completion.token_ids)
+            # A template may open the thoughts; without the tag, cut thoughts would be read as an answer.
+            text = asked.prompt.opened + self.collator.decode(completion.token_ids)
             facts = completion.finished, len(completion.token_ids), asked.digest, str(self.policy.frame)
             size = asked.prompt.processed_size if asked.pictures else None
             predictions.append(Prediction(asked.item_id, text, *facts, size, number))

@@ -1,8 +1,8 @@
-"""The value of a short mathematical expression, LaTeX or plain, at given values of its letters. Layer 1.
+"""A short mathematical expression, LaTeX or plain, as sympy's. Layer 1.
 
-Why not sympy: its parser calls ``eval``, and exact arithmetic can run for hours on a dozen characters
-(``9**9**9**9``), so it needs a second process to be killed. Here a text is read by the small grammar below and worked
-out in floats as it is read: an overflow is an error at once, and the time is linear in the text's length.
+sympy's own parsers call ``eval``; here a text is read by the small grammar below, and nothing of it is ever run. sympy
+works numbers out exactly as they are put together, so powers and factorials whose digits would be many are refused
+before. What is slow all the same is bounded by `locus.evaluation.equality`.
 
     sum = product (("+" | "-") product)*        product = signed (("*" | "/" | nothing) signed)*
     signed = ("+" | "-") signed | power         power = atom "!"* ("^" signed)?
@@ -11,21 +11,26 @@ out in floats as it is read: an overflow is an error at once, and the time is li
 
 from __future__ import annotations
 
-import cmath
-import math
 import re
 from collections.abc import Callable, Mapping
+
+import sympy
 
 LONGEST = 200
 """Characters; no gold answer is near it."""
 DEEPEST = 20
 """Brackets within brackets."""
-FUNCTIONS: Mapping[str, Callable[[complex], complex]] = {
-    "sin": cmath.sin, "cos": cmath.cos, "tan": cmath.tan, "exp": cmath.exp, "ln": cmath.log,
-    "cot": lambda x: 1 / cmath.tan(x), "sec": lambda x: 1 / cmath.cos(x), "csc": lambda x: 1 / cmath.sin(x),
-    "arcsin": cmath.asin, "arccos": cmath.acos, "arctan": cmath.atan,
+LARGEST = 10_000
+"""Of an exponent that is a number."""
+BITS = 100_000
+"""Of the numbers in a power, worked out."""
+FACTORIAL = 1000
+FUNCTIONS: Mapping[str, Callable[[sympy.Expr], sympy.Expr]] = {
+    "sin": sympy.sin, "cos": sympy.cos, "tan": sympy.tan, "cot": sympy.cot, "sec": sympy.sec, "csc": sympy.csc,
+    "arcsin": sympy.asin, "arccos": sympy.acos, "arctan": sympy.atan, "ln": sympy.log,
+    "exp": lambda exponent: raised(sympy.E, exponent),
 }  # fmt: skip
-CONSTANTS = {"pi": math.pi, "infty": math.inf, "infinity": math.inf, "e": math.e}
+CONSTANTS = {"pi": sympy.pi, "infty": sympy.oo, "infinity": sympy.oo, "e": sympy.E}
 GREEK = ("alpha", "beta", "gamma", "delta", "theta", "lambda", "mu", "rho", "sigma", "phi", "varphi", "omega")
 _WORDS = "|".join(sorted((*FUNCTIONS, *CONSTANTS, *GREEK, "sqrt", "frac", "log"), key=len, reverse=True))
 _TOKEN = re.compile(
@@ -36,24 +41,41 @@ _LETTERS = re.compile(rf"(?:{_WORDS})|([A-Za-z]{{3,}})")
 
 
 class NotMathsError(ValueError):
-    """The text is no expression of this grammar, or has no finite number of steps or digits."""
+    """The text is no expression of this grammar, has no value, or one of too many digits."""
 
 
-def value(text: str, letters: Callable[[str], float]) -> complex:
-    """The value of ``text``, its letters' values given by ``letters``; inf where it says so.
+def expression(text: str) -> sympy.Expr:
+    """What ``text`` says, decimals exact, letters positive numbers.
 
-    Raises NotMathsError for anything else: words, unknown commands, division by zero, overflow.
+    Raises NotMathsError for anything else: words, unknown commands, division by zero, ``9^9^9``.
     """
     if len(text) > LONGEST:
         raise NotMathsError("too long")
-    reader = _Reader(_tokens(text), letters)
+    reader = _Reader(_tokens(text))
     try:
-        result = complex(reader.sum())
+        result = reader.sum()
     except (ArithmeticError, ValueError, TypeError) as error:
         raise NotMathsError(str(error)) from error
-    if reader.here is not None or cmath.isnan(result):
+    if reader.here is not None or result.has(sympy.nan, sympy.zoo):
         raise NotMathsError(text)
     return result
+
+
+def raised(base: sympy.Expr, exponent: sympy.Expr) -> sympy.Expr:
+    """``base ** exponent``; raises NotMathsError where sympy would work out too many digits."""
+    if exponent.is_number:
+        numbers = base.atoms(sympy.Rational)
+        bits = sum(number.p.bit_length() + number.q.bit_length() for number in numbers)
+        if not (abs(exponent) <= LARGEST and bits * abs(exponent) <= BITS):
+            raise NotMathsError("too large a power")
+    return base**exponent
+
+
+def factorial(number: sympy.Expr) -> sympy.Expr:
+    """``number!``; raises NotMathsError for what is no whole number, or too large a one."""
+    if number.is_number and not (number.is_Integer and 0 <= number <= FACTORIAL):
+        raise NotMathsError("no factorial")
+    return sympy.factorial(number)
 
 
 def _tokens(text: str) -> list[tuple[str, str]]:
@@ -71,8 +93,8 @@ def _tokens(text: str) -> list[tuple[str, str]]:
 
 
 class _Reader:
-    def __init__(self, tokens: list[tuple[str, str]], letters: Callable[[str], float]) -> None:
-        self.tokens, self.letters, self.at, self.depth = tokens, letters, 0, 0
+    def __init__(self, tokens: list[tuple[str, str]]) -> None:
+        self.tokens, self.at, self.depth = tokens, 0, 0
 
     @property
     def here(self) -> str | None:
@@ -93,7 +115,7 @@ class _Reader:
         if not self.take(text):
             raise NotMathsError(f"no {text}")
 
-    def sum(self) -> complex:
+    def sum(self) -> sympy.Expr:
         self.depth += 1
         if self.depth > DEEPEST:
             raise NotMathsError("too deep")
@@ -104,28 +126,32 @@ class _Reader:
         self.depth -= 1
         return total
 
-    def product(self) -> complex:
+    def product(self) -> sympy.Expr:
         total = self.signed()
         while True:
             if self.take("*"):
                 total = total * self.signed()
             elif self.take("/"):
                 total = total / self.signed()
-            elif self.kind in ("number", "letter", "word") or self.here in ("(", "{"):
+            elif self.kind in ("letter", "word") or self.here in ("(", "{") or self.apart():
                 total = total * self.power()
             else:
                 return total
 
-    def signed(self) -> complex:
+    def apart(self) -> bool:
+        """Whether a number comes next, and not right after another: ``10 000`` is no product."""
+        return self.kind == "number" and self.tokens[self.at - 1][0] != "number"
+
+    def signed(self) -> sympy.Expr:
         negative = False
         while sign := self.take("+", "-"):
             negative ^= sign == "-"
         return -self.power() if negative else self.power()
 
-    def power(self) -> complex:
+    def power(self) -> sympy.Expr:
         base = self.atom()
         while self.take("!"):
-            base = math.gamma(base.real + 1)
+            base = factorial(base)
         if not self.take("^"):
             return base
         self.depth += 1  # towers of powers nest too
@@ -133,9 +159,9 @@ class _Reader:
             raise NotMathsError("too deep")
         exponent = self.signed()
         self.depth -= 1
-        return base**exponent
+        return raised(base, exponent)
 
-    def atom(self) -> complex:
+    def atom(self) -> sympy.Expr:
         kind, text = self.kind, self.here
         for opening, closing in (("(", ")"), ("{", "}"), ("|", "|")):
             if self.take(opening):
@@ -146,39 +172,39 @@ class _Reader:
             raise NotMathsError(f"unexpected {text}")
         self.at += 1
         if kind == "number":
-            return float(text) + (self.atom() if self.mixed() else 0)
+            return sympy.Rational(text.rstrip(".")) + (self.atom() if self.mixed() else 0)
         return self.named(text)
 
     def mixed(self) -> bool:
         """Whether the number just passed is the whole part of what follows: ``1\\frac{1}{2}`` is one and a half."""
         after = "".join("n" if kind == "number" else text for kind, text in self.tokens[self.at : self.at + 7])
-        raised = self.at > 1 and self.tokens[self.at - 2][1] in ("^", "_")
-        return after == "frac{n}{n}" and not raised and "." not in self.tokens[self.at - 1][1]
+        above = self.at > 1 and self.tokens[self.at - 2][1] in ("^", "_")
+        return after == "frac{n}{n}" and not above and "." not in self.tokens[self.at - 1][1]
 
-    def named(self, text: str) -> complex:
+    def named(self, text: str) -> sympy.Expr:
         if text == "frac":
             above = self.atom()
             return above / self.atom()
         if text == "sqrt":
-            degree = 2.0
+            degree = sympy.Integer(2)
             if self.take("["):
                 degree = self.sum()
                 self.expect("]")
-            return self.atom() ** (1 / degree)
+            return raised(self.atom(), 1 / degree)
         if text == "log":
-            base = self.atom() if self.take("_") else 10.0
-            return cmath.log(self.argument()) / cmath.log(base)
+            base = self.atom() if self.take("_") else sympy.Integer(10)
+            return sympy.log(self.argument()) / sympy.log(base)
         if text in FUNCTIONS:
-            raised = self.atom() if self.take("^") else 1.0  # \sin^2 x
-            return FUNCTIONS[text](self.argument()) ** raised
+            exponent = self.atom() if self.take("^") else sympy.Integer(1)  # \sin^2 x
+            return raised(FUNCTIONS[text](self.argument()), exponent)
         if text in CONSTANTS:
             return CONSTANTS[text]
         index = ""
         if self.take("_"):
             index = f"_{self.atom()}"
-        return self.letters(text + index)
+        return sympy.Symbol(text + index, positive=True)
 
-    def argument(self) -> complex:
+    def argument(self) -> sympy.Expr:
         """What a function is of: a bracket or a power, and ``2x`` as in ``\\sin 2x``."""
         total = self.power()
         if self.tokens[self.at - 1][0] == "number" and self.kind == "letter":

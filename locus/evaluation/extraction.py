@@ -137,7 +137,13 @@ _CUE_END = re.compile(
     r"[.;!](?=\s|[*$]*$)|\n|(?:,| )(?:because|since|as|so|which|but|given|not|and not|that is|wait)\b", re.IGNORECASE
 )
 _WRAPPED = " \t\r\n*_`\"'$"
-_WRAPPING = re.compile(r"[\s*_`\"'$:]*")
+_ADVERBS = r"(?i:therefore|thus|hence|then|also|simply|indeed|exactly|approximately|about|equal to),?\s"
+_WRAPPING = re.compile(rf"[\s*_`\"'$:]*(?:{_ADVERBS}[\s*_`\"'$:]*)?")
+# "This result is consistent with the figure" names no value.
+_REMARK = re.compile(
+    r"[\s*_]{0,9}(?i:(?:also|therefore|indeed|thus)\s)?(?i:consistent|verified|correct|complete|reasonable|based|confirmed"
+    r"|valid|supported|derived|obtained|rounded|in (?:line|agreement))\b"
+)
 _LATEX_MARKS = re.compile(r"^(?:\\[(\[]\s*)|(?:\s*\\[)\]])$")
 _TELLS = re.compile(r"[a-z]\s(?:is|are|equals)\s((?=[^\s]*[\d\\$])[^\s]+(?: [^\s]+){0,2})$")
 _WORD = re.compile(r"(?<!\\)(?<![A-Za-z\\])[A-Za-z]{3,}")
@@ -156,21 +162,25 @@ def extract_value(response: str, finished: bool = True) -> Extracted:
         told = _TELLS.search(last)
         last = _unwrapped(told[1]) if told else last
         short = len(last.split()) <= 6 if len(lines) == 1 else len(_WORD.findall(last)) < 2
-        value = last if short and last and (finished or len(lines) == 1 and len(last.split()) == 1) else None
+        alone = len(lines) == 1 and len(last.split()) == 1 and not told
+        value = last if short and last and (finished or alone) else None
     return Extracted(value, Reading.OK) if value else _nothing(finished)
 
 
 def _explicit(span: str, finished: bool) -> str | None:
-    """What a box or an "answer is" names, the later of the two; None without one."""
+    """What a box or an "answer is" names, the later of the two; None without one. Remarks behind a box are passed."""
     box = boxed(span, finished)
-    text = ends(span[box[1] :] if box and box[0] else span)
-    cues = list(_CUE.finditer(text))
+    inside = _unwrapped(ends(box[0])) if box else ""
+    text = ends(span[box[1] :] if inside else span)
+    cues = [cue.end() for cue in _CUE.finditer(text) if not _REMARK.match(text, cue.end())]
     if not cues:
-        return (_unwrapped(ends(box[0])) or None) if box and box[0] else None
-    start = _WRAPPING.match(text, cues[-1].end()).end()
+        return inside or None
+    start = _WRAPPING.match(text, cues[-1]).end()
     end = _CUE_END.search(text, start)
     value = _unwrapped(text[start : end.start() if end else len(text)])
-    return value if value and len(value) < 500 else None
+    remark = inside and len(_WORD.findall(value)) > 1
+    cut = end is None and not finished  # "The answer is 1" may become 12
+    return value if value and len(value) < 500 and not remark and not cut else inside or None
 
 
 def _unwrapped(value: str) -> str:

@@ -73,6 +73,8 @@ def _prediction(line: Any) -> Prediction:
     if not isinstance(line.get("finished", True), bool):
         raise ValueError("finished is neither true nor false")
     known = {name: line[name] for name in Prediction.__dataclass_fields__ if name in line}
+    # A response cut inside an emoji may end in half of one, which no file can hold.
+    known["response"] = line["response"].encode("utf-8", "replace").decode()
     if known.get("size") is not None:
         width, height = map(float, known["size"])
         known["size"] = (width, height)

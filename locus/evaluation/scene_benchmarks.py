@@ -14,6 +14,8 @@ from locus.data.audits import audited_corpus
 from locus.data.corpus import Corpus
 from locus.data.crop_sampling import CropStrategy
 from locus.data.dataset import CueDataset
+from locus.data.scene_questions import SceneQuestion
+from locus.data.scenes import Scene
 from locus.data.sources import ImageSource
 from locus.errors import LocusError
 from locus.evaluation.benchmarks.shared import by_column, read_by, whole, written_size
@@ -53,23 +55,16 @@ class SceneQuestions:
         """Drawn alike for a seed."""
         asked = self.scenes.draw(self.seed)
         for number, (entry, image) in enumerate(zip(asked, self.scenes.images(asked), strict=True)):
-            question = entry.question
-            groups = {"kind": question.kind}
             key = f"{self.name}-{self.seed}-{number}"
-            yield Item(
-                key, question.text, question.answer or question.evidence[0], (_picture(key, image),),
-                groups=groups, evidence=question.evidence,
-            )  # fmt: skip
+            scene = str(entry.scene.background_seed)  # no two scenes have the same
+            yield item_of(entry.scene, entry.question, key, picture_of(key, image), scene=scene)
 
     def judge(self, item: Item, response: str, finished: bool, extractor: str) -> Verdict:
         """A word must be the answer, once both are normalised; a box needs an IoU of 0.5. Both extractors read boxes by
         the answer block, since neither kit knows these; ``vlmevalkit`` takes the whole response for a word."""
         if isinstance(item.answer, Box):
-            return _box_verdict(item, response, finished, self.frame, extractor)
-        word = response.strip().rstrip(".").lower()
-        read = read_by(extractor, lambda: extract_short(response, finished), lambda: whole(word))
-        truth = extract_short(str(item.answer)).answer if extractor == "locus" else str(item.answer)
-        return Verdict(item.item_id, read, float(read.answer == truth), dict(item.groups))
+            return box_verdict(item, response, finished, self.frame, extractor)
+        return word_verdict(item, response, finished, extractor)
 
     def statistics(self) -> Mapping[str, Statistic]:
         """Over all questions, and of each kind."""
@@ -78,8 +73,8 @@ class SceneQuestions:
         return {"accuracy": accuracy(), **each, **(_box_statistics() if kinds == ["grounding"] else {})}
 
     def unit(self) -> Sequence[str]:
-        """Each question by itself: every one has a scene of its own."""
-        return ()
+        """A scene: the kinds of question are drawn from the same ones."""
+        return ("scene",)
 
 
 @dataclass(frozen=True)
@@ -119,25 +114,34 @@ class CueSearch:
         for index, example in enumerate(examples):
             sample = samples[index]
             name = example.example_id
-            pictures = _picture(f"{name}-image", sample.image), _picture(f"{name}-cue", sample.cue)
-            groups = {"bin": example.bin}
+            pictures = picture_of(f"{name}-image", sample.image), picture_of(f"{name}-cue", sample.cue)
+            groups = {"bin": example.bin, "image": example.image_id}
             prompt = cue_search_text(parse_frame(self.frame))
             yield Item(name, prompt, example.target, pictures, groups=groups, evidence=(example.target,))
 
     def judge(self, item: Item, response: str, finished: bool, extractor: str) -> Verdict:
         """By the answer block, for both extractors: the rule of the reward."""
-        return _box_verdict(item, response, finished, self.frame, extractor)
+        return box_verdict(item, response, finished, self.frame, extractor)
 
     def statistics(self) -> Mapping[str, Statistic]:
         """Mean IoU, accuracies at IoU 0.5 and 0.75, share of well-formed answers."""
         return {**_box_statistics(), "format": by_column("format", accuracy())}
 
     def unit(self) -> Sequence[str]:
-        """Each example by itself."""
-        return ()
+        """An image: several crops may be of one."""
+        return ("image",)
 
 
-def _picture(key: str, image: Image.Image) -> Picture:
+def item_of(shown: Scene, question: SceneQuestion, item_id: str, picture: Picture, /, **groups: str) -> Item:
+    """A scene's question as an item of a benchmark."""
+    labels = {each.box: each.label for each in shown.objects}
+    names = tuple(labels[box] for box in question.evidence)
+    answer, groups = question.answer or question.evidence[0], {"kind": question.kind, **groups}
+    return Item(item_id, question.text, answer, (picture,), groups=groups, evidence=question.evidence, names=names)
+
+
+def picture_of(key: str, image: Image.Image) -> Picture:
+    """The image as a benchmark's picture."""
     image.save(file := io.BytesIO(), "PNG")
     return Picture(key, file.getvalue())
 
@@ -146,7 +150,15 @@ def _kind(ask: object) -> str:
     return getattr(ask, "__name__", str(ask))
 
 
-def _box_verdict(item: Item, response: str, finished: bool, frame: str, extractor: str) -> Verdict:
+def word_verdict(item: Item, response: str, finished: bool, extractor: str) -> Verdict:
+    """Whether the response's answer is the item's word."""
+    word = response.strip().rstrip(".").lower()
+    read = read_by(extractor, lambda: extract_short(response, finished), lambda: whole(word))
+    truth = extract_short(str(item.answer)).answer if extractor == "locus" else str(item.answer)
+    return Verdict(item.item_id, read, float(read.answer == truth), dict(item.groups))
+
+
+def box_verdict(item: Item, response: str, finished: bool, frame: str, extractor: str) -> Verdict:
     """The box of the answer block against the item's, in the file frame."""
 
     def parse() -> ParsedAnswer:

@@ -20,6 +20,8 @@ from locus.evaluation.statistics import Score, difference, mcnemar, score
 
 COLUMNS = ("id", "answer", "reading", "correct")
 """Of a table of verdicts, before the benchmark's own."""
+MISSING = "missing"
+"""The reading of an item without a prediction."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -61,7 +63,7 @@ def judged(
         for extractor in extractors:
             verdict = benchmark.judge(shown, response.response, response.finished, extractor)
             unparsed[extractor] += given is not None and verdict.extracted.reading != Reading.OK
-            rows[extractor].append(_row(verdict))
+            rows[extractor].append(_row(verdict) | ({} if given else {"reading": MISSING}))
     number = len(rows[extractors[0]])
     if left:
         raise LocusError(
@@ -130,9 +132,9 @@ def comparison(
 
 
 def extractor_version() -> str:
-    """Digest of the extractors' source: the same for as long as they read alike."""
+    """Digest of the source that reads answers and compares values: the same for as long as verdicts are alike."""
     here = Path(__file__).parent
-    names = ("extraction*.py", "responses.py", "vlmevalkit.py")
+    names = ("extraction*.py", "responses.py", "vlmevalkit.py", "equality*.py", "expressions.py")
     files = [file for name in names for file in sorted(here.glob(name))]
     return hashlib.sha256(b"".join(file.read_bytes() for file in files)).hexdigest()[:16]
 

@@ -1,25 +1,43 @@
 """Scores as weighted statistics of a table of verdicts, so that a bootstrap is one product. Layer 1.
 
 A statistic takes a table of N rows (``correct`` and the benchmark's columns) and weights [R, N], how often each of R
-resamples holds a row, and gives [R] scores in percent; the score itself is that of weights 1.
+resamples holds a row, and gives [R] scores in percent; the score itself is that of weights 1. It also says which rows
+it stands on.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 import pandas as pd
 
-Statistic = Callable[[pd.DataFrame, np.ndarray], np.ndarray]
 CHUNK = 32
 """Resamples at a time: 23,609 rows of them are 6 MB."""
 
 
+def every(table: pd.DataFrame) -> np.ndarray:
+    """[N], true for each row."""
+    return np.ones(len(table), dtype=bool)
+
+
+@dataclass(frozen=True)
+class Statistic:
+    """A score in percent as a function of a table and weights."""
+
+    value: Callable[[pd.DataFrame, np.ndarray], np.ndarray]
+    """Table and weights [R, N] -> [R]."""
+    rows: Callable[[pd.DataFrame], np.ndarray] = every
+    """Table -> [N], true for the rows that the score stands on."""
+
+    def __call__(self, table: pd.DataFrame, weights: np.ndarray) -> np.ndarray:
+        return self.value(table, weights)
+
+
 @dataclass(frozen=True)
 class Score:
-    """A score in percent with its 95 % bootstrap interval, and the number of items it stands on."""
+    """A score in percent with its 95 % bootstrap interval, and the number of rows it stands on."""
 
     value: float
     low: float
@@ -30,26 +48,35 @@ class Score:
 def accuracy(**where: str) -> Statistic:
     """Share of correct rows among those whose columns have these values; NaN where there is none."""
 
-    def statistic(table: pd.DataFrame, weights: np.ndarray) -> np.ndarray:
-        chosen = np.ones(len(table), dtype=bool)
-        for column, value in where.items():
-            chosen &= (table[column] == value).to_numpy()
+    def value(table: pd.DataFrame, weights: np.ndarray) -> np.ndarray:
+        chosen = rows_of(table, where)
         total = weights[:, chosen].sum(1)
         right = weights[:, chosen] @ table["correct"].to_numpy(dtype=float)[chosen]
         return 100 * np.divide(right, total, out=np.full(len(total), np.nan), where=total > 0)
 
-    return statistic
+    return Statistic(value, lambda table: rows_of(table, where))
+
+
+def rows_of(table: pd.DataFrame, where: Mapping[str, str]) -> np.ndarray:
+    """[N], true for the rows whose columns have these values."""
+    chosen = every(table)
+    for column, value in where.items():
+        chosen &= (table[column] == value).to_numpy()
+    return chosen
 
 
 def mean_of(*statistics: Statistic) -> Statistic:
     """Their unweighted mean."""
-    return lambda table, weights: np.mean([statistic(table, weights) for statistic in statistics], axis=0)
+    return Statistic(
+        lambda table, weights: np.mean([statistic(table, weights) for statistic in statistics], axis=0),
+        lambda table: np.any([statistic.rows(table) for statistic in statistics], axis=0),
+    )
 
 
 def all_right(*columns: str) -> Statistic:
     """Share of groups (rows alike in these columns) with every row correct; a group weighs as its first row does."""
 
-    def statistic(table: pd.DataFrame, weights: np.ndarray) -> np.ndarray:
+    def value(table: pd.DataFrame, weights: np.ndarray) -> np.ndarray:
         group = table.groupby(list(columns), sort=False).ngroup().to_numpy()
         first = np.unique(group, return_index=True)[1]
         right = np.ones(len(first))
@@ -57,7 +84,7 @@ def all_right(*columns: str) -> Statistic:
         shared = weights[:, first]
         return 100 * (shared @ right) / shared.sum(1)
 
-    return statistic
+    return Statistic(value)
 
 
 def score(
@@ -67,7 +94,7 @@ def score(
     value = float(statistic(table, np.ones((1, len(table))))[0])
     drawn = np.concatenate([statistic(table, weights) for weights in resampled(table, unit, resamples, seed)])
     low, high = np.nanpercentile(drawn, [2.5, 97.5]) if np.isfinite(drawn).any() else (np.nan, np.nan)
-    return Score(value, float(low), float(high), len(table))
+    return Score(value, float(low), float(high), int(statistic.rows(table).sum()))
 
 
 def difference(
@@ -89,7 +116,7 @@ def difference(
     value = float(change(np.ones((1, len(before))))[0])
     drawn = np.concatenate([change(weights) for weights in resampled(before, unit, resamples, seed)])
     low, high = np.nanpercentile(drawn, [2.5, 97.5]) if np.isfinite(drawn).any() else (np.nan, np.nan)
-    return Score(value, float(low), float(high), len(before))
+    return Score(value, float(low), float(high), int(statistic.rows(before).sum()))
 
 
 def mcnemar(before: np.ndarray, after: np.ndarray) -> float:

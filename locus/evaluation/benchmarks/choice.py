@@ -12,11 +12,11 @@ import numpy as np
 import pandas as pd
 
 from locus.evaluation import vlmevalkit
-from locus.evaluation.benchmarks.readers import LETTERS, Row, read_rows
+from locus.evaluation.benchmarks.readers import LETTERS, Row, files_of, read_rows
 from locus.evaluation.benchmarks.shared import counted, read_by
 from locus.evaluation.extraction import extract_letter
 from locus.evaluation.items import Extracted, Item, Verdict
-from locus.evaluation.statistics import Statistic, accuracy, mean_of
+from locus.evaluation.statistics import Statistic, accuracy, mean_of, rows_of
 
 SELECT = "Please select the correct answer from the options above. \n"
 """VLMEvalKit's instruction, with its trailing space."""
@@ -46,7 +46,7 @@ class ChoiceBenchmark:
     tsv_columns: ClassVar[Sequence[str | tuple[str, ...]]] = VLMEVALKIT_COLUMNS
     """That a TSV must have; of a tuple one."""
     columns: ClassVar[Sequence[str | tuple[str, ...]]] = ()
-    """That other files, and the files of a folder, must have."""
+    """That other files must have."""
 
     def items(self) -> Iterator[Item]:
         """In the file's order. Raises LocusError, after the last row, when their number is not ``rows``."""
@@ -55,7 +55,8 @@ class ChoiceBenchmark:
     def judge(self, item: Item, response: str, finished: bool, extractor: str) -> Verdict:
         """Right when the letter that the extractor reads is the answer.
 
-        The verdict's columns are the item's groups and ``answerable``: 0 where the answer is none of the options.
+        The verdict's columns are the item's groups, its picture, and ``answerable``: 0 where the answer is none of the
+        options.
         """
         options = item.options or {letter: letter for letter in self.letters}
         read = read_by(
@@ -70,12 +71,13 @@ class ChoiceBenchmark:
         return {"accuracy": accuracy()}
 
     def unit(self) -> Sequence[str]:
-        """Each row by itself."""
-        return ()
+        """The questions about one picture: in some benchmarks two or three."""
+        return ("picture",)
 
     def _rows(self) -> Iterator[Row]:
         file = self._file()
-        return read_rows(file, self.tsv_columns if file.suffix == ".tsv" else self.columns, self.images)
+        tsv = files_of(file)[0].suffix == ".tsv"
+        return read_rows(file, self.tsv_columns if tsv else self.columns, self.images)
 
     def _file(self) -> Path:
         return Path(self.path)
@@ -85,7 +87,8 @@ class ChoiceBenchmark:
 
     def _verdict(self, item: Item, extracted: Extracted, **columns: float) -> Verdict:
         correct = float(extracted.answer == item.answer)
-        return Verdict(item.item_id, extracted, correct, {**item.groups, **columns})
+        shown = " ".join(picture.key for picture in item.pictures)
+        return Verdict(item.item_id, extracted, correct, {**item.groups, "picture": shown, **columns})
 
 
 def letter_of(row: Row, *columns: str) -> str:
@@ -132,13 +135,10 @@ def mean_over(column: str, **where: str) -> Statistic:
     NaN where there is no such row, and in a resample that lacks a value altogether.
     """
 
-    def statistic(table: pd.DataFrame, weights: np.ndarray) -> np.ndarray:
-        chosen = np.ones(len(table), dtype=bool)
-        for other, value in where.items():
-            chosen &= (table[other] == value).to_numpy()
-        values = table.loc[chosen, column].unique()
-        if not len(values):
+    def value(table: pd.DataFrame, weights: np.ndarray) -> np.ndarray:
+        found = table.loc[rows_of(table, where), column].unique()
+        if not len(found):
             return np.full(len(weights), np.nan)
-        return mean_of(*(accuracy(**where, **{column: value}) for value in values))(table, weights)
+        return mean_of(*(accuracy(**where, **{column: one}) for one in found))(table, weights)
 
-    return statistic
+    return Statistic(value, lambda table: rows_of(table, where))

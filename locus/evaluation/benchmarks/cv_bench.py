@@ -13,6 +13,7 @@ from locus.evaluation.items import Item, Picture
 from locus.evaluation.statistics import Statistic, accuracy, mean_of
 from locus.types import Box, Frame
 
+SOURCES = ("ADE20K", "COCO", "Omni3D")
 TASKS = ("Count", "Relation", "Depth", "Distance")
 BOXES = ("xyxy", "xywh", "none")
 
@@ -67,7 +68,7 @@ class CVBench(ChoiceBenchmark):
         boxes = [listed] if not isinstance(listed[0], list | tuple) else listed
         corners = []
         for box in boxes:
-            x1, y1, x2, y2 = map(float, box if len(box) == 4 else [0] * 4)
+            x1, y1, x2, y2 = _numbers(row, box)
             if self.boxes == "xywh":
                 x2, y2 = x1 + x2, y1 + y2
             # A pixel beyond the edge is rounding; more is another layout, and its boxes would all be wrong.
@@ -79,7 +80,17 @@ class CVBench(ChoiceBenchmark):
         return tuple(Box(*corner, Frame.FILE, width, height) for corner in corners)
 
 
+def _numbers(row: Row, box: object) -> tuple[float, ...]:
+    try:
+        x1, y1, x2, y2 = map(float, box)  # type: ignore[call-overload]
+    except (TypeError, ValueError):
+        raise row.error(f"bbox {box} is no four numbers; fetch the file again, or pass boxes=none") from None
+    return x1, y1, x2, y2
+
+
 def _source(row: Row) -> str:
-    """ADE20K, COCO or Omni3D; some files name the part of Omni3D as well."""
-    source = row.text("source")
-    return "Omni3D" if source.startswith("Omni3D") else source
+    """One of `SOURCES`; some files name the part of Omni3D as well. Another would be of no part of the formula."""
+    source = "Omni3D" if row.text("source").startswith("Omni3D") else row.text("source")
+    if source not in SOURCES:
+        raise row.error(f"source {source!r} is none of {', '.join(SOURCES)}; fetch the file again")
+    return source

@@ -23,7 +23,7 @@ ANSWERS = {"1": "yes", "0": "no", "yes": "yes", "no": "no"}
 class HallusionBench:
     """The 951 questions with a figure; the other 178 of the official file are left out, as VLMEvalKit does.
 
-    ``path`` is VLMEvalKit's TSV, Hugging Face parquet, or HallusionBench.json with ``images``.
+    ``path`` is VLMEvalKit's TSV, Hugging Face parquet, or HallusionBench.json (or its folder) with ``images``.
     """
 
     path: str
@@ -40,7 +40,9 @@ class HallusionBench:
         return counted(self._items(), self.path, self.name, self.rows)
 
     def _items(self) -> Iterator[Item]:
-        for row in read_rows(Path(self.path), ("question", ("answer", "gt_answer")), self.images):
+        official = Path(self.path, "HallusionBench.json")  # samples of responses lie beside it
+        path = official if official.is_file() else Path(self.path)
+        for row in read_rows(path, ("question", ("answer", "gt_answer")), self.images):
             keys = self._keys(row)
             if keys["visual_input"] == "0":  # no figure is shown, whatever file is named beside it
                 continue

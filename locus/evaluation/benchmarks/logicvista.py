@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from locus.errors import LocusError
-from locus.evaluation.benchmarks.readers import Row, read_rows
+from locus.evaluation.benchmarks.readers import Row, files_of, read_rows
 from locus.evaluation.benchmarks.shared import counted, labelled, marked, read_by
 from locus.evaluation.equality import equal
 from locus.evaluation.extraction import extract_letters, extract_value
@@ -42,7 +42,8 @@ class LogicVista:
 
     def items(self) -> Iterator[Item]:
         """One item a row, the bare question."""
-        rows = self._official() if Path(self.path).suffix == ".json" else self._table()
+        file = files_of(Path(self.path))[0]
+        rows = self._official(file) if file.suffix == ".json" else self._table()
         scorable = (row for row in rows if self.unscorable or row.optional("answer").strip())
         return counted((self._item(row) for row in scorable), self.path, self.name, self.rows)
 
@@ -60,9 +61,8 @@ class LogicVista:
     def _table(self) -> Iterator[Row]:
         return read_rows(Path(self.path), ("question", "answer", "skill", ("image", "image_path")), self.images)
 
-    def _official(self) -> Iterator[Row]:
+    def _official(self, file: Path) -> Iterator[Row]:
         """The official file is an object of rows, its keys their names (``v1_0``)."""
-        file = Path(self.path)
         try:
             found = json.loads(file.read_text(encoding="utf-8")).items()
             rows = [{"index": key, **cells} for key, cells in found]

@@ -7,17 +7,18 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from locus.evaluation.benchmarks.logicvista import letters_of
 from locus.evaluation.benchmarks.mathvision import chosen
 from locus.evaluation.benchmarks.readers import Row, read_rows
 from locus.evaluation.benchmarks.shared import counted, labelled, marked, read_by, whole
 from locus.evaluation.equality import equal
-from locus.evaluation.extraction import extract_value
+from locus.evaluation.extraction import extract_letters, extract_value
 from locus.evaluation.items import Item, Verdict
 from locus.evaluation.judge import Judge
 from locus.evaluation.statistics import Statistic, accuracy, mean_of
 
 VERSIONS = ("Text Dominant", "Text Lite", "Vision Intensive", "Vision Dominant", "Vision Only")
-_OPTION = re.compile(r"^\s*\(?([A-H])\s*[:.)]\s*(.*?)\s*$", re.MULTILINE)
+_OPTION = re.compile(r"^[ \t]*\(?([A-H])[ \t]*[:.)][ \t]*(.*?)[ \t]*$", re.MULTILINE)
 
 
 @dataclass(frozen=True)
@@ -54,23 +55,25 @@ class MathVerse:
             raise row.error(f"unknown problem_version {version!r} or question_type {kind!r}; fetch the file again")
         # Of Vision Only the question is in the picture; this column has it for the judge, with the options.
         question = row.optional("question_for_eval") or row.optional("question")
-        options = dict(_OPTION.findall(question)) if kind == "multi-choice" else {}
-        if kind == "multi-choice" and not options:
-            options = {letter: letter for letter in "ABCD"}
+        answer, options = row.text("answer").strip(), {}
+        if kind == "multi-choice":
+            answer, options = _choice(answer, dict(_OPTION.findall(question)))
         groups = {"version": version, "kind": kind, "problem": row.text("problem_index"), "question": question}
         number = row.item_id("sample_index" if row.optional("sample_index") else "index")
-        return Item(
-            number,
-            row.text(self.query),
-            row.text("answer").strip(),
-            row.pictures("image", "image_path"),
-            options,
-            groups,
-        )
+        return Item(number, row.text(self.query), answer, row.pictures("image", "image_path"), options, groups)
 
     def judge(self, item: Item, response: str, finished: bool, extractor: str) -> Verdict:
-        """Choices by letter or value, free answers by `equal`; ``vlmevalkit``: the whole response is the gold text."""
-        if item.options:
+        """Choices by letter or value, free answers by `equal`; ``vlmevalkit``: the whole response is the gold text.
+
+        Two problems have two right letters, which must both be chosen.
+        """
+        letters = letters_of(str(item.answer)) if item.options else set()
+        if len(letters) > 1:
+            read = read_by(
+                extractor, lambda: extract_letters(response, item.options, finished), lambda: whole(response)
+            )
+            right = letters_of(read.answer or "") == letters
+        elif item.options:
             read = read_by(extractor, lambda: chosen(item, response, finished), lambda: whole(response))
             right = read.answer == item.answer
         else:
@@ -87,3 +90,16 @@ class MathVerse:
     def unit(self) -> Sequence[str]:
         """A problem: its versions are not independent."""
         return ("problem",)
+
+
+def _choice(answer: str, options: dict[str, str]) -> tuple[str, dict[str, str]]:
+    """Answer and options of a choice: ``(C)`` is C, the text of an option its letter, and a value that is none, such as
+    ``090°``, a free answer. Without listed options there are bare letters, A to D or to the answer's."""
+    answer = answer.strip("()")
+    named = [letter for letter, text in options.items() if text == answer]
+    letters = letters_of(answer) or (set(named) if len(named) == 1 else set())
+    if not letters:
+        return answer, {}
+    if not letters <= set(options):
+        options = {letter: letter for letter in "ABCDEFGH" if letter <= max("D", *letters)}
+    return ", ".join(sorted(letters)), options

@@ -20,16 +20,18 @@ INSTRUCTION = (
     'Please solve the problem step by step and put your answer in one "\\boxed{}". If it is a multiple choice '
     'question, only one letter is allowed in the "\\boxed{}".\n'
 )
+TAG = re.compile(r"\s*<image\d*>")
+"""Stands for pictures that were merged into one; left in, it could meet a policy's own image token."""
 DECIMALS = 2
 """To which the official rule compares numbers."""
 
 
 @dataclass(frozen=True)
 class MathVision:
-    """3,040 problems, about half with five choices; testmini, 304 of them, with ``rows=304``.
+    """3,040 problems, about half with five choices; testmini, 304 of them, with ``rows=304`` and a name of its own.
 
-    ``path`` is VLMEvalKit's TSV or Hugging Face parquet. The official scoring is a rule; ``judge_model`` is what
-    VLMEvalKit has instead.
+    ``path`` is VLMEvalKit's TSV, Hugging Face parquet, or the official test.jsonl with its pictures. The official
+    scoring is a rule; ``judge_model`` is what VLMEvalKit has instead.
     """
 
     path: str
@@ -48,14 +50,15 @@ class MathVision:
         return counted((self._item(row) for row in rows), self.path, self.name, self.rows)
 
     def _item(self, row: Row) -> Item:
-        texts = [str(one) for one in row.listed("choices") or row.listed("options")]
-        options = dict(zip(LETTERS, texts, strict=False))
+        listed = row.listed("choices") or row.listed("options")
+        # Of a choice that is only a tag, as of one that is only its letter, the picture shows what it is.
+        texts = (TAG.sub("", str(one)).strip() for one in listed)
+        options = {letter: text or letter for letter, text in zip(LETTERS, texts, strict=False)}
         answer = row.text("answer").strip()
         if options and answer not in options:
             raise row.error(f"the answer {answer!r} is none of its {len(options)} choices; fetch the file again")
-        # The tags stand for pictures that were merged into one; left in, they could meet a policy's own image token.
-        question = re.sub(r"\s*<image\d*>", " ", row.text("question")).strip()
-        drawn = texts == list(LETTERS[: len(texts)])  # the choices are in the picture
+        question = TAG.sub(" ", row.text("question")).strip()
+        drawn = all(letter == text for letter, text in options.items())
         lines = "" if drawn else "".join(f"\n({letter}) {text}" for letter, text in options.items())
         groups = {"subject": row.optional("subject") or row.optional("category"), "level": row.optional("level")}
         groups["kind"] = "choice" if options else "free"

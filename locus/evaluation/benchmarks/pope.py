@@ -17,9 +17,11 @@ from locus.evaluation.benchmarks.readers import Row, read_rows
 from locus.evaluation.benchmarks.shared import counted, read_by
 from locus.evaluation.extraction import extract_yes_no
 from locus.evaluation.items import Item, Verdict
-from locus.evaluation.statistics import Statistic, accuracy, mean_of
+from locus.evaluation.statistics import Statistic, accuracy, mean_of, rows_of
 
 SETTINGS = ("random", "popular", "adversarial")
+RATES = ("f1", "precision", "recall", "yes_ratio")
+"""F1, precision and recall of "yes", and the share of "yes" in all answers (not in the truth, where it is a half)."""
 
 
 @dataclass(frozen=True)
@@ -47,7 +49,9 @@ class POPE:
         for row in self._official() if Path(self.path).is_dir() and self._files() else self._table():
             settings = [one.strip() for one in row.text("category").split(",")]
             if unknown := set(settings) - set(SETTINGS):
-                raise row.error(f"category {', '.join(unknown)} is none of {', '.join(SETTINGS)}; pass path=<POPE>")
+                raise row.error(
+                    f"category {', '.join(unknown)} is none of {', '.join(SETTINGS)}; pass benchmark.path=<POPE>"
+                )
             yield from self._of(row, settings)
 
     def _of(self, row: Row, settings: Sequence[str]) -> Iterator[Item]:
@@ -74,7 +78,7 @@ class POPE:
         """The official files are JSON lines whatever their name says, and name their setting only in it."""
         position = 0
         for file in self._files():
-            for number, line in enumerate(file.read_text(encoding="utf-8").splitlines(), 1):
+            for number, line in enumerate(_lines(file), 1):
                 try:
                     cells = {**json.loads(line), "category": file.stem.removeprefix("coco_pope_")}
                 except (ValueError, TypeError):
@@ -95,27 +99,32 @@ class POPE:
 
     def statistics(self) -> Mapping[str, Statistic]:
         """Pooled over the settings unless named after one; ``f1_mean`` is the mean of the settings' F1 (LLaVA)."""
-        each = {f"{name}_{setting}": of(setting) for setting in SETTINGS for name, of in PER_SETTING.items()}
-        return {
-            "f1": rates("f1"),
-            "f1_mean": mean_of(*(rates("f1", setting) for setting in SETTINGS)),
-            "accuracy": accuracy(),
-            "precision": rates("precision"),
-            "recall": rates("recall"),
-            "yes_ratio": rates("yes_ratio"),
-            **each,
-        }
+        each = {f"{name}_{one}": found for one in SETTINGS for name, found in measures(setting=one).items()}
+        return {**measures(), "f1_mean": mean_of(*(each[f"f1_{setting}"] for setting in SETTINGS)), **each}
 
     def unit(self) -> Sequence[str]:
         """The questions about one photo: six a setting, and half of them the same in all."""
         return ("picture",)
 
 
-def rates(name: str, setting: str | None = None) -> Statistic:
-    """f1, precision or recall of "yes", or the share of "yes" among all that was answered; NaN where undefined."""
+def _lines(file: Path) -> list[str]:
+    """Raises LocusError for what is no text."""
+    try:
+        return file.read_text(encoding="utf-8").rstrip().split("\n")
+    except (OSError, UnicodeDecodeError) as error:
+        raise LocusError(f"{file}: cannot be read ({error}); fetch the file again") from None
 
-    def statistic(table: pd.DataFrame, weights: np.ndarray) -> np.ndarray:
-        chosen = np.ones(len(table), dtype=bool) if setting is None else (table["setting"] == setting).to_numpy()
+
+def measures(**where: str) -> dict[str, Statistic]:
+    """Accuracy and `RATES` among the rows whose columns have these values."""
+    return {"accuracy": accuracy(**where), **{name: rates(name, **where) for name in RATES}}
+
+
+def rates(name: str, **where: str) -> Statistic:
+    """One of `RATES` among the rows whose columns have these values; NaN where undefined."""
+
+    def value(table: pd.DataFrame, weights: np.ndarray) -> np.ndarray:
+        chosen = rows_of(table, where)
         said, true = (table["said"] == "yes").to_numpy() & chosen, (table["truth"] == "yes").to_numpy() & chosen
         hits, claimed, there = (weights @ one.astype(float) for one in (said & true, said, true))
         above, below = {
@@ -126,7 +135,4 @@ def rates(name: str, setting: str | None = None) -> Statistic:
         }[name]
         return 100 * np.divide(above, below, out=np.full(len(weights), np.nan), where=below > 0)
 
-    return statistic
-
-
-PER_SETTING = {"f1": lambda setting: rates("f1", setting), "accuracy": lambda setting: accuracy(setting=setting)}
+    return Statistic(value, lambda table: rows_of(table, where))

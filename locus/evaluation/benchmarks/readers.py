@@ -32,6 +32,8 @@ REFERENCE = 64
 BATCH = 8
 """Rows of a parquet file at a time: 8K pictures are some 10 MB each."""
 LETTERS = "ABCDEFGHIJ"
+ARCHIVES = ("", "images", "imgs", "val2014", "train2014")
+"""Where pictures lie that a file only names: beside it, or in a folder of this name there, as archives have it."""
 
 # Benchmarks show satellite pictures beyond Pillow's guard against decompression bombs (179 million pixels).
 Image.MAX_IMAGE_PIXELS = 1_000_000_000
@@ -48,7 +50,7 @@ class Row:
     """Over all files of the benchmark, from 0."""
     cells: Mapping[str, Any]
     folder: Path
-    """Picture paths are relative to it."""
+    """Picture paths are relative to it, or to one of `ARCHIVES` in it."""
     references: References | None = None
 
     def error(self, message: str) -> LocusError:
@@ -104,9 +106,11 @@ class Row:
         if not isinstance(value, str) or not value:
             raise self.error("the picture is empty; fetch the file again")
         if "." in value[-6:]:  # base64 has no dot, a file name has one
-            path = self.folder / value
-            if not path.is_file():
-                raise self.error(f"picture {path} does not exist; pass images=<folder of the pictures>")
+            paths = (_in_either_case(self.folder / archive / value) for archive in ARCHIVES)
+            path = next((one for one in paths if one.is_file()), None)
+            if path is None:
+                missing = self.folder / value
+                raise self.error(f"picture {missing} does not exist; pass images=<folder of the pictures>")
             return Picture(str(path), path)
         if self.references and len(value) <= REFERENCE:
             value = self._referred(value)
@@ -158,7 +162,7 @@ def read_rows(path: Path, columns: Sequence[str | tuple[str, ...]], images: str 
     Raises LocusError that names the file, the row or the columns, and the mend.
     """
     position = 0
-    for file in _files(path):
+    for file in files_of(path):
         references = References(file) if file.suffix == ".tsv" else None
         try:
             for number, cells in enumerate(_cells(file), 1):
@@ -170,6 +174,24 @@ def read_rows(path: Path, columns: Sequence[str | tuple[str, ...]], images: str 
             raise LocusError(f"{file}: cannot be read ({error}); fetch the file again") from None
 
 
+def files_of(path: Path) -> list[Path]:
+    """What a benchmark's path stands for, of one kind; raises LocusError where that is nothing that can be read."""
+    known = ", ".join(SUFFIXES)
+    if path.is_dir():
+        kinds = ([file for file in path.rglob(f"*{suffix}") if file.is_file()] for suffix in SUFFIXES)
+        files = sorted(next((kind for kind in kinds if kind), []))
+    else:
+        files = sorted(path.parent.glob(path.name)) if "*" in path.name else [path]
+    if not files or not all(file.is_file() for file in files):
+        raise LocusError(
+            f"{path}: no such file, or a folder without {known}; put the benchmark's files there, or say where they "
+            "are: benchmark.path=<file or folder>, or benchmarks=<folder of all benchmarks>"
+        )
+    if any(file.suffix not in SUFFIXES for file in files):
+        raise LocusError(f"{path}: not one of {known}; pass benchmark.path=<the benchmark's file>")
+    return files
+
+
 def picture_size(picture: Picture) -> tuple[int, int]:
     """Width and height from the picture's header; raises LocusError that names it when it has none."""
     try:
@@ -179,27 +201,18 @@ def picture_size(picture: Picture) -> tuple[int, int]:
         raise LocusError(f"picture {picture.key} cannot be decoded ({error}): fetch the file again") from error
 
 
+def _in_either_case(path: Path) -> Path:
+    """The path, or that of a file whose ending differs only in its case: HallusionBench names 0_1.png, and has .PNG."""
+    endings = (path.suffix, path.suffix.upper(), path.suffix.lower())
+    return next((one for ending in endings if (one := path.with_suffix(ending)).is_file()), path)
+
+
 def _stored(data: bytes) -> Picture:
     return Picture(hashlib.blake2b(data, digest_size=16).hexdigest(), data)
 
 
 def _absent(value: Any) -> bool:
     return value is None or value == "" or (isinstance(value, float) and math.isnan(value))
-
-
-def _files(path: Path) -> list[Path]:
-    """What a benchmark's path stands for; raises LocusError where that is nothing that can be read."""
-    known = ", ".join(SUFFIXES)
-    if path.is_dir():
-        kinds = ([file for file in path.rglob(f"*{suffix}") if file.is_file()] for suffix in SUFFIXES)
-        files = sorted(next((kind for kind in kinds if kind), []))
-    else:
-        files = sorted(path.parent.glob(path.name)) if "*" in path.name else [path]
-    if not files or not all(file.is_file() for file in files):
-        raise LocusError(f"{path}: no such file, or a folder without {known}; pass path=<the benchmark's file>")
-    if any(file.suffix not in SUFFIXES for file in files):
-        raise LocusError(f"{path}: not one of {known}; pass path=<the benchmark's file>")
-    return files
 
 
 def _check_columns(file: Path, cells: Mapping[str, Any], columns: Sequence[str | tuple[str, ...]]) -> None:

@@ -62,12 +62,14 @@ def split_name(name: str, splits: Sequence[str]) -> str:
 
 def _refer(folder: Path, splits: Sequence[str], images: str) -> Iterator[Reference]:
     """refer's own pickles are not read: unpickling runs what is in them."""
-    refs, instances = sorted(folder.glob("refs*.json"))[0], folder / "instances.json"
+    # Google's splits, which lie beside UNC's or UMD's, have the same names and other sentences.
+    refs = min(folder.glob("refs*.json"), key=lambda file: ("google" in file.name, file.name))
+    instances = folder / "instances.json"
     try:
         found = json.loads(instances.read_text(encoding="utf-8"))
-        pictures = {one["id"]: one for one in found["images"]}
+        pictures = {one["id"]: (one["file_name"], (one["width"], one["height"])) for one in found["images"]}
         boxes = {one["id"]: one["bbox"] for one in found["annotations"]}
-        rows = json.loads(refs.read_text(encoding="utf-8"))
+        rows = [dict(one) for one in json.loads(refs.read_text(encoding="utf-8"))]
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise LocusError(
             f"{folder}: {refs.name} and instances.json cannot be read ({error!r}); write them again"
@@ -79,10 +81,9 @@ def _refer(folder: Path, splits: Sequence[str], images: str) -> Iterator[Referen
         picture, xywh = pictures.get(ref.get("image_id")), boxes.get(ref.get("ann_id"))
         if picture is None or xywh is None:
             raise row.error("its image_id or ann_id is not in instances.json; take both files of one source")
-        cells = {**ref, "image": picture["file_name"]}
-        row = Row(refs, position + 1, position, cells, row.folder)
-        size = (picture["width"], picture["height"])
-        yield from _sentences(row, row.text("split"), _box(row, _corners(xywh), size))
+        name, size = picture
+        row = Row(refs, position + 1, position, {**ref, "image": name}, row.folder)
+        yield from _sentences(row, row.text("split"), _box(row, _corners(row, xywh), size))
 
 
 def _annotated(row: Row, splits: Sequence[str]) -> Iterator[Reference]:
@@ -94,7 +95,7 @@ def _annotated(row: Row, splits: Sequence[str]) -> Iterator[Reference]:
     name = row.text("file_name") if not row.optional("image_path") else row.text("image_path")
     cells = row.cells if row.cells.get("image") is not None else {**row.cells, "image": Path(name).name}
     row = Row(row.file, row.number, row.position, cells, row.folder)
-    yield from _sentences(row, split_name(row.text("split"), splits), _box(row, _corners(xywh)))
+    yield from _sentences(row, split_name(row.text("split"), splits), _box(row, _corners(row, xywh)))
 
 
 def _lmms(row: Row, splits: Sequence[str]) -> Iterator[Reference]:
@@ -105,7 +106,7 @@ def _lmms(row: Row, splits: Sequence[str]) -> Iterator[Reference]:
     if split not in splits:
         return
     phrases = [str(one) for one in row.listed("answer")]
-    box = _box(row, _corners(row.listed("bbox")))
+    box = _box(row, _corners(row, row.listed("bbox")))
     yield from _each(row, split, phrases, box)
 
 
@@ -121,8 +122,8 @@ def _vlmevalkit(row: Row, name: str, splits: Sequence[str]) -> Iterator[Referenc
     phrase = re.search(r"<ref>(.*?)</ref>", question, re.DOTALL)
     text = phrase[1] if phrase else question.rpartition("describes:")[2]
     width, height = picture_size(row.pictures("image", "image_path")[0])
-    shares = [float(one) for one in row.listed("answer")]
-    if len(shares) != 4 or max(shares) > 1.01:
+    shares = _four(row, row.listed("answer"))
+    if max(shares) > 1.01:
         raise row.error(
             f"the answer {shares} is no box in shares of the picture's sides; pass VLMEvalKit's RefCOCO.tsv"
         )
@@ -151,8 +152,16 @@ def _parsed(value: Any) -> Any:
     return json.loads(value) if isinstance(value, str) else value
 
 
-def _corners(xywh: Sequence[float]) -> tuple[float, float, float, float]:
-    x, y, width, height = (float(one) for one in xywh)
+def _four(row: Row, box: Any) -> tuple[float, float, float, float]:
+    try:
+        a, b, c, d = (float(one) for one in box)
+    except (TypeError, ValueError):
+        raise row.error(f"the box {box} is no four numbers; fetch the file again") from None
+    return a, b, c, d
+
+
+def _corners(row: Row, xywh: Any) -> tuple[float, float, float, float]:
+    x, y, width, height = _four(row, xywh)
     return (x, y, x + width, y + height)
 
 

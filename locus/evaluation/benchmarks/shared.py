@@ -28,8 +28,8 @@ def counted(items: Iterable[Item], path: str, name: str, rows: int | None) -> It
         yield item if again == 1 else replace(item, item_id=f"{item.item_id}#{again}")
     if rows is not None and seen.total() != rows:
         raise LocusError(
-            f"{path}: {name} has {rows} items, found {seen.total()}; fetch the file again, or pass rows=null to score "
-            "another selection"
+            f"{path}: {name} has {rows} items, found {seen.total()}; fetch the file again, pass benchmark.path= of "
+            "the one file if there are others beside it, or benchmark.rows=null to score another selection"
         )
 
 
@@ -60,7 +60,7 @@ def whole(text: str) -> Extracted:
 
 def by_column(column: str, statistic: Statistic) -> Statistic:
     """The statistic with this column in the place of ``correct``."""
-    return lambda table, weights: statistic(table.assign(correct=table[column]), weights)
+    return Statistic(lambda table, weights: statistic(table.assign(correct=table[column]), weights), statistic.rows)
 
 
 def labelled(scores: Mapping[str, Statistic], judge: Judge | None) -> dict[str, Statistic]:

@@ -6,21 +6,21 @@ import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import ClassVar
 
 import numpy as np
 import pandas as pd
 
+from locus.errors import LocusError
 from locus.evaluation import vlmevalkit
-from locus.evaluation.benchmarks.choice import vlmevalkit_prompt
+from locus.evaluation.benchmarks.choice import SELECT, vlmevalkit_prompt
 from locus.evaluation.benchmarks.readers import Row, read_rows
 from locus.evaluation.benchmarks.shared import counted, read_by
 from locus.evaluation.extraction import extract_letter
 from locus.evaluation.items import Item, Verdict
-from locus.evaluation.statistics import Statistic
+from locus.evaluation.statistics import Statistic, every
 
 TEMPLATE = (
-    "Regarding the format, please answer following the template below, and be sure to include two <> symbols:\n"
+    "\nRegarding the format, please answer following the template below, and be sure to include two <> symbols:\n"
     "<Thought process>: <<your thought process>> <Answer>: <<your option>>"
 )
 ROLES = {f"{steps}steps_{part}": steps for steps in (2, 3) for part in (*range(1, steps + 1), "multi")}
@@ -29,14 +29,23 @@ CLASSES = ("insufficient", "inadequate", "mastery", "rote")
 """Of a group: a step and the composite wrong; only the composite wrong; all known; the composite right without."""
 STEPS = ("one_step", "two_steps", "three_steps")
 """Accuracies: of the steps, and of the composites of two and of three."""
-SEPARATOR = re.compile(r"(?:^|;)\s*([A-H])\.")
+SINGLE = ("strict", "loose", "accuracy")
+ROWS = {
+    "one_step": lambda table: ~table["role"].str.endswith("multi").to_numpy(),
+    "two_steps": lambda table: (table["role"] == "2steps_multi").to_numpy(),
+    "three_steps": lambda table: (table["role"] == "3steps_multi").to_numpy(),
+}
+"""Which rows these stand on; the other scores stand on all."""
+MARKS = (r"(?:^|;)\s*{}\s*[.．]\s*(?=[^;\s])", r"\s{}\s*[.．]\s*(?=[^;\s])")
+"""What begins an option in the official file: a letter behind a semicolon, or, in three rows, behind a space."""
 
 
 @dataclass(frozen=True)
 class WeMath:
     """1,740 questions in 525 groups: two or three one-step problems each, and the composite of them.
 
-    ``path`` is VLMEvalKit's TSV or Hugging Face parquet. Groups are told by ``ID``, roles in them by ``key``.
+    ``path`` is VLMEvalKit's TSV, Hugging Face parquet, or the official testmini.json with its pictures. Groups are told
+    by ``ID``, roles in them by ``key``.
     """
 
     path: str
@@ -46,9 +55,17 @@ class WeMath:
     groups: Sequence[int] | None = (360, 165)
     """Groups of two and of three steps in the whole benchmark; lacking ones count as wrong. None: only those there."""
     rows: int | None = 1740
+    single: str = "accuracy"
+    """The headline, one of `SINGLE`: papers give any of the three, and they lie 30 points apart."""
     name: str = "wemath"
 
-    headline: ClassVar[str] = "strict"
+    def __post_init__(self) -> None:
+        if self.single not in SINGLE:
+            raise LocusError(f"single={self.single} of {self.name}: pass one of {', '.join(SINGLE)}")
+
+    @property
+    def headline(self) -> str:
+        return self.single
 
     def items(self) -> Iterator[Item]:
         """One item a question."""
@@ -63,7 +80,8 @@ class WeMath:
         answer = row.text("answer").strip()
         if answer not in options:
             raise row.error(f"the answer {answer!r} is none of the options {', '.join(options)}; fetch the file again")
-        prompt = vlmevalkit_prompt(row.text("question"), options, row.optional("hint"))
+        # VLMEvalKit asks this benchmark without its usual last line.
+        prompt = vlmevalkit_prompt(row.text("question"), options, row.optional("hint")).removesuffix(SELECT)
         # The steps too: nothing promises that an ID is not used for a group of either kind.
         group = f"{ROLES[role]}:{row.text('ID').strip()}"
         return Item(
@@ -94,13 +112,25 @@ class WeMath:
         return ("group",)
 
     def _score(self, name: str) -> Statistic:
-        return lambda table, weights: 100 * shares(table, weights, self.groups)[name]
+        def value(table: pd.DataFrame, weights: np.ndarray) -> np.ndarray:
+            return 100 * shares(table, weights, self.groups)[name]
+
+        return Statistic(value, ROWS.get(name, every))
 
 
 def split_options(text: str) -> dict[str, str]:
-    """``A. 3; 4;B. 5; C. none`` -> options; a semicolon parts two only where a letter and a dot follow."""
-    parts = SEPARATOR.split(text)
-    return {letter: option.strip() for letter, option in zip(parts[1::2], parts[2::2], strict=True)}
+    """``A. 3; 4;B. 5; C. none`` -> options; a semicolon parts two only where the next letter and a dot follow.
+
+    Each letter is looked for behind the one before, and begins no option that is empty: "to get Shape ;C.; B. Shape".
+    """
+    marks, end = [], 0
+    for letter in "ABCDEFGH":
+        found = (re.compile(mark.format(letter)).search(text, end) for mark in MARKS)
+        if mark := next((one for one in found if one), None):
+            marks.append((letter, mark))
+            end = mark.end()
+    ends = [*(mark.start() for _, mark in marks[1:]), len(text)]
+    return {letter: text[mark.end() : stop].strip() for (letter, mark), stop in zip(marks, ends, strict=False)}
 
 
 def shares(table: pd.DataFrame, weights: np.ndarray, expected: Sequence[int] | None) -> dict[str, np.ndarray]:
