@@ -9,6 +9,7 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
+from benchmark_files_choice import write_vstar
 from models import backbone, tiny_vlm
 from PIL import Image
 from runs import command, refused, succeeded, train
@@ -212,7 +213,12 @@ ANALYSES = {
 }
 
 
-@pytest.mark.parametrize("name", ANALYSES)
+FAST = {"attention"}
+
+
+@pytest.mark.parametrize(
+    "name", [name if name in FAST else pytest.param(name, marks=pytest.mark.slow) for name in ANALYSES]
+)
 def test_command(tmp_path, name):
     """Each analysis on the embedded policy and one of random weights, side by side."""
     policies = "policies=[tiny,tiny_random]"
@@ -226,10 +232,9 @@ def test_command(tmp_path, name):
     assert "report:" in ended.stdout
 
 
+@pytest.mark.slow
 def test_command_on_vstar_files(tmp_path):
     """The paper's own benchmark in its official form: boxes, names and pictures of its folder."""
-    from test_benchmarks_choice import write_vstar
-
     folder = write_vstar(tmp_path / "vstar")
     assert next(VStar(folder, rows=2).items()).names == ("dog",)
     for name in ("attention", "context_suppression", "grounding_vs_answers", "cue_search"):

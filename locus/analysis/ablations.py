@@ -1,0 +1,96 @@
+"""Tables over runs: mean and interval over seeds, the paper's number beside; Markdown, LaTeX and CSV."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+import pandas as pd
+
+T_95 = (math.nan, 12.706, 4.303, 3.182, 2.776, 2.571, 2.447, 2.365, 2.306, 2.262)
+"""97.5 % quantile of Student's t for 0 to 9 degrees of freedom; beyond, the normal distribution's 1.96."""
+
+
+def over_seeds(
+    runs: pd.DataFrame,
+    by: Sequence[str],
+    measures: Mapping[str, str],
+    paper: Mapping[str, Mapping[str, float]] | None = None,
+) -> pd.DataFrame:
+    """One row a setting: the mean of its finished runs and half the 95 % interval of that mean.
+
+    Args:
+        runs: of `runs.load`.
+        by: columns of the settings that make a row.
+        measures: column -> what it is called.
+        paper: the first setting's value -> column -> the paper's number.
+
+    Returns:
+        Columns ``by``, ``runs``, and for each measure its name, ``<name> ±`` (NaN for one run) and, where the paper has
+        it, ``<name> paper``.
+    """
+    finished = runs[runs["status"] == "finished"]
+    rows = []
+    for values, group in finished.groupby(list(by), sort=False, dropna=False):
+        row = dict(zip(by, values, strict=True)) | {"runs": len(group)}
+        for column, name in measures.items():
+            row |= {name: float(group[column].mean()), f"{name} ±": half_interval(group[column])}
+            if paper is not None:
+                row[f"{name} paper"] = paper.get(str(values[0]), {}).get(column, math.nan)
+        rows.append(row)
+    return pd.DataFrame(rows)
+
+
+def half_interval(values: Sequence[float]) -> float:
+    """Half the width of the 95 % interval of a mean by Student's t; NaN for fewer than two values."""
+    values = pd.Series(values, dtype=float)
+    if len(values) < 2:
+        return math.nan
+    quantile = T_95[len(values) - 1] if len(values) <= len(T_95) else 1.96
+    return float(quantile * values.std(ddof=1) / math.sqrt(len(values)))
+
+
+def cells(table: pd.DataFrame, digits: int = 3) -> pd.DataFrame:
+    """Every cell as text, a mean and its interval in one: ``0.668 ± 0.012``."""
+    shown = pd.DataFrame(index=table.index)
+    for name in table.columns:
+        if name.endswith(" ±"):
+            continue
+        if pd.api.types.is_float_dtype(table[name]):
+            shown[name] = ["" if math.isnan(value) else f"{value:.{digits}f}" for value in table[name]]
+        else:
+            shown[name] = table[name].astype(str)
+        if f"{name} ±" in table:
+            wide = (f" ± {half:.{digits}f}" if math.isfinite(half) else "" for half in table[f"{name} ±"])
+            shown[name] = [text + more for text, more in zip(shown[name], wide, strict=True)]
+    return shown
+
+
+def markdown(table: pd.DataFrame) -> str:
+    """A table of text as Markdown."""
+    lines = [list(table.columns), ["---"] * len(table.columns), *table.values.tolist()]
+    return "\n".join("| " + " | ".join(str(cell).replace("|", "\\|") for cell in line) + " |" for line in lines) + "\n"
+
+
+def latex(table: pd.DataFrame) -> str:
+    """A table of text as LaTeX (booktabs)."""
+    lines = [" & ".join(_latex_cell(cell) for cell in line) + r" \\" for line in [list(table.columns), *table.values]]
+    begin = rf"\begin{{tabular}}{{{'l' * table.shape[1]}}}"
+    return "\n".join([begin, r"\toprule", lines[0], r"\midrule", *lines[1:], r"\bottomrule", r"\end{tabular}"]) + "\n"
+
+
+def _latex_cell(cell: object) -> str:
+    text = str(cell)
+    for mark in "\\&%$#_{}":
+        text = text.replace(mark, r"\textbackslash{}" if mark == "\\" else f"\\{mark}")
+    return text.replace("±", r"$\pm$")
+
+
+def save(table: pd.DataFrame, path: Path) -> None:
+    """``<path>.md``, ``<path>.tex`` and, with the plain numbers, ``<path>.csv``."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    shown = cells(table)
+    path.with_suffix(".md").write_text(markdown(shown))
+    path.with_suffix(".tex").write_text(latex(shown))
+    table.to_csv(path.with_suffix(".csv"), index=False)

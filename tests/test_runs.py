@@ -1,0 +1,94 @@
+"""Logged runs as tables: what differs, what became of them, means over seeds."""
+
+from __future__ import annotations
+
+import json
+import math
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+import yaml
+
+from locus.analysis import ablations, runs
+from locus.errors import LocusError
+
+
+def write_run(folder: Path, seed: int, lr: float, iou: float | None, **more: object) -> Path:
+    """What a run leaves, as far as tables read it; without a last validation it is unfinished."""
+    folder.mkdir(parents=True)
+    settings = {"seed": seed, "name": "train", "optimizer": {"lr": lr}, "data": {"source": {"seed": seed}}, **more}
+    (folder / "config.yaml").write_text(yaml.safe_dump(settings))
+    (folder / "metrics.csv").write_text("step,train/iou\n1,0.1\n2,0.2\n")
+    if iou is not None:
+        (folder / "summary.json").write_text(json.dumps({"status": "finished", "val/mean_iou": iou}))
+        (folder / "run.json").write_text(json.dumps({"seconds_per_phase": {"rollout": 2.0}, "peak_memory_gb": 1.5}))
+    return folder
+
+
+@pytest.fixture
+def sweep(tmp_path) -> Path:
+    """Two rates with two seeds each, and a run that was killed."""
+    for number, (seed, lr, iou) in enumerate(
+        [(1, 0.1, 0.4), (2, 0.1, 0.6), (1, 0.2, 0.7), (2, 0.2, 0.7), (3, 0.2, None)]
+    ):
+        write_run(tmp_path / "sweep" / str(number), seed, lr, iou)
+    return tmp_path / "sweep"
+
+
+def test_one_row_a_run(sweep):
+    """A setting that is alike in all shown as a difference, a seed as one, or an unfinished run lost."""
+    frame = runs.load(sweep)
+    assert frame["run"].tolist() == list("01234") and frame["status"].tolist() == ["finished"] * 4 + ["unfinished"]
+    assert frame["optimizer.lr"].tolist() == [0.1, 0.1, 0.2, 0.2, 0.2] and frame["step"].eq(2).all()
+    assert {name for name in frame if "." in name and "/" not in name} == {"optimizer.lr"}
+    assert frame["time/rollout_s"].sum() == 8 and frame["seed"].tolist() == [1, 2, 1, 2, 3]
+    alone = runs.load(sweep / "3")
+    assert alone["run"].tolist() == ["."] and alone["val/mean_iou"].tolist() == [0.7]
+    assert runs.metrics(sweep).groupby("run")["train/iou"].max().tolist() == [0.2] * 5
+
+
+def test_scores_of_their_policies(sweep, tmp_path):
+    """A score beside another run's row."""
+    rows = [(sweep / "2" / "policy", "vstar", 50.0), (sweep / "0" / "policy", "vstar", 40.0), ("tiny", "vstar", 1.0)]
+    pd.DataFrame(rows, columns=["policy", "benchmark", "value"]).to_csv(tmp_path / "scores.csv")
+    scores = runs.load(sweep, tmp_path / "scores.csv")["score/vstar"]
+    assert scores.dropna().to_dict() == {0: 40.0, 2: 50.0}
+
+
+def test_wrong_input(sweep, tmp_path):
+    """Each with the file's name."""
+    with pytest.raises(LocusError, match="nothing: no run below it"):
+        runs.load(tmp_path / "nothing")
+    (sweep / "1" / "summary.json").write_text("{")
+    with pytest.raises(LocusError, match=r"summary\.json: broken"):
+        runs.load(sweep)
+    (sweep / "1" / "config.yaml").write_text("a: [")
+    with pytest.raises(LocusError, match=r"config\.yaml: no configuration"):
+        runs.load(sweep)
+
+
+def test_over_seeds_by_hand(sweep):
+    """The spread of runs in place of the mean's interval; unfinished runs counted."""
+    paper = {"0.1": {"val/mean_iou": 0.43}}
+    table = ablations.over_seeds(runs.load(sweep), ["optimizer.lr"], {"val/mean_iou": "IoU"}, paper)
+    assert table["runs"].tolist() == [2, 2] and table["IoU"].tolist() == pytest.approx([0.5, 0.7])
+    # Two values 0.4 and 0.6: standard deviation 0.1414, of the mean 0.1, times t(1) = 12.706.
+    assert table["IoU ±"].tolist() == pytest.approx([1.2706, 0.0], abs=1e-9)
+    assert table["IoU paper"].iloc[0] == 0.43 and math.isnan(table["IoU paper"].iloc[1])
+    assert math.isnan(ablations.half_interval([0.5]))
+    wide = np.random.default_rng(0).normal(0, 1, (4000, 3))
+    covered = np.mean([abs(row.mean()) <= ablations.half_interval(row) for row in wide])
+    assert covered == pytest.approx(0.95, abs=0.015)
+
+
+def test_saved_tables(sweep, tmp_path):
+    """An underscore that ends a LaTeX run, a column of halves, numbers rounded in the CSV."""
+    frame = runs.load(sweep).rename(columns={"optimizer.lr": "learning_rate"})
+    ablations.save(ablations.over_seeds(frame, ["learning_rate"], {"val/mean_iou": "IoU"}), tmp_path / "tables" / "t")
+    text = (tmp_path / "tables" / "t.md").read_text().splitlines()
+    assert text[0] == "| learning_rate | runs | IoU |" and text[2] == "| 0.100 | 2 | 0.500 ± 1.271 |"
+    assert r"learning\_rate & runs & IoU \\" in (tmp_path / "tables" / "t.tex").read_text()
+    assert r"0.500 $\pm$ 1.271 \\" in (tmp_path / "tables" / "t.tex").read_text()
+    assert pd.read_csv(tmp_path / "tables" / "t.csv")["IoU ±"].iloc[0] == pytest.approx(1.2706, abs=1e-4)
