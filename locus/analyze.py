@@ -14,7 +14,7 @@ from omegaconf import DictConfig, OmegaConf
 from locus.analysis.report import Section, write_report
 from locus.analysis.tables import as_text
 from locus.errors import LocusError
-from locus.evaluate import build_evaluator, choose_policy
+from locus.evaluate import build_evaluator, check_lengths, choose_policy
 from locus.runtime import entry_point
 
 log = logging.getLogger("locus")
@@ -27,24 +27,37 @@ def labels(policies: list[str]) -> list[str]:
     return short if len(set(short)) == len(short) else policies
 
 
-def measure(cfg: DictConfig, folder: Path) -> Section:
-    """Measures one policy after the other, so that one at a time is in memory; writes ``<analysis>.parquet``."""
-    policies = [str(policy) for policy in cfg.policies]
+def resolved(cfg: DictConfig) -> list[DictConfig]:
+    """One configuration a policy; raises LocusError for what would fail only after hours of decoding."""
+    policies = [cfg.policies] if isinstance(cfg.policies, str) else [str(policy) for policy in cfg.policies]
     if not policies or len(set(policies)) < len(policies):
         raise LocusError(f"policies={policies}: give one or more, each once")
-    frames = []
+    found = []
     for name, policy in zip(labels(policies), policies, strict=True):
         one = cfg.copy()
-        one.policy = policy
+        one.policy, one.label = policy, name
         choose_policy(one)
         if one.dtype is not None:
             OmegaConf.update(one, "backbone.dtype", one.dtype, force_add=True)
+        path = one.backbone.get("path")
+        if path is not None and len(Path(path).parts) > 2 and not Path(path).is_dir():  # a hub id has two parts
+            raise LocusError(f"policy {path}: no such folder; give the policy/ folder of a run")
+        found.append(one)
+    return found
+
+
+def measure(cfg: DictConfig, folder: Path) -> Section:
+    """Measures one policy after the other, one at a time in memory; ``<analysis>.parquet`` grows with each."""
+    check_lengths(cfg)
+    frames: list[pd.DataFrame] = []
+    for one in resolved(cfg):
         diagnosis = instantiate(one.analysis, _convert_="all")
-        log.info("%s of %s", diagnosis.name, name)
+        log.info("%s of %s", diagnosis.name, one.label)
         evaluator, _ = build_evaluator(one)
-        frames.append(diagnosis.measure(evaluator).assign(policy=name))
-    measured = pd.concat(frames, ignore_index=True)
-    measured.to_parquet(folder / f"{diagnosis.name}.parquet", index=False)
+        frames.append(diagnosis.measure(evaluator).assign(policy=one.label))
+        del evaluator  # before the next one is loaded
+        measured = pd.concat(frames, ignore_index=True)
+        measured.to_parquet(folder / f"{diagnosis.name}.parquet", index=False)
     return diagnosis.section(measured)
 
 

@@ -13,6 +13,7 @@ from lightning.pytorch.loggers import WandbLogger
 from lightning.pytorch.trainer.states import TrainerFn
 
 from locus.analysis.diagnoses.attention import Attention
+from locus.analysis.diagnoses.shared import located
 from locus.analysis.pictures import rollout_picture
 from locus.data.collate import QuestionCollator
 from locus.evaluation.evaluator import Evaluator
@@ -137,27 +138,29 @@ class ValidationTable(TableCallback):
                 logger.log_image("val/rollouts", pictures, step=module.finished_steps, caption=texts)
 
 
-class AttentionInBox(Callback):
+class AttentionWatch(Callback):
     """Logs how much of the attention lies in the evidence boxes of a fixed batch of questions, at every validation.
 
     Args:
-        benchmark: whose items have evidence boxes; its first ``limit`` are asked every time.
-        limit: items.
+        benchmark: whose items have evidence boxes.
+        limit: items, taken evenly over the benchmark; the same ones every time.
         token_budget: padded tokens of a batch.
     """
 
     def __init__(self, benchmark: Benchmark, limit: int, token_budget: int):
         self.diagnosis, self.token_budget = Attention(benchmark, limit, overlays=0), token_budget
+        self.items = located(benchmark, limit)
 
     def on_validation_epoch_end(self, trainer: Trainer, module: LightningModule) -> None:
         """``val/attention_in_box``, ``val/peak_in_box`` and ``val/attention_in_box/layer_<n>``."""
         cues = trainer.datamodule.collator
-        collator = QuestionCollator(cues.processor, cues.pixels)
-        evaluator = Evaluator(module.policy, collator, GREEDY, self.token_budget)
-        means = self.diagnosis.measure(evaluator).mean(numeric_only=True)
-        names = {"mean": "val/attention_in_box", "peak": "val/peak_in_box"}
-        names |= {name: f"val/attention_in_box/{name.replace(' ', '_')}" for name in means.index if "layer" in name}
-        module.log_dict({shown: float(means[name]) for name, shown in names.items()})
+        evaluator = Evaluator(module.policy, QuestionCollator(cues.processor, cues.pixels), GREEDY, self.token_budget)
+        means = self.diagnosis.looks(evaluator, self.items).mean(numeric_only=True)
+        names = {name: f"val/{name}" for name in ("attention_in_box", "peak_in_box")}
+        names |= {
+            one: f"val/attention_in_box/{one.replace(' ', '_')}" for one in means.index if one.startswith("layer")
+        }
+        module.log_metrics({shown: float(means[name]) for name, shown in names.items()})
 
 
 class RunCheckpoint(Checkpoint):

@@ -87,12 +87,19 @@ def settings_of(cfg: DictConfig) -> dict[str, Any]:
     }
 
 
-def check_settings(cfg: DictConfig) -> None:
-    """Raises LocusError for a setting that would fail, or mislead, only later."""
-    for key in ("token_budget", "sampling.max_new_tokens", "resamples"):
+def check_lengths(cfg: DictConfig) -> None:
+    """Raises LocusError for numbers of tokens that are none."""
+    for key in ("token_budget", "sampling.max_new_tokens"):
         value = OmegaConf.select(cfg, key)
         if not isinstance(value, int) or value < 1:
             raise LocusError(f"{key}={value}: give a whole number from 1 on")
+
+
+def check_settings(cfg: DictConfig) -> None:
+    """Raises LocusError for a setting that would fail, or mislead, only later."""
+    check_lengths(cfg)
+    if not isinstance(cfg.resamples, int) or cfg.resamples < 1:
+        raise LocusError(f"resamples={cfg.resamples}: give a whole number from 1 on")
     if cfg.limit is not None and (not isinstance(cfg.limit, int) or cfg.limit < 1):
         raise LocusError(f"limit={cfg.limit}: give a whole number from 1 on, or null for all items")
 

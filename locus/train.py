@@ -8,6 +8,7 @@ from typing import Any
 
 import hydra
 import pandas as pd
+import torch
 from hydra.utils import instantiate
 from lightning import Trainer, seed_everything
 from lightning.pytorch.callbacks import EarlyStopping
@@ -192,20 +193,24 @@ def export(run: RunFolder, module: PolicyModule, data: CueDataModule) -> None:
     data.collator.processor.save_pretrained(run.path / "policy")
 
 
-def report(cfg: DictConfig, run: RunFolder, backbone: Backbone, module: PolicyModule, data: CueDataModule) -> None:
+def report(
+    cfg: DictConfig, run: RunFolder, backbone: Backbone, module: PolicyModule, data: CueDataModule, device: torch.device
+) -> None:
     """Base against trained policy: tables in the terminal, a parquet file a diagnosis, and ``report.html``."""
     sections = [cue_search_section(pd.read_parquet(run.path / "validation.parquet"))]
     diagnoses = list(instantiate(cfg.evaluation, _convert_="all").values())
     if diagnoses:
         collator = QuestionCollator(data.collator.processor, data.collator.pixels)
-        policies = {BEFORE: backbone.load().to(module.policy.device), AFTER: module.policy}
+        # The trainer has moved all of the module to the CPU at its end; only the policy goes back.
+        policies = {BEFORE: backbone.load().to(device), AFTER: module.policy.to(device)}
         greedy = replace(instantiate(cfg.rollout.validation), temperature=0.0)
         evaluators = {
             name: Evaluator(policy, collator, greedy, cfg.rollout.token_budget) for name, policy in policies.items()
         }
         sections += compare(evaluators, diagnoses, run.path)
     for section in sections:
-        log.info("%s, before and after:\n%s", section.title, as_text(section.table))
+        text = section.text if section.table is None else as_text(section.table)
+        log.info("%s, before and after:\n%s", section.title, text)
     places = {example.example_id: index for index, example in enumerate(data.validation.examples)}
     page = write_run_report(run.path, sections, lambda name: data.validation[places[name]], f"locus: {cfg.name}")
     log.info("report: %s", page)
@@ -235,8 +240,8 @@ def train(cfg: DictConfig) -> tuple[dict[str, float], dict[str, Any]]:
     metrics = read_metrics(run.path)
     save_curve(metrics, run.path / "figures" / "curve.png")
     final = final_validation(metrics)
-    report(cfg, run, backbone, module, data)
     finish_record(run, record, phase_seconds(metrics), final)
+    report(cfg, run, backbone, module, data, trainer.strategy.root_device)
     log.info("validation:\n%s", validation_table(metrics))
     log.info("run folder: %s", run.path)
     return final, {"module": module, "data": data, "trainer": trainer, "run": run}

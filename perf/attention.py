@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import resource
 import subprocess
 import sys
 import tempfile
@@ -49,9 +48,15 @@ def eager_maps(vlm: torch.nn.Module, prompt: QuestionPrompt) -> np.ndarray:
     return torch.stack([layer[0, :, -1, image].mean(0) for layer in output.attentions]).unflatten(1, (rows, -1)).numpy()
 
 
-def peak() -> float:
-    """Highest resident memory of this process so far, MB."""
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+def memory(name: str) -> float:
+    """``VmRSS`` (resident now) or ``VmHWM`` (highest since `forget_peak`) of this process, MB. Linux."""
+    line = next(line for line in Path("/proc/self/status").read_text().splitlines() if line.startswith(name))
+    return int(line.split()[1]) / 1024
+
+
+def forget_peak() -> None:
+    """Sets the highest resident memory back to the present one."""
+    Path("/proc/self/clear_refs").write_text("5")
 
 
 def measure(way: str, tokens: int, file: Path) -> None:
@@ -64,9 +69,11 @@ def measure(way: str, tokens: int, file: Path) -> None:
     found = {"locus": lambda prompt: attention_maps(vlm, [prompt])[0], "eager": lambda prompt: eager_maps(vlm, prompt)}
     warm, prompt = (collator.question_prompts(["0"], [shown], ["Where?"])[0] for shown in (small, image))
     found[way](warm)
-    before, start = peak(), time.perf_counter()
+    forget_peak()
+    before, start = memory("VmRSS"), time.perf_counter()
     maps = found[way](prompt)
-    print(json.dumps({"seconds": time.perf_counter() - start, "mb": peak() - before, "tokens": prompt.length}))
+    facts = {"seconds": time.perf_counter() - start, "mb": memory("VmHWM") - before, "tokens": prompt.length}
+    print(json.dumps(facts))
     np.save(file, maps)
 
 

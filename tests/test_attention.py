@@ -12,7 +12,7 @@ from models import prompts as cue_prompts
 from PIL import Image
 from transformers import AutoModelForImageTextToText
 
-from locus.analysis.attention import attention_in_box, attention_maps, coverage, evidence_mask
+from locus.analysis.attention import attention_in_box, attention_maps, coverage
 from locus.data.collate import PixelLimits, QuestionCollator
 from locus.models.group_attention import WatchedContinuation
 from locus.types import Box, Frame
@@ -77,12 +77,12 @@ def test_a_continuation_can_be_watched(kv_heads: int):
 def test_shares_by_hand():
     """Two layers on a 2x3 grid, box over the upper left cell and a tenth of its right neighbour."""
     boxes = [Box(0, 0, 33, 30, Frame.FILE, 90, 60)]
-    assert evidence_mask(boxes, 2, 3).tolist() == [[True, True, False], [False, False, False]]
+    assert (coverage(boxes, 2, 3) > 0).tolist() == [[True, True, False], [False, False, False]]
     maps = np.array([[[0.4, 0.1, 0.1], [0.1, 0.1, 0.0]], [[0.0, 0.0, 0.1], [0.1, 0.0, 0.0]]])
     found = attention_in_box(maps, boxes)
     assert found.by_layer == pytest.approx((0.5 / 0.8, 0.0))
     assert found.mean == pytest.approx(0.5 / 1.0) and found.peak and found.area == pytest.approx(2 / 6)
-    assert found.covered == pytest.approx(0.41)
+    assert found.covered == pytest.approx(0.41) and found.peak_by_layer == (True, False)
     assert not attention_in_box(maps, [Box(60, 30, 90, 60, Frame.FILE, 90, 60)]).peak
 
 
@@ -92,6 +92,8 @@ def test_coverage_by_hand():
     assert coverage(boxes, 1, 2).tolist() == [pytest.approx([0.5, 0.125])]
     assert coverage(boxes, 2, 1).ravel() == pytest.approx([0.625, 0.0])
     assert coverage([Box(-5, -5, 400, 200, Frame.UNIT1000, 100, 100)], 3, 3).tolist() == np.ones((3, 3)).tolist()
+    # 196 of 1,400 px in 50 columns is 7 cells; as a float 7.000000000000001.
+    assert (coverage([Box(0, 0, 196, 10, Frame.FILE, 1400, 10)], 1, 50) > 0).sum() == 7
     rng = np.random.default_rng(0)
     corners = np.sort(rng.uniform(0, 1, (2, 3, 2)), axis=0)
     boxes = [Box(*low, *high, Frame.FILE, 1, 1) for low, high in zip(*corners, strict=True)]

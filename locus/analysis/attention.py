@@ -12,7 +12,7 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 
-from locus.models.vlm import VLM
+from locus.models.vlm import VLM, VisionFeatures
 from locus.types import Box, QuestionPrompt
 
 
@@ -28,19 +28,20 @@ class AttentionInBox:
     """The same, each cell counted by how much of it the boxes cover: for boxes smaller than a cell."""
     peak: bool
     """Whether the strongest cell of that mean is a cell of a box."""
+    peak_by_layer: tuple[bool, ...]
+    """The same of each layer's own map."""
     area: float
     """Share of the image's cells in the boxes: what attention spread evenly would give."""
 
 
-def evidence_mask(boxes: Sequence[Box], rows: int, columns: int) -> np.ndarray:
-    """[rows, columns] bool: cells that intersect any box."""
-    return coverage(boxes, rows, columns) > 0
-
-
 def coverage(boxes: Sequence[Box], rows: int, columns: int) -> np.ndarray:
-    """[rows, columns] share of each cell that lies in any of the boxes, 0-1; where boxes overlap it counts once."""
-    corners = np.array([box.xyxy for box in boxes]) / np.array([(box.width, box.height) * 2 for box in boxes])
-    corners = corners.clip(0, 1) * (columns, rows, columns, rows)
+    """[rows, columns] share of each cell that lies in any of the boxes, 0-1; where boxes overlap it counts once.
+
+    Cells above 0 are the paper's mask: those that intersect any box.
+    """
+    cells = np.array([columns, rows, columns, rows])
+    # Times cells first: an edge that lies on a cell's edge must not reach into the next one by a rounding error.
+    corners = np.array([np.array(box.xyxy) * cells / ((box.width, box.height) * 2) for box in boxes]).clip(0, cells)
     # On the grid of all cells' and boxes' edges every piece lies in one cell, and wholly in or out of a box.
     across = np.unique(np.concatenate([np.arange(columns + 1), corners[:, 0], corners[:, 2]]))
     down = np.unique(np.concatenate([np.arange(rows + 1), corners[:, 1], corners[:, 3]]))
@@ -60,15 +61,21 @@ def attention_in_box(maps: np.ndarray, boxes: Sequence[Box]) -> AttentionInBox:
     mask, averaged = share > 0, maps.mean(0)
     by_layer = (maps * mask).sum((1, 2)) / maps.sum((1, 2))
     mean, covered = ((averaged * part).sum() / averaged.sum() for part in (mask, share))
-    peak = bool(mask.flat[int(averaged.argmax())])
-    return AttentionInBox(tuple(by_layer.tolist()), float(mean), float(covered), peak, float(mask.mean()))
+    peak, *peaks = (bool(mask.flat[int(one.argmax())]) for one in (averaged, *maps))
+    shares = tuple(by_layer.tolist()), float(mean), float(covered)
+    return AttentionInBox(*shares, peak, tuple(peaks), float(mask.mean()))
 
 
 @torch.no_grad()
-def attention_maps(policy: VLM, prompts: Sequence[QuestionPrompt]) -> list[np.ndarray]:
-    """[L, rows, columns] of each prompt of one batch, from its last token to its first image."""
+def attention_maps(
+    policy: VLM, prompts: Sequence[QuestionPrompt], features: Sequence[VisionFeatures] | None = None
+) -> list[np.ndarray]:
+    """[L, rows, columns] of each prompt of one batch, from its last token to its first image.
+
+    ``features`` are of the prompts' images, where they are known already.
+    """
     policy.eval()
-    attention = policy.attention_from_last(prompts)  # [L, B, P]
+    attention = policy.attention_from_last(prompts, features)  # [L, B, P]
     merge = policy.model.config.vision_config.spatial_merge_size
     maps = []
     for index, prompt in enumerate(prompts):

@@ -10,16 +10,24 @@ import pandas as pd
 from locus.analysis.diagnoses.shared import Diagnosis
 from locus.analysis.report import Section
 from locus.analysis.tables import paired_table
+from locus.errors import LocusError
 from locus.evaluation.evaluator import Evaluator
 
 BEFORE, AFTER = "before", "after"
 
 
 def compare(policies: Mapping[str, Evaluator], diagnoses: Iterable[Diagnosis], folder: Path) -> list[Section]:
-    """Measures each policy and writes ``<diagnosis>.parquet``, one row a policy (column ``policy``) and item."""
+    """Measures each policy and writes ``<diagnosis>.parquet``, one row a policy (column ``policy``) and item.
+
+    A diagnosis that does not suit the policies is left out, and its section says why: the run is worth more than it.
+    """
     sections = []
     for diagnosis in diagnoses:
-        frames = [diagnosis.measure(evaluator).assign(policy=name) for name, evaluator in policies.items()]
+        try:
+            frames = [diagnosis.measure(evaluator).assign(policy=name) for name, evaluator in policies.items()]
+        except LocusError as error:
+            sections.append(Section(f"{diagnosis.name}: left out", str(error)))
+            continue
         measured = pd.concat(frames, ignore_index=True)
         measured.to_parquet(folder / f"{diagnosis.name}.parquet", index=False)
         sections.append(diagnosis.section(measured))

@@ -5,13 +5,14 @@ from __future__ import annotations
 import io
 from collections.abc import Sequence
 
+import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from PIL import Image
 
-from locus.evaluation.bootstrap import paired_difference
+from locus.evaluation.bootstrap import Difference, paired_difference
 
 COLOURS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9")
 """Okabe and Ito's, told apart by colour-blind eyes, too."""
@@ -38,10 +39,15 @@ def curves(axes: Axes, measured: pd.DataFrame, along: str, column: str) -> None:
     """Mean of a column along another with its 95 % interval, one curve a policy."""
     for index, (policy, rows) in enumerate(measured.groupby("policy", sort=False)):
         parts = list(rows.groupby(along)[column])
-        found = [paired_difference([0.0] * len(values), values.to_numpy(float), resamples=1000) for _, values in parts]
+        found = [_mean(values) for _, values in parts]
         _points(axes, [place for place, _ in parts], found, index, str(policy))
     axes.set_xlabel(along)
     axes.legend(fontsize="small", frameon=False)
+
+
+def _mean(values: pd.Series) -> Difference:
+    """The mean with its interval."""
+    return paired_difference(np.zeros(len(values)), values.to_numpy(float), resamples=1000)
 
 
 def _points(axes: Axes, places: Sequence[float], found: Sequence, index: int, label: str) -> None:
@@ -57,15 +63,16 @@ def bars(axes: Axes, measured: pd.DataFrame, along: str, column: str, over: str 
     conditions, places = list(measured[over].unique()), list(measured[along].unique())
     width = 0.8 / len(conditions)
     for index, condition in enumerate(conditions):
+        label: str | None = str(condition)
         for place, name in enumerate(places):
-            values = measured[(measured[over] == condition) & (measured[along] == name)][column].to_numpy(float)
+            values = measured[(measured[over] == condition) & (measured[along] == name)][column]
             if not len(values):
                 continue
-            one = paired_difference([0.0] * len(values), values, resamples=1000)
+            one = _mean(values)
             x = place + (index - (len(conditions) - 1) / 2) * width
             error = [[one.after - one.low], [one.high - one.after]]
-            label = str(condition) if place == 0 else None
             axes.bar(x, one.after, width, yerr=error, capsize=2, color=COLOURS[index % len(COLOURS)], label=label)
+            label = None
     axes.set_xticks(range(len(places)), [str(name) for name in places])
     axes.legend(fontsize="small", frameon=False)
 

@@ -36,6 +36,8 @@ class Section:
     table: pd.DataFrame | None = None
     """See `analysis.tables`."""
     pictures: Sequence[Image.Image] = ()
+    judged: bool = True
+    """More is better: a change whose interval does not contain 0 stands out."""
 
 
 def write_report(path: Path, title: str, summary: str, sections: Sequence[Section]) -> None:
@@ -44,7 +46,7 @@ def write_report(path: Path, title: str, summary: str, sections: Sequence[Sectio
     for section in sections:
         parts.append(f"<h2>{html.escape(section.title)}</h2><p>{html.escape(section.text)}</p>")
         if section.table is not None:
-            parts.append(table_html(section.table))
+            parts.append(table_html(section.table, section.judged))
         wide = len(section.pictures) == 1
         parts += [picture_html(picture, wide) for picture in section.pictures]
     body = "\n".join(parts)
@@ -54,13 +56,13 @@ def write_report(path: Path, title: str, summary: str, sections: Sequence[Sectio
     path.write_text(f'<!doctype html>\n<html lang="en"><head>{head}</head>\n<body>\n{body}\n</body></html>\n')
 
 
-def table_html(table: pd.DataFrame) -> str:
-    """A table of `analysis.tables`; a change whose interval does not contain 0 stands out."""
+def table_html(table: pd.DataFrame, judged: bool = True) -> str:
+    """A table of `analysis.tables`; ``judged`` as of `Section`."""
     shown = formatted(table)
     rows = []
     for place, cells in enumerate(shown.itertuples(index=False)):
         mark = ""
-        if "change" in table:
+        if judged and "change" in table:
             mark = "better" if table["low"].iloc[place] > 0 else "worse" if table["high"].iloc[place] < 0 else ""
         classes = ['class="change"' if name == "change" else "" for name in shown]
         line = "".join(f"<td {kind}>{html.escape(cell)}</td>" for kind, cell in zip(classes, cells, strict=True))

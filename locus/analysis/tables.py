@@ -16,9 +16,10 @@ def paired_table(
     """Means of the same items under several conditions.
 
     Args:
-        measured: one row an item and condition; column ``item`` tells items apart.
+        measured: one row an item and condition; column ``item`` tells items apart, and ``unit``, where there is one,
+            says which are drawn together in the bootstrap.
         measures: what a row is called -> column of numbers.
-        parts: column whose values get rows of their own, after those of all items.
+        parts: column whose values get rows of their own, after those of all items where there are several.
         over: column of the condition, by default the policy.
 
     Returns:
@@ -33,7 +34,8 @@ def paired_table(
         for measure, column in measures.items():
             values = [group.loc[groups[0].index, column].to_numpy(dtype=float) for group in groups]
             first = values[0] if len(values) > 1 else np.zeros(len(values[0]))
-            found = paired_difference(first, values[-1])
+            units = groups[0].get("unit")
+            found = paired_difference(first, values[-1], None if units is None else units.to_numpy(str))
             row = {"measure": measure, "of": part}
             row |= {str(name): float(value.mean()) for name, value in zip(conditions, values, strict=True)}
             row |= {"change": found.change} if len(values) > 1 else {}

@@ -108,7 +108,7 @@ class Evaluator:
     @torch.no_grad()
     def _complete(self, batch: Sequence[Asked], number: int) -> list[Prediction]:
         prompts = [asked.prompt for asked in batch]
-        encoded = self.policy.encode(prompts, [self._vision(asked) for asked in batch])
+        encoded = self.policy.encode(prompts, [self.vision(asked) for asked in batch])
         groups = sample_groups(self.policy, prompts, encoded, 1, self.sampling, self.seed, 0)
         predictions = []
         for asked, (completion,) in zip(batch, groups, strict=True):
@@ -119,7 +119,8 @@ class Evaluator:
             predictions.append(Prediction(asked.item_id, text, *facts, size, number))
         return predictions
 
-    def _vision(self, asked: Asked) -> VisionFeatures:
+    @torch.no_grad()
+    def vision(self, asked: Asked) -> VisionFeatures:
         """Features of one item's pictures, in a call of their own: the same to the last bit in any batch."""
         keys = asked.pictures
         if keys not in self._features:

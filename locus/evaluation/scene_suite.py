@@ -1,5 +1,4 @@
-"""What a policy can do without a cue: questions about held-out scenes, with small objects and large, and about the same
-scenes with all but the evidence blacked out."""
+"""What a policy can do without a cue: questions about held-out scenes, with small objects and large."""
 
 from __future__ import annotations
 
@@ -9,7 +8,7 @@ from dataclasses import dataclass
 from PIL import Image
 
 from locus.data.scene_questions import Ask
-from locus.data.scene_rendering import only_boxes, render
+from locus.data.scene_rendering import render
 from locus.data.scenes import SceneSource
 from locus.evaluation.questions import AskedScene, draw_questions
 
@@ -26,8 +25,6 @@ class SceneBenchmark:
     kinds: Sequence[Ask]
     questions: int
     """Of each kind; each about a scene of its own."""
-    suppressed: bool = False
-    """Black out all but the evidence boxes (context suppression, paper, Table 1)."""
 
     def draw(self, seed: int) -> list[AskedScene]:
         """The questions, the same for a seed."""
@@ -35,7 +32,4 @@ class SceneBenchmark:
 
     def images(self, asked: Sequence[AskedScene]) -> list[Image.Image]:
         """Their pictures."""
-        pictures = [render(entry.scene) for entry in asked]
-        if not self.suppressed:
-            return pictures
-        return [only_boxes(shown, entry.question.evidence) for shown, entry in zip(pictures, asked, strict=True)]
+        return [render(entry.scene) for entry in asked]

@@ -201,6 +201,10 @@ class Decoding:
 
 def _causal(query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, scale: float) -> torch.Tensor:
     """Prompts padded on the right attend to themselves: padding lies after all that looks."""
+    shared = query.shape[1] // key.shape[1]
+    if shared > 1 and query.is_cuda and query.dtype == torch.float32:
+        # In float32 no fused kernel knows grouped heads; the one that is left holds all scores, [B, H, P, P].
+        key, value = key.repeat_interleave(shared, dim=1), value.repeat_interleave(shared, dim=1)
     gqa = query.shape[1] != key.shape[1]
     return F.scaled_dot_product_attention(query, key, value, is_causal=True, scale=scale, enable_gqa=gqa)
 

@@ -182,9 +182,11 @@ class VLM(nn.Module):
         )
         return positions[:, 0]
 
-    def attention_from_last(self, prompts: Sequence[Prompt]) -> torch.Tensor:
+    def attention_from_last(
+        self, prompts: Sequence[Prompt], features: Sequence[VisionFeatures] | None = None
+    ) -> torch.Tensor:
         """[L, B, P] where each prompt's last token looks, mean over heads, in every layer."""
-        return torch.stack(self.encode(prompts, plan_type=Watched).prefill.weights)
+        return torch.stack(self.encode(prompts, features, plan_type=Watched).prefill.weights)
 
     def decode(self, token_ids: torch.Tensor, next_position: torch.Tensor, decoding: Decoding) -> torch.Tensor:
         """One token for each active row: ids [B, A], first completion position [B] -> hidden [B, A, D]."""

@@ -4,19 +4,20 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import islice
 
 import numpy as np
 import pandas as pd
 from PIL import Image
 
 from locus.analysis.attention import attention_in_box
-from locus.analysis.diagnoses.shared import answered, kind_of, located, maps_at_answer
+from locus.analysis.diagnoses.shared import answered, kind_of, located, maps_at_answer, unit_of
 from locus.analysis.overlays import overlay_picture
 from locus.analysis.plots import as_picture, curves, panels
 from locus.analysis.report import Section
 from locus.analysis.tables import paired_table
 from locus.evaluation.evaluator import Evaluator
-from locus.evaluation.items import Benchmark
+from locus.evaluation.items import Benchmark, Item
 
 TEXT = (
     "Share of the attention to the image, from the position that predicts the answer's first token, that lies in the "
@@ -41,44 +42,54 @@ class Attention:
     name: str = "attention"
 
     def measure(self, evaluator: Evaluator) -> pd.DataFrame:
-        """Columns: item, kind, response, correct, mean, covered, peak, area, ``layer 0`` and on (shares), map, rows (of
-        it)."""
-        items = located(self.benchmark, self.limit)
+        """See `looks`."""
+        return self.looks(evaluator, located(self.benchmark, self.limit))
+
+    def looks(self, evaluator: Evaluator, items: Sequence[Item]) -> pd.DataFrame:
+        """Columns: item, unit, kind, response, correct, attention_in_box, attention_in_box_covered, peak_in_box, area,
+        ``layer <n>`` and ``peak, layer <n>`` (of each layer's own map), map, rows (of it)."""
         found = list(answered(evaluator, self.benchmark, items))
         maps = maps_at_answer(evaluator, items, [prediction.response for _, prediction, _ in found])
         rows = []
         for (item, prediction, verdict), layers in zip(found, maps, strict=True):
             share = attention_in_box(layers, item.evidence)
-            row = {"item": item.item_id, "kind": kind_of(item), "response": prediction.response}
-            row["correct"] = verdict.correct
-            row |= {name: getattr(share, name) for name in ("mean", "covered", "peak", "area")}
+            row = {"item": item.item_id, "unit": unit_of(self.benchmark, verdict), "kind": kind_of(item)}
+            row |= {"response": prediction.response, "correct": verdict.correct, "area": share.area}
+            row |= {"attention_in_box": share.mean, "attention_in_box_covered": share.covered}
+            row |= {"peak_in_box": share.peak}
             row |= {f"layer {number}": value for number, value in enumerate(share.by_layer)}
+            row |= {f"peak, layer {number}": value for number, value in enumerate(share.peak_by_layer)}
             rows.append(row | {"map": layers.mean(0).ravel().tolist(), "rows": layers.shape[1]})
         return pd.DataFrame(rows)
 
     def section(self, measured: pd.DataFrame) -> Section:
-        """A row a measure and layer; the curve over layers; overlays."""
+        """A row a measure and layer; the curves over layers; overlays."""
         layers = [name for name in measured if name.startswith("layer ")]
-        measures = {"attention in box": "mean", "by covered share of cells": "covered", "peak in box": "peak"}
-        measures |= {"area of the boxes": "area"} | {f"in box, {name}": name for name in layers}
-        pictures = [_curve(measured, layers), *self._overlays(measured)]
+        measures = {"attention in box": "attention_in_box", "by covered share of cells": "attention_in_box_covered"}
+        measures |= {"peak in box": "peak_in_box", "area of the boxes": "area"}
+        measures |= {f"in box, {name}": name for name in layers}
+        measures |= {f"peak in box, {name}": f"peak, {name}" for name in layers}
+        pictures = [_curves(measured, layers), *self._overlays(measured)]
         return Section("Attention in box", TEXT, paired_table(measured, measures), pictures)
 
     def _overlays(self, measured: pd.DataFrame) -> list[Image.Image]:
-        items = {item.item_id: item for item in located(self.benchmark, self.overlays)} if self.overlays else {}
+        drawn = list(measured["item"].unique()[: self.overlays])
+        items = (item for item in self.benchmark.items() if item.item_id in drawn)
         pictures = []
-        for name, item in items.items():
-            rows = measured[measured["item"] == name]
+        for item in islice(items, len(drawn)):
+            rows = measured[measured["item"] == item.item_id]
             maps = {row.policy: np.reshape(row.map, (row.rows, -1)) for row in rows.itertuples()}
             pictures.append(overlay_picture(item.pictures[0].open(), maps, item.evidence, item.prompt))
         return pictures
 
 
-def _curve(measured: pd.DataFrame, layers: Sequence[str]) -> Image.Image:
-    long = measured.melt(["policy", "item"], layers, "layer", "attention in box")
-    long["layer"] = long["layer"].str.removeprefix("layer ").astype(int)
-    figure, (axes,) = panels()
-    curves(axes, long, "layer", "attention in box")
-    axes.axhline(measured["area"].mean(), color="grey", linestyle=":", linewidth=1)
-    axes.set_ylabel("attention in box")
+def _curves(measured: pd.DataFrame, layers: Sequence[str]) -> Image.Image:
+    """Attention in box and peak in box over the layers, one curve a policy; dotted: the boxes' own area."""
+    figure, axes = panels(2)
+    for one, prefix, label in zip(axes, ("", "peak, "), ("attention in box", "peak in box"), strict=True):
+        long = measured.melt(["policy", "item"], [prefix + name for name in layers], "layer", label)
+        long["layer"] = long["layer"].str.rsplit(" ", n=1).str[-1].astype(int)
+        curves(one, long, "layer", label)
+        one.axhline(measured["area"].mean(), color="grey", linestyle=":", linewidth=1)
+        one.set_ylabel(label)
     return as_picture(figure)

@@ -48,29 +48,42 @@ class ContextRot:
     seed: int = 1
     name: str = "context_rot"
 
+    def __post_init__(self) -> None:
+        """Raises LocusError for a canvas that the core's scenes do not fit in."""
+        small = [
+            source for source in self.surroundings if source.width < self.core.width or source.height < self.core.height
+        ]
+        if small:
+            raise LocusError(
+                f"analysis.surroundings: {small[0].width}x{small[0].height} is smaller than analysis.core, "
+                f"{self.core.width}x{self.core.height}"
+            )
+
     def measure(self, evaluator: Evaluator) -> pd.DataFrame:
-        """Columns: item, kind, response, side (of the canvas, pixels), objects, correct, mean (attention in box),
-        over_area, peak.
+        """Columns: item, unit (the question), kind, response, canvas (width x height), width, objects, correct,
+        attention_in_box, over_area, peak_in_box.
 
         Raises LocusError where the processor changes a canvas's size: the evidence would not keep its pixels.
         """
         items = list(self._items())
+        for item in items:
+            shown, canvas = evaluator.ask(item).prompt.processed_size, item.groups["canvas"]
+            if f"{shown[0]:g}x{shown[1]:g}" != canvas:
+                raise LocusError(
+                    f"context_rot: a canvas of {canvas} is shown to the policy as {shown[0]:g}x{shown[1]:g}: give core "
+                    "and surroundings sizes in whole patches within the limits of the processor and of pixels"
+                )
         predictions = [one for batch in evaluator.predict(items) for one in batch]
         maps = maps_at_answer(evaluator, items, [prediction.response for prediction in predictions])
         rows = []
         for item, prediction, layers in zip(items, predictions, maps, strict=True):
-            side = int(item.groups["side"])
-            if prediction.size != (side, side):
-                raise LocusError(
-                    f"context_rot: a canvas of {side} px is shown to the policy in {prediction.size[0]} px: set "
-                    "analysis.surroundings to sizes within the processor's limits, in whole patches"
-                )
             verdict = word_verdict(item, prediction.response, prediction.finished, "locus")
             share = attention_in_box(layers, item.evidence)
-            row = {"item": item.item_id.split("/")[0], "kind": item.groups["kind"], "side": side}
-            row["response"] = prediction.response
-            row |= {"objects": int(item.groups["objects"]), "correct": verdict.correct, "mean": share.mean}
-            rows.append(row | {"over_area": share.mean / share.area, "peak": share.peak})
+            row = {"item": item.item_id, "unit": item.item_id.split("/")[0], "response": prediction.response}
+            row |= {name: item.groups[name] for name in ("kind", "canvas")}
+            row |= {name: int(item.groups[name]) for name in ("width", "objects")}
+            row |= {"correct": verdict.correct, "attention_in_box": share.mean}
+            rows.append(row | {"over_area": share.mean / share.area, "peak_in_box": share.peak})
         return pd.DataFrame(rows)
 
     def _items(self) -> Iterator[Item]:
@@ -80,22 +93,30 @@ class ContextRot:
                 rng = np.random.default_rng([self.seed, number])
                 grown = [(entry.scene, entry.question)]
                 grown += [grow(*grown[0], source.scene(number), rng) for source in self.surroundings]
-                for scene, question in grown:
-                    key = f"{question.kind}-{number}/{scene.width}"
-                    groups = {"side": str(scene.width), "objects": str(len(scene.objects))}
+                for place, (scene, question) in enumerate(grown):
+                    key = f"{question.kind}-{number}/{place}"
+                    groups = {"canvas": f"{scene.width}x{scene.height}", "width": str(scene.width)}
+                    groups["objects"] = str(len(scene.objects))
                     yield item_of(scene, question, key, picture_of(key, render(scene)), **groups)
 
     def section(self, measured: pd.DataFrame) -> Section:
-        """A row a canvas and measure; curves over the canvas's side."""
-        measured = measured.assign(item=measured["item"] + "/" + measured["side"].astype(str))
-        measures = {"accuracy": "correct", "attention in box": "mean", "attention over area": "over_area"}
-        measures |= {"objects": "objects"}
+        """Of each policy, every canvas and the change from the first to the last; curves over the number of objects."""
+        measures = {"accuracy": "correct", "attention in box": "attention_in_box", "attention over area": "over_area"}
+        tables = []
+        for name, rows in measured.assign(place=measured["item"].str.split("/").str[-1]).groupby("policy", sort=False):
+            labels = rows.groupby("place").agg({"canvas": "first", "objects": "mean"})
+            shown = {place: f"{row.canvas}, {row.objects:.1f} objects" for place, row in labels.iterrows()}
+            paired = rows.assign(item=rows["unit"], canvas=rows["place"].map(shown))
+            table = paired_table(
+                paired, {f"{name}: {label}": column for label, column in measures.items()}, over="canvas"
+            )
+            tables.append(table)
         figure, axes = panels(3, width=4)
-        for one, (label, column) in zip(axes, list(measures.items())[:3], strict=True):
-            curves(one, measured, "side", column)
+        for one, (label, column) in zip(axes, measures.items(), strict=True):
+            curves(one, measured, "width", column)
             one.set_ylabel(label)
-            one.set_xlabel("side of the canvas, pixels")
-        return Section("Context rot", TEXT, paired_table(measured, measures, "side"), [as_picture(figure)])
+            one.set_xlabel("width of the canvas, pixels")
+        return Section("Context rot", TEXT, pd.concat(tables, ignore_index=True), [as_picture(figure)])
 
 
 def grow(scene: Scene, question: SceneQuestion, around: Scene, rng: np.random.Generator) -> tuple[Scene, SceneQuestion]:

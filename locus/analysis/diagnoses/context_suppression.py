@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 
 import pandas as pd
 
-from locus.analysis.diagnoses.shared import answered, kind_of, located
+from locus.analysis.diagnoses.shared import answered, kind_of, located, unit_of
 from locus.analysis.plots import as_picture, bars, panels
 from locus.analysis.report import Section
 from locus.analysis.tables import paired_table
@@ -36,13 +36,13 @@ class ContextSuppression:
     name: str = "context_suppression"
 
     def measure(self, evaluator: Evaluator) -> pd.DataFrame:
-        """Columns: item, kind, image (full or suppressed), response, correct."""
+        """Columns: item, unit, kind, image (full or suppressed), response, correct."""
         items = located(self.benchmark, self.limit)
         rows = []
         for image, shown in ((FULL, items), (SUPPRESSED, [suppressed(item) for item in items])):
             for item, prediction, verdict in answered(evaluator, self.benchmark, shown):
-                row = {"item": item.item_id, "kind": kind_of(item), "image": image, "response": prediction.response}
-                rows.append(row | {"correct": verdict.correct})
+                row = {"item": item.item_id, "unit": unit_of(self.benchmark, verdict), "kind": kind_of(item)}
+                rows.append(row | {"image": image, "response": prediction.response, "correct": verdict.correct})
         return pd.DataFrame(rows)
 
     def section(self, measured: pd.DataFrame) -> Section:
@@ -54,7 +54,8 @@ class ContextSuppression:
             bars(one, rows, "kind", "correct", over="image")
             one.set_title(str(name), fontsize="medium")
             one.set_ylabel("accuracy")
-        return Section("Context suppression", TEXT, pd.concat(tables, ignore_index=True), [as_picture(figure)])
+        table = pd.concat(tables, ignore_index=True)
+        return Section("Context suppression", TEXT, table, [as_picture(figure)], judged=False)
 
 
 def suppressed(item: Item) -> Item:

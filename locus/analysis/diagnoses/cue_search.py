@@ -18,6 +18,7 @@ from locus.evaluation.evaluator import Evaluator
 from locus.evaluation.items import Benchmark, Item, Picture
 from locus.evaluation.scene_benchmarks import box_verdict
 from locus.prompts import cue_search_text
+from locus.types import Box
 
 TEXT = "The evidence boxes of a benchmark as cues: where in the image is this crop? By the area of the box."
 
@@ -40,19 +41,23 @@ class CueSearchOnEvidence:
     name: str = "cue_search"
 
     def measure(self, evaluator: Evaluator) -> pd.DataFrame:
-        """Columns: item, response, bin, iou, at_50, at_75, format."""
+        """Columns: item, unit (the image), response, bin, iou, at_50, at_75, format."""
         items = [cue for item in located(self.benchmark, self.limit) for cue in self._cues(item)]
         predictions = (one for batch in evaluator.predict(items) for one in batch)
         rows = []
         for item, prediction in zip(items, predictions, strict=True):
             shown = replace(item, processed_size=prediction.size)
             verdict = box_verdict(shown, prediction.response, prediction.finished, self.frame, "locus")
-            row = {"item": item.item_id, "response": prediction.response, "at_50": verdict.correct}
+            row = {"item": item.item_id, "unit": item.pictures[0].key, "response": prediction.response}
+            row["at_50"] = verdict.correct
             rows.append(row | dict(verdict.columns))
         return pd.DataFrame(rows)
 
     def _cues(self, item: Item) -> Iterator[Item]:
-        """An item a box: the full image, then the crop."""
+        """An item a box: the full image, then the crop; an item that is one already stays as it is."""
+        if isinstance(item.answer, Box) and len(item.pictures) == 2:
+            yield item
+            return
         first = item.pictures[0]
         for number, box in enumerate(item.evidence):
             render_cue(first.open(), box.xyxy).save(buffer := io.BytesIO(), "PNG")

@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 import pandas as pd
 
-from locus.analysis.diagnoses.shared import answered, kind_of, located
+from locus.analysis.diagnoses.shared import answered, kind_of, located, unit_of
 from locus.analysis.plots import as_picture, bars, histogram, panels
 from locus.analysis.report import Section
 from locus.analysis.tables import paired_table
@@ -22,10 +22,11 @@ from locus.evaluation.items import Benchmark, Item
 from locus.prompts import COORDINATE_WORDS
 
 TEXT = (
-    "Each question is asked, and apart from it where the object is that it asks about. Accuracy by the IoU of that box "
-    "(in bins), and the mean IoU of right and of wrong answers."
+    "Each question is asked, and apart from it where the object is that it asks about. Accuracy by the IoU of that "
+    "box, and the mean IoU of right and of wrong answers; with several evidence boxes, the mean of their IoUs."
 )
-BINS = {"0": (-1.0, 0.0), "(0, 0.5)": (0.0, 0.5), "[0.5, 1]": (0.5, 2.0)}
+BINS = {"0": (0.0, 1e-12), "(0, 0.5)": (1e-12, 0.5), "[0.5, 1]": (0.5, 1.1)}
+"""The paper's, of IoU: from, to below."""
 
 
 @dataclass(frozen=True)
@@ -35,7 +36,7 @@ class GroundingVsAnswers:
     Args:
         benchmark: whose items have evidence boxes and say what lies in them.
         frame: in which the policy writes boxes.
-        prompt: asks for a box, with ``{phrase}`` and ``{coordinates}``.
+        prompt: asks for a box; ``{phrase}`` and ``{coordinates}`` in it are replaced.
         limit: items; null for all.
     """
 
@@ -46,26 +47,33 @@ class GroundingVsAnswers:
     name: str = "grounding_vs_answers"
 
     def measure(self, evaluator: Evaluator) -> pd.DataFrame:
-        """Columns: item, kind, response, correct, iou (mean over the item's evidence boxes), found (IoU of at least
-        0.5), bin."""
+        """Columns: item, unit, kind, response, correct, iou (mean over the item's evidence boxes), found (IoU of at
+        least 0.5), bin. Raises LocusError when no response holds a box."""
         items = located(self.benchmark, self.limit)
         if not all(len(item.names) == len(item.evidence) for item in items):
             raise LocusError(f"{self.benchmark.name} does not say what lies in its evidence boxes: nothing to ask for")
-        ious: dict[str, list[float]] = {item.item_id: [] for item in items}
+        ious: dict[str, list[float | None]] = {item.item_id: [] for item in items}
         for item, iou in self._ground(evaluator, items):
             ious[item.item_id].append(iou)
+        if all(iou is None for found in ious.values() for iou in found):
+            raise LocusError(
+                f"grounding_vs_answers: no response holds a box: set analysis.prompt to what the policy was taught, "
+                f"e.g. analysis.prompt='{PROMPT}'"
+            )
         rows = []
         for item, prediction, verdict in answered(evaluator, self.benchmark, items):
-            iou = float(np.mean(ious[item.item_id]))
-            row = {"item": item.item_id, "kind": kind_of(item), "response": prediction.response}
-            rows.append(row | {"correct": verdict.correct, "iou": iou, "found": iou >= 0.5, "bin": bin_of(iou)})
+            iou = float(np.mean([one or 0.0 for one in ious[item.item_id]]))
+            row = {"item": item.item_id, "unit": unit_of(self.benchmark, verdict), "kind": kind_of(item)}
+            row |= {"response": prediction.response, "correct": verdict.correct, "iou": iou, "found": iou >= 0.5}
+            rows.append(row | {"bin": bin_of(iou)})
         return pd.DataFrame(rows)
 
-    def _ground(self, evaluator: Evaluator, items: list[Item]) -> Iterator[tuple[Item, float]]:
-        """Every evidence box of every item with the IoU of the policy's box for it."""
+    def _ground(self, evaluator: Evaluator, items: list[Item]) -> Iterator[tuple[Item, float | None]]:
+        """Every evidence box of every item with the IoU of the policy's box for it; None without a box."""
         coordinates = COORDINATE_WORDS[parse_frame(self.frame)]
         pairs = [(item, name, box) for item in items for name, box in zip(item.names, item.evidence, strict=True)]
-        prompts = [self.prompt.format(phrase=name, coordinates=coordinates) for _, name, _ in pairs]
+        # Not str.format: prompts that ask for JSON have braces of their own.
+        prompts = [self.prompt.replace("{phrase}", name).replace("{coordinates}", coordinates) for _, name, _ in pairs]
         asked = [
             replace(item, item_id=f"{item.item_id}/{number}", prompt=prompt)
             for number, ((item, _, _), prompt) in enumerate(zip(pairs, prompts, strict=True))
@@ -75,17 +83,18 @@ class GroundingVsAnswers:
             read = extract_box(prediction.response, prediction.finished)
             size = written_size(replace(item, processed_size=prediction.size), parse_frame(self.frame), truth)
             box = None if read.xyxy is None else in_file(read.xyxy, size, truth)
-            yield item, 0.0 if box is None else box_iou(box, truth)
+            yield item, None if box is None else box_iou(box, truth)
 
     def section(self, measured: pd.DataFrame) -> Section:
-        """Accuracy by bin of IoU; mean IoU and share found of right and of wrong answers."""
+        """Of each kind: accuracy by bin of IoU; mean IoU and share found of right and of wrong answers."""
         tables = []
-        for name, rows in measured.assign(all="all").groupby("policy", sort=False):
-            answers = rows.assign(answer=np.where(rows["correct"] == 1, "right answers", "wrong answers"))
-            measures = {"IoU of the queried object": "iou", "IoU of 0.5 or more": "found"}
-            parts = [paired_table(answers, measures, "answer"), paired_table(rows, {"accuracy": "correct"}, "bin")]
-            part = pd.concat(parts, ignore_index=True).rename(columns={str(name): "value"})
-            tables.append(part.assign(measure=f"{name}: " + part["measure"]))
+        for (name, kind), rows in measured.groupby(["policy", "kind"], sort=False):
+            for answer, label in ((1.0, "right answers"), (0.0, "wrong answers")):
+                measures = {"IoU of the queried object": "iou", "IoU of 0.5 or more": "found"}
+                tables.append(_part(rows[rows["correct"] == answer], measures, str(name), f"{kind}, {label}"))
+            for bin_name in BINS:
+                part = rows[rows["bin"] == bin_name]
+                tables.append(_part(part, {"accuracy": "correct"}, str(name), f"{kind}, IoU {bin_name}"))
         figure, (left, right) = panels(2)
         order = {name: place for place, name in enumerate(BINS)}
         bars(left, measured.sort_values("bin", key=lambda column: column.map(order), kind="stable"), "bin", "correct")
@@ -95,6 +104,14 @@ class GroundingVsAnswers:
         return Section("Grounding against answers", TEXT, pd.concat(tables, ignore_index=True), [as_picture(figure)])
 
 
+def _part(rows: pd.DataFrame, measures: dict[str, str], policy: str, part: str) -> pd.DataFrame:
+    """The rows' means, named after policy and part; empty where there are no rows."""
+    if rows.empty:
+        return pd.DataFrame()
+    table = paired_table(rows, measures).rename(columns={policy: "value"})
+    return table.assign(measure=f"{policy}: " + table["measure"], of=part)
+
+
 def bin_of(iou: float) -> str:
-    """The paper's three bins."""
-    return "[0.5, 1]" if iou >= 0.5 else "(0, 0.5)" if iou > 0 else "0"
+    """Name of the IoU's bin."""
+    return next(name for name, (low, high) in BINS.items() if low <= iou < high)

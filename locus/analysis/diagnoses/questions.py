@@ -7,10 +7,11 @@ from dataclasses import dataclass
 
 import pandas as pd
 
+from locus.analysis.diagnoses.shared import answered, kind_of, unit_of
 from locus.analysis.report import Section
 from locus.analysis.tables import paired_table
 from locus.evaluation.evaluator import Evaluator
-from locus.evaluation.questions import ask_policy
+from locus.evaluation.scene_benchmarks import SceneQuestions
 from locus.evaluation.scene_suite import SceneBenchmark
 
 TEXT = (
@@ -20,20 +21,22 @@ TEXT = (
 
 @dataclass(frozen=True)
 class Questions:
-    """Several `SceneBenchmark`, drawn alike for a seed."""
+    """Several `SceneBenchmark`, drawn alike for a seed; ``frame`` is the one in which the policy writes boxes."""
 
     benchmarks: Sequence[SceneBenchmark]
+    frame: str
     seed: int = 1
     name: str = "questions"
 
     def measure(self, evaluator: Evaluator) -> pd.DataFrame:
-        """Columns: item, benchmark, and those of `QuestionResult`."""
+        """Columns: item, unit (the scene), benchmark, kind, question, response, score."""
         rows = []
-        for benchmark in self.benchmarks:
-            asked = benchmark.draw(self.seed)
-            results = ask_policy(evaluator.policy, asked, evaluator.collator, benchmark.images(asked))
-            named = {"benchmark": benchmark.name}
-            rows += [{"item": f"{benchmark.name}-{n}", **named, **vars(result)} for n, result in enumerate(results)]
+        for scenes in self.benchmarks:
+            benchmark = SceneQuestions(scenes.name, scenes, self.frame, self.seed)
+            for item, prediction, verdict in answered(evaluator, benchmark, benchmark.items()):
+                row = {"item": item.item_id, "unit": unit_of(benchmark, verdict), "benchmark": scenes.name}
+                row |= {"kind": kind_of(item), "question": item.prompt, "response": prediction.response}
+                rows.append(row | {"score": verdict.correct})
         return pd.DataFrame(rows)
 
     def section(self, measured: pd.DataFrame) -> Section:

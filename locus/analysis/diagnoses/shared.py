@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import replace
-from itertools import islice
 from typing import Protocol
 
 import numpy as np
@@ -19,8 +18,8 @@ from locus.evaluation.items import Benchmark, Item, Verdict
 from locus.evaluation.predictions import Prediction
 from locus.types import QuestionPrompt
 
-ANSWER_OPENED = "<answer>"
-"""What a response writes before its answer; a policy that writes no tags answers at once."""
+BEFORE_ANSWER = ("<answer>", "</think>")
+"""What a response writes before its answer: the first of these in it; without any, the answer begins at once."""
 
 
 class Diagnosis(Protocol):
@@ -37,13 +36,27 @@ class Diagnosis(Protocol):
 
 
 def located(benchmark: Benchmark, limit: int | None) -> list[Item]:
-    """The first ``limit`` items that say where their answer is visible; raises LocusError where none does."""
-    found = list(islice((item for item in benchmark.items() if item.evidence and item.pictures), limit))
-    if not found:
+    """Items that say where their answer is visible: all, or ``limit`` of them, evenly over the benchmark.
+
+    Raises LocusError where there is none, or ``limit`` is no number of items.
+    """
+    if limit is not None and limit < 1:
+        raise LocusError(f"analysis.limit={limit}: give a whole number from 1 on, or null for all items")
+
+    def found() -> Iterator[Item]:
+        return (item for item in benchmark.items() if item.evidence and item.pictures)
+
+    items = list(found()) if limit is None else []
+    number = len(items) or sum(1 for _ in found())  # read twice, so that only the chosen items' pictures are held
+    if not number:
         raise LocusError(
-            f"{benchmark.name} does not say where answers are visible: give the official folder of V*Bench, or scenes"
+            f"{benchmark.name} has no item that says where its answer is visible: give the official folder of V*Bench, "
+            "or scenes"
         )
-    return found
+    if items:
+        return items
+    chosen = set(np.linspace(0, number - 1, min(limit, number)).round().astype(int).tolist())
+    return [item for place, item in enumerate(found()) if place in chosen]
 
 
 def answered(
@@ -62,21 +75,29 @@ def kind_of(item: Item) -> str:
     return next(iter(item.groups.values()), "all")
 
 
+def unit_of(benchmark: Benchmark, verdict: Verdict) -> str:
+    """What is drawn together with this item in a bootstrap: the items of one picture, say."""
+    return "/".join(str(verdict.columns[name]) for name in benchmark.unit()) or verdict.item_id
+
+
 def before_answer(evaluator: Evaluator, prompt: QuestionPrompt, response: str) -> QuestionPrompt:
-    """The prompt and what the response wrote before its answer, so that the answer's first token comes next."""
-    place = response.rfind(ANSWER_OPENED)
-    if place < 0:
+    """The prompt and what the response wrote before its answer, so that the answer's first token comes next.
+
+    A response begins with what the chat template opened, which the prompt has already.
+    """
+    ends = (response.rfind(tag) + len(tag) for tag in BEFORE_ANSWER if tag in response)
+    written = response[: next(ends, 0)].removeprefix(prompt.opened)
+    if not written:
         return prompt
-    written = torch.tensor(evaluator.collator.encode(response[: place + len(ANSWER_OPENED)]))
-    ids = torch.cat([prompt.input_ids, written])
-    types = torch.cat([prompt.mm_token_type_ids, torch.zeros_like(written)])
-    return replace(prompt, input_ids=ids, mm_token_type_ids=types)
+    ids = torch.tensor(evaluator.collator.encode(written))
+    types = torch.cat([prompt.mm_token_type_ids, torch.zeros_like(ids)])
+    return replace(prompt, input_ids=torch.cat([prompt.input_ids, ids]), mm_token_type_ids=types)
 
 
 def maps_at_answer(evaluator: Evaluator, items: Sequence[Item], responses: Sequence[str]) -> Iterator[np.ndarray]:
     """[L, rows, columns] for each item: where the policy looks when it writes its answer's first token."""
     left = iter(responses)
     for batch in evaluator.batches(items):
-        yield from attention_maps(
-            evaluator.policy, [before_answer(evaluator, asked.prompt, next(left)) for asked in batch]
-        )
+        features = [evaluator.vision(asked) for asked in batch]
+        prompts = [before_answer(evaluator, asked.prompt, next(left)) for asked in batch]
+        yield from attention_maps(evaluator.policy, prompts, features)
