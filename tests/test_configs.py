@@ -30,6 +30,7 @@ VALUES = {
     "data=boxes data.path": "boxes.jsonl",
     "data=folder data.path": "images",
     "predictions": "boxes.jsonl",
+    "runs": "images",
 }
 # Keys that are ??? and may stay so.
 OPTIONAL = {"resume"}

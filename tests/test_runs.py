@@ -45,7 +45,7 @@ def test_one_row_a_run(sweep):
     assert {name for name in frame if "." in name and "/" not in name} == {"optimizer.lr"}
     assert frame["time/rollout_s"].sum() == 8 and frame["seed"].tolist() == [1, 2, 1, 2, 3]
     alone = runs.load(sweep / "3")
-    assert alone["run"].tolist() == ["."] and alone["val/mean_iou"].tolist() == [0.7]
+    assert alone["run"].tolist() == ["3"] and alone["val/mean_iou"].tolist() == [0.7]
     assert runs.metrics(sweep).groupby("run")["train/iou"].max().tolist() == [0.2] * 5
 
 

@@ -34,8 +34,10 @@ class Section:
     text: str
     """One paragraph, plain text."""
     table: pd.DataFrame | None = None
-    """See `analysis.tables`."""
+    """See `analysis.tables`; or of texts."""
     pictures: Sequence[Image.Image] = ()
+    markup: str = ""
+    """HTML of its own, after the pictures."""
     judged: bool = True
     """More is better: a change whose interval does not contain 0 stands out."""
 
@@ -49,6 +51,7 @@ def write_report(path: Path, title: str, summary: str, sections: Sequence[Sectio
             parts.append(table_html(section.table, section.judged))
         wide = len(section.pictures) == 1
         parts += [picture_html(picture, wide) for picture in section.pictures]
+        parts.append(section.markup)
     body = "\n".join(parts)
     head = f'<meta charset="utf-8"><title>{html.escape(title)}</title><style>{STYLE}</style>'
     # An empty icon, else a browser asks the network for one.
@@ -57,8 +60,8 @@ def write_report(path: Path, title: str, summary: str, sections: Sequence[Sectio
 
 
 def table_html(table: pd.DataFrame, judged: bool = True) -> str:
-    """A table of `analysis.tables`; ``judged`` as of `Section`."""
-    shown = formatted(table)
+    """A table of `analysis.tables`, or one of texts; ``judged`` as of `Section`."""
+    shown = formatted(table) if "measure" in table else table.astype(str)
     rows = []
     for place, cells in enumerate(shown.itertuples(index=False)):
         mark = ""

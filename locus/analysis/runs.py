@@ -25,6 +25,11 @@ def find(path: str | Path) -> list[Path]:
     return found
 
 
+def label(folder: Path, path: str | Path) -> str:
+    """What a run is called: its place below ``path``, or its own name where it is ``path``."""
+    return folder.name if folder == Path(path) else str(folder.relative_to(path))
+
+
 def load(path: str | Path, scores: str | Path | None = None) -> pd.DataFrame:
     """One row a run: what became of it.
 
@@ -33,7 +38,7 @@ def load(path: str | Path, scores: str | Path | None = None) -> pd.DataFrame:
         scores: ``scores.csv`` of evaluations of the runs' ``policy/`` folders.
 
     Returns:
-        Columns ``run`` (path below ``path``), ``status`` (finished, failed, interrupted, crashed, or unfinished),
+        Columns ``run`` (see `label`), ``status`` (finished, failed, interrupted, crashed, or unfinished),
         ``step`` (the last logged), ``seed``, every setting in which the runs differ under its dotted name, the last
         validation (``val/...``), ``time/<phase>_s`` and ``memory/peak_gb`` of the whole run, and ``score/<benchmark>``.
 
@@ -46,7 +51,7 @@ def load(path: str | Path, scores: str | Path | None = None) -> pd.DataFrame:
     for folder, own in zip(folders, settings, strict=True):
         summary, record = _json(folder / "summary.json"), _json(folder / "run.json")
         logged = metrics(folder)
-        row = {"run": str(folder.relative_to(path)), "status": summary.pop("status", "unfinished")}
+        row = {"run": label(folder, path), "status": summary.pop("status", "unfinished")}
         row |= {"step": int(logged["step"].max()) if len(logged) else 0, "seed": own.get("seed")}
         row |= {name: own.get(name) for name in differing(settings)}
         row |= {name: value for name, value in summary.items() if name.startswith("val/")}
@@ -64,7 +69,7 @@ def metrics(path: str | Path) -> pd.DataFrame:
         if not file.exists():
             continue
         try:
-            frames.append(pd.read_csv(file).assign(run=str(folder.relative_to(path))))
+            frames.append(pd.read_csv(file).assign(run=label(folder, path)))
         except (pd.errors.ParserError, pd.errors.EmptyDataError) as error:
             raise LocusError(f"{file}: no table of metrics ({error}); leave the run out, or run it again") from error
     return pd.concat(frames, ignore_index=True) if frames else pd.DataFrame({"step": [], "run": []})

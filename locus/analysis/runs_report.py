@@ -1,0 +1,77 @@
+"""The page of one run or of several: tables, curves, boxes by frame, and a browser of rollouts."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import pandas as pd
+from PIL import Image
+
+from locus.analysis.ablations import cells, over_seeds
+from locus.analysis.frame_check import corner_fit
+from locus.analysis.plots import COLOURS, as_picture, panels
+from locus.analysis.rollout_browser import browser_html, groups_of
+from locus.errors import LocusError
+
+SHOWN = {
+    "val/mean_iou": "mean IoU", "val/acc@0.5": "ACC@0.5", "val/acc@0.75": "ACC@0.75", "val/format": "format",
+    "time/rollout_s": "rollout, s", "time/update_s": "update, s",
+}  # fmt: skip
+CURVES = {"train/reward": "reward", "val/mean_iou": "validation IoU", "train/kl": "KL", "train/entropy": "entropy"}
+
+
+def table_of(runs: pd.DataFrame) -> pd.DataFrame:
+    """Every run with the settings in which they differ, as text."""
+    settings = [name for name in runs if "." in name and "/" not in name]
+    measures = {name: label for name, label in SHOWN.items() if name in runs}
+    return cells(runs[["run", "status", "step", "seed", *settings, *measures]].rename(columns=measures))
+
+
+def ablation_of(runs: pd.DataFrame) -> pd.DataFrame | None:
+    """Means over seeds by the settings in which the runs differ; None where every setting was run once."""
+    settings = [name for name in runs if "." in name and "/" not in name]
+    if runs["seed"].nunique() < 2 or "val/mean_iou" not in runs:
+        return None
+    measures = {name: label for name, label in SHOWN.items() if name.startswith("val/") and name in runs}
+    return cells(over_seeds(runs.assign(all="all"), settings or ["all"], measures))
+
+
+def dynamics(metrics: pd.DataFrame) -> Image.Image:
+    """Reward, validation (with its area bins where there is one run), KL and entropy over steps (paper, Fig. 9)."""
+    shown = {name: label for name, label in CURVES.items() if name in metrics}
+    figure, axes = panels(len(shown), width=4)
+    for one, (name, label) in zip(axes, shown.items(), strict=True):
+        for index, (run, rows) in enumerate(metrics.groupby("run", sort=False)):
+            logged = rows[rows[name].notna()]
+            colour = COLOURS[index % len(COLOURS)]
+            one.plot(logged["step"], logged[name], color=colour, linewidth=1, label=run)
+        bins = [column for column in metrics if column.count("/") == 2 and column.endswith("/mean_iou")]
+        if name == "val/mean_iou" and metrics["run"].nunique() == 1:
+            for index, column in enumerate(bins, 1):
+                logged = metrics[metrics[column].notna()]
+                one.plot(logged["step"], logged[column], color=COLOURS[index], linewidth=1, label=column.split("/")[1])
+        one.set_title(label, fontsize="medium")
+        one.set_xlabel("step")
+    if len(axes) and metrics["run"].nunique() <= len(COLOURS):
+        axes[min(1, len(axes) - 1)].legend(fontsize="x-small", frameon=False)
+    return as_picture(figure)
+
+
+def rollouts_of(run: Path) -> pd.DataFrame:
+    """``rollouts.parquet`` of a run; raises LocusError when it cannot be read."""
+    try:
+        return pd.read_parquet(run / "rollouts.parquet")
+    except (OSError, ValueError) as error:
+        raise LocusError(f"{run / 'rollouts.parquet'}: cannot be read ({error}); leave the run out") from error
+
+
+def frames_of(rollouts: pd.DataFrame) -> pd.DataFrame:
+    """`corner_fit` of the last tenth of the steps, as text."""
+    late = rollouts[rollouts["step"] > 0.9 * rollouts["step"].max()]
+    return cells(corner_fit(late), digits=2)
+
+
+def browser_of(rollouts: pd.DataFrame, open_image: Callable[[str], Image.Image], most: int) -> str:
+    """The rollout browser as a part of the page."""
+    return browser_html(groups_of(rollouts, open_image, most))
