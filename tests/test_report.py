@@ -10,11 +10,12 @@ import pandas as pd
 import pytest
 from PIL import Image
 
-from locus.analysis.comparison import cue_search_section
+from locus.analysis.comparison import compare, cue_search_section
 from locus.analysis.report import Section
 from locus.analysis.run_report import gallery, write_run_report
 from locus.analysis.tables import paired_table
 from locus.data.cue_rendering import render_cue
+from locus.errors import LocusError
 from locus.types import CueExample, CuePixels
 
 EXAMPLES = 15
@@ -94,6 +95,21 @@ def test_cue_search_table(run, sections):
     assert cues.loc[("mean IoU", "all"), ["before", "after"]].tolist() == pytest.approx([0.2, 0.6])
     assert cues.loc[("ACC@0.5", "all"), "after"] == pytest.approx(9 / 15)  # from 0.2 + 6 * 0.8 / 14 on
     assert cues.loc[("mean IoU", "tiny"), "items"] == 8 and cues.loc[("mean IoU", "small"), "items"] == 7
+
+
+def test_a_diagnosis_that_does_not_suit_is_left_out(run, tmp_path):
+    """A finished training that ends as failed, without its page, because one diagnosis cannot be made."""
+
+    class Unsuited:
+        name = "context_rot"
+
+        def measure(self, evaluator: object) -> pd.DataFrame:
+            raise LocusError("a canvas of 96x96 is shown as 84x84")
+
+    (section,) = compare({"before": None, "after": None}, [Unsuited()], tmp_path)
+    assert section.title == "context_rot: left out" and "84x84" in section.text
+    cues = cue_search_section(pd.read_parquet(run / "validation.parquet"))
+    assert "84x84" in write_run_report(run, [cues, section], pixels, "run").read_text()
 
 
 def test_gallery_takes_an_answer_without_a_box(run):

@@ -69,7 +69,7 @@ class Attention:
         measures |= {"peak in box": "peak_in_box", "area of the boxes": "area"}
         measures |= {f"in box, {name}": name for name in layers}
         measures |= {f"peak in box, {name}": f"peak, {name}" for name in layers}
-        pictures = [_curves(measured, layers), *self._overlays(measured)]
+        pictures = [layer_curves(measured), *self._overlays(measured)]
         return Section("Attention in box", TEXT, paired_table(measured, measures), pictures)
 
     def _overlays(self, measured: pd.DataFrame) -> list[Image.Image]:
@@ -83,8 +83,9 @@ class Attention:
         return pictures
 
 
-def _curves(measured: pd.DataFrame, layers: Sequence[str]) -> Image.Image:
+def layer_curves(measured: pd.DataFrame) -> Image.Image:
     """Attention in box and peak in box over the layers, one curve a policy; dotted: the boxes' own area."""
+    layers = [name for name in measured if name.startswith("layer ")]
     figure, axes = panels(2)
     for one, prefix, label in zip(axes, ("", "peak, "), ("attention in box", "peak in box"), strict=True):
         long = measured.melt(["policy", "item"], [prefix + name for name in layers], "layer", label)
