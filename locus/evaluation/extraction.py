@@ -1,7 +1,8 @@
 """The extractor ``locus``: what a response answers, as a reader would take it. Layer 1.
 
 It reads the final span of a response only (`locus.evaluation.responses`), never guesses, never raises, and takes time
-linear in the response's length. The option letters are read in `locus.evaluation.extraction_letters`.
+linear in the response's length. Option letters are read in `locus.evaluation.extraction_letters`, values in
+`locus.evaluation.extraction_values`.
 """
 
 from __future__ import annotations
@@ -11,6 +12,7 @@ import re
 
 from locus.evaluation.extraction_letters import extract_letter, extract_letters
 from locus.evaluation.extraction_texts import digits
+from locus.evaluation.extraction_values import explicit, extract_value
 from locus.evaluation.items import Extracted, Reading
 from locus.evaluation.responses import ExtractedBox, boxed, ends, final_span, half_width
 
@@ -29,6 +31,20 @@ _SAID = re.compile(
     r"(?:[\s*_\"'`:=({\[-]|\b(?:is|would|be|should|therefore|final)\b|[是为]){1,12}$"
 )
 _UNSAID = re.compile(r"(?:\bnot|n't|\bcannot)(?: say| answer| be)? [\"'*]?$")
+# "There isn't a dog" says no, "I don't see any dog, but it may be hidden" does not.
+_DENIAL = re.compile(
+    r"(?:\bthere (?:is|are)(?:n't| not)|\bi (?:do not|don't|cannot|can't) see"
+    r"|\b(?:image|picture|photo|scene) (?:does not|doesn't) (?:show|contain|include|have|feature|depict)) (?:an?|any)\b"
+)
+_UNSURE = re.compile(
+    r"\b(?:but|however|although|though|except|unless|might|may|maybe|perhaps|possibly|could|sure|certain|if)\b|\?"
+)
+# "No image was provided", "no way to tell" and "no difference" answer no question about what is shown.
+_NOTHING_SAID = re.compile(
+    r" (?:(?:clear|obvious|real|visible|enough|actual|single|sufficient) )?"
+    r"(?:image|picture|photo|way|information|context|details?|doubt|answer|difference|idea|question|problem)s?\b"
+)
+_AS_A_WORD = re.compile(r"[\"']? (?:appears|stands|means|(?:is|was) (?:written|printed|painted|shown))\b")
 _OPENING = " \t\n*_\"'`({["
 _CORRECTED = re.compile(r"\b(?:wait|actually|correction|sorry|on second thought|i mean|looking again|let me|but)\b")
 
@@ -59,7 +75,7 @@ def extract_yes_no(response: str, finished: bool = True) -> Extracted:
         return Extracted(last, Reading.OK) if lone or corrected else Extracted(None, Reading.AMBIGUOUS)
     if _EITHER.search(ends(span).lower()):
         return Extracted(None, Reading.AMBIGUOUS)
-    if determiner and finished:
+    if finished and (determiner or _denied(text)):
         return Extracted("no", Reading.OK)
     return _nothing(finished)
 
@@ -72,12 +88,20 @@ def _lowered(text: str) -> str:
     return lowered
 
 
+def _denied(text: str) -> bool:
+    """Says of something that it is not there, without a doubt or an exception."""
+    denials = [match for match in _DENIAL.finditer(text) if not _NOTHING_SAID.match(text, match.end())]
+    return bool(denials) and not _UNSURE.search(text)
+
+
 def _particles(text: str) -> tuple[list[tuple[str, int, int]], bool]:
     """Answer words of lower-case text with their places, and whether there is a "no" before a noun."""
     found, determiner = [], False
     for match in _YES_NO.finditer(text):
         start, end = match.span()
         before = text[max(0, start - 24) : start]
+        if match[0] == "no" and _NOTHING_SAID.match(text, end) or _AS_A_WORD.match(text, end):
+            continue
         opens = start < 4 and not before.strip(_OPENING) or "\n" in before[-3:] and not before[-3:].strip(_OPENING)
         if match[0] == "no" and not opens and re.match(r" [a-z\d]", text[end : end + 2]):
             determiner = True
@@ -92,7 +116,11 @@ def _nothing(finished: bool) -> Extracted:
 
 # --- A word or a number -----------------------------------------------------------------------------------------
 _NUMERAL = re.compile(r"(?<![a-z\d_])(?<!\d[.,:/-])[-+]?(?:\d{1,15}(?:\.\d{1,15})?|\.\d{1,15})(?![a-z\d_]|[.,:/-]\d)")
-_TOLD = re.compile(r"(?:the|it|this|that|they)\b[^.!?\n]{0,80}?(?: is| are|'s|'re) ((?:[^\s.!?]+ ?){1,3})[.!]?")
+_TOLD = re.compile(
+    r"(?:the|it|this|that|they)\b[^.!?\n]{0,80}?(?: is| are|'s|'re) "
+    r"((?:(?:on|in|at|to) )?(?:(?:an?|the) )?(?:[^\s.!?]+ ?){1,3})[.!]?"
+)
+_BEFORE = {"on", "to", "at", "in", "probably", "likely", "clearly", "definitely", "indeed"}
 _ARTICLES = re.compile(r"\b(?:a|an|the)\b")
 
 
@@ -103,7 +131,7 @@ def extract_short(response: str, finished: bool = True) -> Extracted:
     three words.
     """
     span = half_width(final_span(response, finished))
-    value = _explicit(span, finished)
+    value = explicit(span, finished)
     text = digits(re.sub(r"\\[A-Za-z]{1,20}|[*_`$\\{}\"]", " ", value if value is not None else ends(span))).strip()
     leading = re.match(r"\W{0,4}(yes|no)(?!\w|\.? ?\d)(?! [a-z])", text)
     if leading:
@@ -115,7 +143,7 @@ def extract_short(response: str, finished: bool = True) -> Extracted:
     text = told[1] if told else text
     words = re.findall(r"\w+(?:[.'/:,-]\w+)*", _ARTICLES.sub(" ", text[:200]))
     if words and len(words) <= 3 and len(text) < 200 and (finished or value is not None):
-        words = words[1:] if len(words) > 1 and words[0] in ("on", "to", "at", "in") else words
+        words = words[1:] if len(words) > 1 and words[0] in _BEFORE else words
         words = words[:-1] if len(words) > 1 and words[-1] in ("one", "side") else words
         return Extracted(" ".join(words), Reading.OK)
     if len(numbers) > 1:
@@ -126,72 +154,6 @@ def extract_short(response: str, finished: bool = True) -> Extracted:
 def _number(text: str) -> str:
     value = float(text)
     return str(int(value)) if value.is_integer() else str(value)
-
-
-# --- A value ----------------------------------------------------------------------------------------------------
-_CUE = re.compile(
-    r"(?<![A-Za-z])(?i:answer|result|solution)\b[^.\n:=]{0,40}?(?<!not )(?:(?i:\bis(?! not\b)|\bwould be)\b|[:=])\s*:?"
-    r"|答案(?:是|为|:)"
-)
-_CUE_END = re.compile(
-    r"[.;!](?=\s|[*$]*$)|\n|(?:,| )(?:because|since|as|so|which|but|given|not|and not|that is|wait)\b", re.IGNORECASE
-)
-_WRAPPED = " \t\r\n*_`\"'$"
-_ADVERBS = r"(?i:therefore|thus|hence|then|also|simply|indeed|exactly|approximately|about|equal to),?\s"
-_WRAPPING = re.compile(rf"[\s*_`\"'$:]*(?:{_ADVERBS}[\s*_`\"'$:]*)?")
-# "This result is consistent with the figure" names no value.
-_REMARK = re.compile(
-    r"[\s*_]{0,9}(?i:(?:also|therefore|indeed|thus)\s)?(?i:consistent|verified|correct|complete|reasonable|based|confirmed"
-    r"|valid|supported|derived|obtained|rounded|in (?:line|agreement))\b"
-)
-_LATEX_MARKS = re.compile(r"^(?:\\[(\[]\s*)|(?:\s*\\[)\]])$")
-_TELLS = re.compile(r"[a-z]\s(?:is|are|equals)\s((?=[^\s]*[\d\\$])[^\s]+(?: [^\s]+){0,2})$")
-_WORD = re.compile(r"(?<!\\)(?<![A-Za-z\\])[A-Za-z]{3,}")
-
-
-def extract_value(response: str, finished: bool = True) -> Extracted:
-    r"""What stands in the last ``\boxed{}``, else after the last "answer is", else a last line that is only a value.
-
-    The text as it is written, LaTeX kept: whether two values are equal is asked elsewhere.
-    """
-    span = half_width(final_span(response, finished))
-    value = _explicit(span, finished)
-    if value is None:
-        lines = [line for line in ends(span).split("\n") if line.strip(_WRAPPED)]
-        last = _unwrapped(lines[-1]) if lines and len(lines[-1]) < 200 else ""
-        told = _TELLS.search(last)
-        last = _unwrapped(told[1]) if told else last
-        short = len(last.split()) <= 6 if len(lines) == 1 else len(_WORD.findall(last)) < 2
-        alone = len(lines) == 1 and len(last.split()) == 1 and not told
-        value = last if short and last and (finished or alone) else None
-    return Extracted(value, Reading.OK) if value else _nothing(finished)
-
-
-def _explicit(span: str, finished: bool) -> str | None:
-    """What a box or an "answer is" names, the later of the two; None without one. Remarks behind a box are passed."""
-    box = boxed(span, finished)
-    inside = _unwrapped(ends(box[0])) if box else ""
-    text = ends(span[box[1] :] if inside else span)
-    cues = [cue.end() for cue in _CUE.finditer(text) if not _REMARK.match(text, cue.end())]
-    if not cues:
-        return inside or None
-    start = _WRAPPING.match(text, cues[-1]).end()
-    end = _CUE_END.search(text, start)
-    value = _unwrapped(text[start : end.start() if end else len(text)])
-    remark = inside and len(_WORD.findall(value)) > 1
-    cut = end is None and not finished  # "The answer is 1" may become 12
-    return value if value and len(value) < 500 and not remark and not cut else inside or None
-
-
-def _unwrapped(value: str) -> str:
-    """Without stars, dollars, quotes and stops around it."""
-    previous = None
-    while value != previous:
-        previous = value
-        value = _LATEX_MARKS.sub("", value.strip(_WRAPPED).rstrip(".,;")).strip()
-        if value.endswith("}") and value.count("}") > value.count("{"):
-            value = value[:-1]
-    return value
 
 
 # --- A box ------------------------------------------------------------------------------------------------------

@@ -36,7 +36,7 @@ _SUBJECT = (
 _CHOOSE = _words(
     "choose chose chosen choosing select selected selecting pick picked picking go_with go_for going_with "
     "going_for going_to_be vote_for settle_on opt_for say guess mean conclude prefer bet_on lean_toward "
-    "lean_towards leaning_toward leaning_towards answer_to it_to that_to this_to"
+    "lean_towards leaning leaning_toward leaning_towards answer_to it_to that_to this_to"
 )
 _POINT = r"(?:'s|\s(?i:is|must be|has to be|should be|will be|can only be|be))\b"
 STATEMENTS = re.compile(
@@ -84,6 +84,7 @@ _REFUSALS = _words(
 REFUSED = re.compile(
     rf"(?:{_REFUSALS}|n't)(?:\s(?i:the|option|choice|answer|be|both|either)){{0,3}}[\s(\[*\"']{{0,4}}$"
     r"|(?i:\b(?:don't|do not|cannot|can't) (?:think|believe|say|be sure)\b)[^.\n]{0,30}$|(?:不是|不选|排除)$"
+    r"|\b(?i:not|rather than|instead of)(?! (?:only|just|merely|sure)\b)(?:\s[^\s.,;:()]{1,20}){1,3}\s[(\[*]{1,3}$"
 )
 CONDITIONAL = re.compile(r"(?i:\b(?:if|had|were)\b[^.\n;]{0,90}\bwould be)$")
 
