@@ -12,7 +12,7 @@ import re
 
 from locus.evaluation.extraction_letters import extract_letter, extract_letters
 from locus.evaluation.extraction_texts import digits
-from locus.evaluation.extraction_values import explicit, extract_value
+from locus.evaluation.extraction_values import explicit, extract_value, outcome
 from locus.evaluation.items import Extracted, Reading
 from locus.evaluation.responses import ExtractedBox, boxed, ends, final_span, half_width
 
@@ -37,7 +37,8 @@ _DENIAL = re.compile(
     r"|\b(?:image|picture|photo|scene) (?:does not|doesn't) (?:show|contain|include|have|feature|depict)) (?:an?|any)\b"
 )
 _UNSURE = re.compile(
-    r"\b(?:but|however|although|though|except|unless|might|may|maybe|perhaps|possibly|could|sure|certain|if)\b|\?"
+    r"\b(?:but|however|although|though|except|unless|might|may|maybe|perhaps|possibly|could|sure|certain|if"
+    r"|blurry|blurred|unclear|hard|difficult|hidden)\b|\?"
 )
 # "No image was provided", "no way to tell" and "no difference" answer no question about what is shown.
 _NOTHING_SAID = re.compile(
@@ -132,7 +133,9 @@ def extract_short(response: str, finished: bool = True) -> Extracted:
     """
     span = half_width(final_span(response, finished))
     value = explicit(span, finished)
-    text = digits(re.sub(r"\\[A-Za-z]{1,20}|[*_`$\\{}\"]", " ", value if value is not None else ends(span))).strip()
+    text = digits(
+        re.sub(r"\\[A-Za-z]{1,20}|[*_`$\\{}\"]", " ", outcome(value) if value is not None else ends(span))
+    ).strip()
     leading = re.match(r"\W{0,4}(yes|no)(?!\w|\.? ?\d)(?! [a-z])", text)
     if leading:
         return Extracted(leading[1], Reading.OK)
@@ -142,7 +145,8 @@ def extract_short(response: str, finished: bool = True) -> Extracted:
     told = _TOLD.fullmatch(text) if len(text) < 200 else None
     text = told[1] if told else text
     words = re.findall(r"\w+(?:[.'/:,-]\w+)*", _ARTICLES.sub(" ", text[:200]))
-    if words and len(words) <= 3 and len(text) < 200 and (finished or value is not None):
+    refused = words and words[0] in ("not", "unclear", "unknown", "unsure")
+    if words and not refused and len(words) <= 3 and len(text) < 200 and (finished or value is not None):
         words = words[1:] if len(words) > 1 and words[0] in _BEFORE else words
         words = words[:-1] if len(words) > 1 and words[-1] in ("one", "side") else words
         return Extracted(" ".join(words), Reading.OK)

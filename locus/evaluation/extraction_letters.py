@@ -188,7 +188,8 @@ def _mentioned(text: str, options: Mapping[str, str]) -> list[str] | None:
     """The only letter that a response mentions, else the only one of its last sentence, else what its texts choose."""
     listed = list(patterns.LISTED.finditer(text))
     unended = len(listed) > 1 and not re.search(r"\n|[.!?]\s\w", text[listed[-1].end() + 1 :])
-    if unended and ord(listed[-1][1]) == ord(listed[-2][1]) + 1:
+    following = unended and ord(listed[-1][1]) == ord(listed[-2][1]) + 1
+    if following and not _refused(text, listed[-1].start(1)):
         return ["?"]  # only the options again
     for part in (text, last_sentence(text)):
         mentions = list(_mentions(part, options))
@@ -203,6 +204,7 @@ def _mentioned(text: str, options: Mapping[str, str]) -> list[str] | None:
 
 def _mentions(text: str, options: Mapping[str, str]) -> Iterator[tuple[str, bool]]:
     """Letters of options that stand alone and are not refused, and whether brackets or stars set them off."""
+    text = patterns.CONTRASTED.sub(" ", text)
     for match in patterns.MENTION.finditer(text):
         letter, start, end = match[2], match.start(2), match.end(2)
         decorated = bool(match[1]) or bool(match[3])

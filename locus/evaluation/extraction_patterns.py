@@ -77,6 +77,10 @@ DENIED = re.compile(
     rf"|{_words('no wrong incorrect false contradicts cannot does_not do_not')}|(?i:isn't|aren't|doesn't|don't|can't)\b"
     r"|[❌✗✘✕✖]|(?:选?项)?是?(?:错|不))"
 )
+# "Option A fits, whereas B, C and D do not": all three are denied.
+CONTRASTED = re.compile(
+    rf"{_words('while whereas but')}\s(?:options\s)?(?:[A-Z],\s){{1,8}}[A-Z],?\s(?:and|or)\s[A-Z]{DENIED.pattern}"
+)
 _REFUSALS = _words(
     "not than unlike nor neither without exclude excludes excluding eliminate eliminates eliminating rule_out "
     "rules_out ruling_out reject rejects rejecting instead_of no_longer cannot_be"

@@ -13,7 +13,8 @@ _CUE = re.compile(
     r"|答案(?:是|为|:)"
 )
 _CUE_END = re.compile(
-    r"[.;!](?=\s|[*$]*$)|\n|(?:,| )(?:because|since|as|so|which|but|given|not|and not|that is|wait|i\.e|e\.g|namely|meaning|where|or (?:about|approximately|roughly))\b",
+    r"[.;!](?=\s|[*$]*$)|\n|(?:,| )(?:because|since|as|so|which|but|given|not|and not|that is|wait"
+    r"|i\.e|e\.g|namely|meaning|where|or (?:about|approximately|roughly))\b",
     re.IGNORECASE,
 )
 _WRAPPED = " \t\r\n*_`\"'$"
@@ -26,20 +27,25 @@ _REMARK = re.compile(
 )
 _LATEX_MARKS = re.compile(r"^(?:\\[(\[]\s*)|(?:\s*\\[)\]])$")
 # A sentence that ends in a value, or in a sum and its value: "The total is 12 + 30 = 42".
-_SUM = r"(?=[^\n]*=)(?:[^A-Za-z\n\\]|\\[a-z]{1,9}|\b[A-Za-z]\b){1,80}(?:[a-z]{1,3}\b)?"
-_TELLS = re.compile(rf"[a-z]\s(?:is|are|equals)\s((?=[^\s]*[\d\\$])[^\s]+(?: [^\s]+){{0,2}}|{_SUM})$")
+_SUM = r"(?=[^\n]*=)(?:[^A-Za-z\n\\]|\\[a-z]{1,9}|(?<![A-Za-z])[A-Za-z](?![A-Za-z])){1,80}(?:[a-z]{1,3}\b)?"
+_TELLS = re.compile(
+    rf"[a-z]\s(?:is|are|equals|gives|yields|makes)\s(?:{_ADVERBS})?((?=[^\s]*[\d\\$])[^\s]+(?: [^\s]+){{0,2}}|{_SUM})$"
+)
 _LEAD = re.compile(
-    r"(?i:(?:so|thus|hence|therefore|then|finally|we|i|this|that|which|get|have|obtain|find|conclude|gives?|yields?"
+    r"^(?i:(?:so|thus|hence|therefore|then|finally|we|i|this|that|which|get|have|think|obtain|find|conclude|gives?|yields?"
     r"|means)\b[\s,:]{0,3}){1,9}(?=[^\s]*[\d\\$]|[A-Za-z]{1,3}\s?=)"
 )
 _COUNT = re.compile(
-    r"\b(?:there (?:are|is|were)|i (?:can )?(?:count|see)|we (?:count|have)) (\d+(?:\.\d+)?)(?: [a-z-]+){1,4}$"
+    r"\b(?:there (?:are|is|were)|(?:i|we) (?:can )?(?:count|see|find|need)) (\d+(?:\.\d+)?)(?: [a-z-]+){1,4}$"
 )
 _DOUBT = re.compile(
-    r"\b(?:cannot|unable|sorry|unclear|unknown|unsure|impossible|if|maybe|perhaps|not (?:sure|enough|possible|clear))\b|n't\b",
+    r"\b(?:cannot|unable|sorry|unclear|unknown|unsure|impossible|if|may|might|could|between|maybe|perhaps|not (?:sure|enough|possible|clear))\b"
+    r"|n't\b",
     re.IGNORECASE,
 )
-_SEVERAL = re.compile(r"[,;]\s|\b(?:and|or)\b")
+_SEVERAL = re.compile(r"[,;](?!\d{3})|\b(?:and|or)\b|\\(?:q?quad|\\|implies|Rightarrow|text)|[<>!]=")
+_OUTCOME = re.compile(r"[\s$]*[-+]?[\s$]*[\d.\\][^xyz]*")
+_VARIABLE = re.compile(r"(?<![\\A-Za-z])[A-Za-z]")
 _WORD = re.compile(r"(?<!\\)(?<![A-Za-z\\])[A-Za-z]{3,}")
 
 
@@ -52,7 +58,7 @@ def extract_value(response: str, finished: bool = True) -> Extracted:
     value = explicit(span, finished)
     value = _last_line(span, finished) if value is None else value
     if value:
-        return Extracted(_result(value), Reading.OK)
+        return Extracted(outcome(value), Reading.OK)
     return Extracted(None, Reading.NONE if finished else Reading.TRUNCATED)
 
 
@@ -62,23 +68,23 @@ def _last_line(span: str, finished: bool) -> str | None:
     last = _unwrapped(lines[-1]) if lines and len(lines[-1]) < 200 else ""
     if not last or _DOUBT.search(last):
         return None
+    alone = len(lines) == 1 and len(last.split()) == 1
     counted = _COUNT.search(digits(last))
     if counted and finished:
         return counted[1]
     told = _TELLS.search(last)
-    last = _unwrapped(told[1] if told else _LEAD.sub("", last, count=1))
-    short = len(last.split()) <= 6 if len(lines) == 1 else len(_WORD.findall(last)) < 2
-    alone = len(lines) == 1 and len(last.split()) == 1 and not told
+    last = outcome(_unwrapped(told[1] if told else _LEAD.sub("", last)))
+    short = len(last.split()) <= 6 and len(_WORD.findall(last)) < (3 if len(lines) == 1 else 2)
     return last if short and last and (finished or alone) else None
 
 
-def _result(value: str) -> str:
-    """What a sum comes to: 42 of "12 + 30 = 42" and of "A = 6 * 7 = 42", but "x = 42" and "x + y = 3" as they are."""
-    before, equals, after = value.rpartition("=")
-    worked = not re.search(r"(?<![\\A-Za-z])[A-Za-z]", before.rpartition("=")[2]) or "=" in before
-    if not equals or not worked or not _unwrapped(after) or _SEVERAL.search(value) or before[-1:] in ("<", ">", "!"):
+def outcome(value: str) -> str:
+    """What a sum comes to, 42 of "= 42", "12 + 30 = 42" and "A = 6 * 7 = 42"; "x = 42" and "x + y = 3" stay."""
+    before, _, after = value.rpartition("=")
+    worked = "=" in value and ("=" in before or not _VARIABLE.search(before))
+    if not worked or _SEVERAL.search(value) or not _OUTCOME.fullmatch(after):
         return value
-    return _unwrapped(after)
+    return _unwrapped(after) or value
 
 
 def explicit(span: str, finished: bool) -> str | None:
