@@ -39,7 +39,8 @@ _COUNT = re.compile(
     r"\b(?:there (?:are|is|were)|(?:i|we) (?:can )?(?:count|see|find|need)) (\d+(?:\.\d+)?)(?: [a-z-]+){1,4}$"
 )
 _DOUBT = re.compile(
-    r"\b(?:cannot|unable|sorry|unclear|unknown|unsure|impossible|if|may|might|could|between|maybe|perhaps|not (?:sure|enough|possible|clear))\b"
+    r"\b(?:cannot|unable|sorry|unclear|unknown|unsure|impossible|if|may|might|could|between|maybe|perhaps"
+    r"|not (?:sure|enough|possible|clear))\b"
     r"|n't\b",
     re.IGNORECASE,
 )
