@@ -143,11 +143,11 @@ class AttentionWatch(Callback):
 
     Args:
         benchmark: whose items have evidence boxes.
-        limit: items, taken evenly over the benchmark; the same ones every time.
+        limit: items, taken evenly over the benchmark, the same ones every time; null for all.
         token_budget: padded tokens of a batch.
     """
 
-    def __init__(self, benchmark: Benchmark, limit: int, token_budget: int):
+    def __init__(self, benchmark: Benchmark, limit: int | None, token_budget: int):
         self.diagnosis, self.token_budget = Attention(benchmark, limit, overlays=0), token_budget
         self.items = located(benchmark, limit)
 

@@ -257,12 +257,8 @@ ANALYSES = {
 }
 
 
-FAST = {"attention"}
-
-
-@pytest.mark.parametrize(
-    "name", [name if name in FAST else pytest.param(name, marks=pytest.mark.slow) for name in ANALYSES]
-)
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ANALYSES)
 def test_command(tmp_path, name):
     """Each analysis on the embedded policy and one of random weights, side by side."""
     policies = "policies=[tiny,tiny_random]"
@@ -299,6 +295,7 @@ def test_wrong_input(tmp_path):
     refused(command("analyze", "token_budget=0", out), "token_budget=0")
 
 
+@pytest.mark.slow
 def test_attention_during_training(tmp_path):
     """The training callback: a number at every validation, per layer too, and the same batch each time."""
     train(tmp_path, "watch=attention", "watch.attention.limit=4", "trainer.steps=2")

@@ -34,6 +34,7 @@ def sweep(tmp_path_factory) -> Path:
     return folder
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("notebook", NOTEBOOKS, ids=lambda path: path.stem)
 def test_it_runs(notebook, sweep, capsys):
     """A column or a function that was renamed: a notebook is read by nobody until a user opens it."""

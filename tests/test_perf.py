@@ -36,6 +36,7 @@ def check_half(report: dict[str, Any], phases: set[str], vision_forwards: int) -
     assert report["vision_forwards_per_image"] == vision_forwards
 
 
+@pytest.mark.slow
 def test_step_time(repo):
     """The measuring code breaks with the next change of a constructor, and nobody sees it for months."""
     report = step_time(repo, "--without-trl")
@@ -52,3 +53,13 @@ def test_step_time_against_trl(repo):
     for name in ("prompt_tokens", "parameters", "completion_length"):
         assert report["locus"][name] == report["trl"][name]
     assert report["ratio"] > 0 and report["cpu_ratio"] > 0 and len(report["ratio_by_round"]) == 1
+
+
+@pytest.mark.slow
+def test_attention(repo):
+    """Maps that differ from those of the whole attention, or a table without a row."""
+    command = [sys.executable, "-m", "perf.attention", "--tokens", "64", "144"]
+    done = subprocess.run(command, cwd=repo, capture_output=True, text=True, check=True)
+    head, *rows = (line.split() for line in done.stdout.splitlines())
+    assert len(rows) == 2 and head[0] == "tokens"
+    assert all(float(row[-1]) < 1e-5 and float(row[1]) >= 0 for row in rows)

@@ -89,6 +89,7 @@ def test_wrong_input_is_one_line_and_status_2(tmp_path):
     assert done.stderr.startswith("locus: nowhere.json: cannot be read") and done.stderr.count("\n") == 1
 
 
+@pytest.mark.slow
 def test_multirun_makes_one_folder_a_run(tmp_path):
     """Runs of a sweep that overwrite each other."""
     done = command("-m", "seed=1,2", *SMALL, f"hydra.sweep.dir={tmp_path}")

@@ -114,6 +114,7 @@ def test_browser_is_clicked_through(tmp_path, browser):  # noqa: F811
     assert run("return document.documentElement.scrollWidth <= window.innerWidth + 1")
 
 
+@pytest.mark.slow
 def test_command(tmp_path):
     """One run and several, from what a real training leaves."""
     from runs import SMALLEST

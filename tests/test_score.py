@@ -283,6 +283,7 @@ def test_interrupted(tmp_path, monkeypatch):
     assert paths[1].read_bytes() == paths[0].read_bytes()
 
 
+@pytest.mark.slow
 def test_sweep_of_policies_and_benchmarks(tmp_path, vstar):
     """One row for each pair, also where a policy is a folder that names its frame by its run."""
     run = tmp_path / "run"
