@@ -97,7 +97,7 @@ def main() -> None:
                 facts[way], maps[way] = json.loads(done.stdout.splitlines()[-1]), np.load(file)
             one, other = facts["locus"], facts["eager"]
             apart = float(np.abs(maps["locus"] - maps["eager"]).max())
-            print(f"{one['tokens']:>6} {one['mb']:>9.0f} {other['mb']:>9.0f} {other['mb'] / one['mb']:>6.1f} "
+            print(f"{one['tokens']:>6} {one['mb']:>9.0f} {other['mb']:>9.0f} {other['mb'] / max(one['mb'], 1):>6.1f} "
                   f"{one['seconds']:>8.2f} {other['seconds']:>8.2f} {apart:>10.1e}")  # fmt: skip
 
 
