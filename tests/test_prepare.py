@@ -82,6 +82,7 @@ def test_folder_needs_random_crops(tmp_path):
     assert len(prepare(composed(*folder, "crop=random"), tmp_path / "out").train) == 20
 
 
+@pytest.mark.slow
 def test_wrong_input_is_one_line_and_status_2(tmp_path):
     """A traceback of forty lines for a mistyped path."""
     done = command("data=coco", "data.annotations=nowhere.json", "data.images=.", f"hydra.run.dir={tmp_path}")

@@ -263,6 +263,7 @@ def test_evaluate_then_score(tmp_path, vstar):
     assert "mcnemar_p" in ended.stdout
 
 
+@pytest.mark.slow
 def test_interrupted(tmp_path, monkeypatch):
     """Hours of decoding must not be started anew: the message says how to go on, and going on ends in the same file."""
     evaluated(tmp_path / "whole", "limit=6", "token_budget=300")
