@@ -125,8 +125,10 @@ def test_grounding_vs_answers_by_hand():
     assert value["p: IoU of the queried object", "colour, right answers"] == pytest.approx(1)
     assert value["p: IoU of the queried object", "colour, wrong answers"] == pytest.approx(0.125)
     assert (value["p: accuracy", "colour, IoU [0.5, 1]"], value["p: accuracy", "colour, IoU 0"]) == (1, 0)
-    with pytest.raises(LocusError, match="no response holds a box"):
-        diagnosis.measure(Scripted(lambda item: "over there"))
+    mute = diagnosis.section(diagnosis.measure(Scripted(lambda item: "over there")).assign(policy="p")).table
+    assert mute.set_index(["measure", "of"])["value"]["p: answered with a box", "colour, all"] == 0, (
+        "zeros without a reason"
+    )
     assert [bin_of(iou) for iou in (0.0, 0.01, 0.499, 0.5)] == ["0", "(0, 0.5)", "(0, 0.5)", "[0.5, 1]"]
 
 

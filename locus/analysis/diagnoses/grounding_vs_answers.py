@@ -23,7 +23,8 @@ from locus.prompts import COORDINATE_WORDS
 
 TEXT = (
     "Each question is asked, and apart from it where the object is that it asks about. Accuracy by the IoU of that "
-    "box, and the mean IoU of right and of wrong answers; with several evidence boxes, the mean of their IoUs."
+    "box, and the mean IoU of right and of wrong answers; with several evidence boxes, the mean of their IoUs. Where "
+    "few questions are answered with a box, the prompt is not what the policy was taught (analysis.prompt)."
 )
 BINS = {"0": (0.0, 1e-12), "(0, 0.5)": (1e-12, 0.5), "[0.5, 1]": (0.5, 1.1)}
 """The paper's, of IoU: from, to below."""
@@ -47,25 +48,21 @@ class GroundingVsAnswers:
     name: str = "grounding_vs_answers"
 
     def measure(self, evaluator: Evaluator) -> pd.DataFrame:
-        """Columns: item, unit, kind, response, correct, iou (mean over the item's evidence boxes), found (IoU of at
-        least 0.5), bin. Raises LocusError when no response holds a box."""
+        """Columns: item, unit, kind, response, correct, iou (mean over the item's evidence boxes, 0 without an answered
+        box), found (IoU of at least 0.5), boxed (share of them for which a box was answered), bin."""
         items = located(self.benchmark, self.limit)
         if not all(len(item.names) == len(item.evidence) for item in items):
             raise LocusError(f"{self.benchmark.name} does not say what lies in its evidence boxes: nothing to ask for")
         ious: dict[str, list[float | None]] = {item.item_id: [] for item in items}
         for item, iou in self._ground(evaluator, items):
             ious[item.item_id].append(iou)
-        if all(iou is None for found in ious.values() for iou in found):
-            raise LocusError(
-                f"grounding_vs_answers: no response holds a box: set analysis.prompt to what the policy was taught, "
-                f"e.g. analysis.prompt='{PROMPT}'"
-            )
         rows = []
         for item, prediction, verdict in answered(evaluator, self.benchmark, items):
-            iou = float(np.mean([one or 0.0 for one in ious[item.item_id]]))
+            found = ious[item.item_id]
+            iou, boxed = np.mean([one or 0.0 for one in found]), np.mean([one is not None for one in found])
             row = {"item": item.item_id, "unit": unit_of(self.benchmark, verdict), "kind": kind_of(item)}
             row |= {"response": prediction.response, "correct": verdict.correct, "iou": iou, "found": iou >= 0.5}
-            rows.append(row | {"bin": bin_of(iou)})
+            rows.append(row | {"boxed": boxed, "bin": bin_of(iou)})
         return pd.DataFrame(rows)
 
     def _ground(self, evaluator: Evaluator, items: list[Item]) -> Iterator[tuple[Item, float | None]]:
@@ -89,6 +86,7 @@ class GroundingVsAnswers:
         """Of each kind: accuracy by bin of IoU; mean IoU and share found of right and of wrong answers."""
         tables = []
         for (name, kind), rows in measured.groupby(["policy", "kind"], sort=False):
+            tables.append(_part(rows, {"answered with a box": "boxed"}, str(name), f"{kind}, all"))
             for answer, label in ((1.0, "right answers"), (0.0, "wrong answers")):
                 measures = {"IoU of the queried object": "iou", "IoU of 0.5 or more": "found"}
                 tables.append(_part(rows[rows["correct"] == answer], measures, str(name), f"{kind}, {label}"))
