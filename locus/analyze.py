@@ -27,22 +27,22 @@ def labels(policies: list[str]) -> list[str]:
     return short if len(set(short)) == len(short) else policies
 
 
-def resolved(cfg: DictConfig) -> list[DictConfig]:
-    """One configuration a policy; raises LocusError for what would fail only after hours of decoding."""
+def resolved(cfg: DictConfig) -> dict[str, DictConfig]:
+    """Label -> configuration of each policy; raises LocusError for what would fail only after hours of decoding."""
     policies = [cfg.policies] if isinstance(cfg.policies, str) else [str(policy) for policy in cfg.policies]
     if not policies or len(set(policies)) < len(policies):
         raise LocusError(f"policies={policies}: give one or more, each once")
-    found = []
+    found = {}
     for name, policy in zip(labels(policies), policies, strict=True):
         one = cfg.copy()
-        one.policy, one.label = policy, name
+        OmegaConf.update(one, "policy", policy, force_add=True)
         choose_policy(one)
         if one.dtype is not None:
             OmegaConf.update(one, "backbone.dtype", one.dtype, force_add=True)
         path = one.backbone.get("path")
         if path is not None and len(Path(path).parts) > 2 and not Path(path).is_dir():  # a hub id has two parts
             raise LocusError(f"policy {path}: no such folder; give the policy/ folder of a run")
-        found.append(one)
+        found[name] = one
     return found
 
 
@@ -50,11 +50,11 @@ def measure(cfg: DictConfig, folder: Path) -> Section:
     """Measures one policy after the other, one at a time in memory; ``<analysis>.parquet`` grows with each."""
     check_lengths(cfg)
     frames: list[pd.DataFrame] = []
-    for one in resolved(cfg):
+    for name, one in resolved(cfg).items():
         diagnosis = instantiate(one.analysis, _convert_="all")
-        log.info("%s of %s", diagnosis.name, one.label)
+        log.info("%s of %s", diagnosis.name, name)
         evaluator, _ = build_evaluator(one)
-        frames.append(diagnosis.measure(evaluator).assign(policy=one.label))
+        frames.append(diagnosis.measure(evaluator).assign(policy=name))
         del evaluator  # before the next one is loaded
         measured = pd.concat(frames, ignore_index=True)
         measured.to_parquet(folder / f"{diagnosis.name}.parquet", index=False)

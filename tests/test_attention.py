@@ -26,7 +26,7 @@ def test_maps_are_those_of_eager_attention(family: str, kv_heads: int):
     collator = QuestionCollator(backbone(family).processor(), PixelLimits())
     images = [Image.effect_noise(size, 90).convert("RGB") for size in ((96, 64), (64, 128))]
     texts = ["What colour is the star?", "Is there a red ring?"]
-    prompts = collator.question_prompts(["0", "1"], images, texts, "<think></think><answer>")
+    prompts = collator.question_prompts(["0", "1"], images, texts)
     stock = AutoModelForImageTextToText.from_config(deepcopy(vlm.model.config), attn_implementation="eager").eval()
     stock.load_state_dict(vlm.model.state_dict())
     for prompt, maps in zip(prompts, attention_maps(vlm, prompts), strict=True):

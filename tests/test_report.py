@@ -28,7 +28,14 @@ def run(tmp_path) -> Path:
     for step, ious in ((0, np.full(EXAMPLES, 0.2)), (40, np.linspace(0.2, 1.0, EXAMPLES))):
         for index, iou in enumerate(ious):
             box = None if index == EXAMPLES - 1 and step == 0 else [8.0, 8.0, 40.0, 40.0]
-            row = {"step": step, "example_id": str(index), "bin": ("tiny", "small")[index % 2], "iou": iou, "box": box}
+            row = {
+                "step": step,
+                "example_id": str(index),
+                "image_id": str(index // 2),
+                "bin": ("tiny", "small")[index % 2],
+                "iou": iou,
+                "box": box,
+            }
             rows.append(row | {"format": 1.0})
     pd.DataFrame(rows).to_parquet(tmp_path / "validation.parquet")
     (tmp_path / "figures").mkdir()

@@ -78,6 +78,7 @@ def test_over_seeds_by_hand(sweep):
     assert table["IoU ±"].tolist() == pytest.approx([1.2706, 0.0], abs=1e-9)
     assert table["IoU paper"].iloc[0] == 0.43 and math.isnan(table["IoU paper"].iloc[1])
     assert math.isnan(ablations.half_interval([0.5]))
+    assert [ablations.t_95(n) for n in (9, 10, 20, 60)] == pytest.approx([2.262, 2.228, 2.086, 2.000], abs=3e-3)
     wide = np.random.default_rng(0).normal(0, 1, (4000, 3))
     covered = np.mean([abs(row.mean()) <= ablations.half_interval(row) for row in wide])
     assert covered == pytest.approx(0.95, abs=0.015)

@@ -50,7 +50,7 @@ def test_kinds_of_failure():
 
 @pytest.mark.parametrize(
     ("scale", "offset", "noise", "says"),
-    [(1, 0, 4, "the frame is right"), (0.5, 0, 4, "another frame"), (2.1, 0, 30, "another frame"),
+    [(1, 0, 4, "no sign of another frame"), (0.5, 0, 4, "read in another frame"), (2.1, 0, 30, "read in another frame"),
      (1, 20, 4, "px beside"), (1, 0, 900, "nothing to say")],
 )  # fmt: skip
 def test_frame_check(scale, offset, noise, says):

@@ -8,8 +8,9 @@ from pathlib import Path
 
 import pandas as pd
 
+NORMAL_95 = 1.959964
 T_95 = (math.nan, 12.706, 4.303, 3.182, 2.776, 2.571, 2.447, 2.365, 2.306, 2.262)
-"""97.5 % quantile of Student's t for 0 to 9 degrees of freedom; beyond, the normal distribution's 1.96."""
+"""97.5 % quantile of Student's t for 0 to 9 degrees of freedom."""
 
 
 def over_seeds(
@@ -47,8 +48,16 @@ def half_interval(values: Sequence[float]) -> float:
     values = pd.Series(values, dtype=float)
     if len(values) < 2:
         return math.nan
-    quantile = T_95[len(values) - 1] if len(values) <= len(T_95) else 1.96
-    return float(quantile * values.std(ddof=1) / math.sqrt(len(values)))
+    return float(t_95(len(values) - 1) * values.std(ddof=1) / math.sqrt(len(values)))
+
+
+def t_95(freedom: int) -> float:
+    """97.5 % quantile of Student's t; from 10 degrees of freedom on by two terms of its expansion (Abramowitz and
+    Stegun 26.7.5), right to 0.002."""
+    if freedom < len(T_95):
+        return T_95[freedom]
+    z = NORMAL_95
+    return z + (z**3 + z) / (4 * freedom) + (5 * z**5 + 16 * z**3 + 3 * z) / (96 * freedom**2)
 
 
 def cells(table: pd.DataFrame, digits: int = 3) -> pd.DataFrame:

@@ -35,13 +35,18 @@ def compare(policies: Mapping[str, Evaluator], diagnoses: Iterable[Diagnosis], f
 
 
 def cue_search_section(validation: pd.DataFrame) -> Section:
-    """``validation.parquet`` of a run -> first against last validation, over all examples and by area bin."""
+    """``validation.parquet`` of a run -> first against last validation, over all examples and by area bin.
+
+    Crops of one image are drawn together in the bootstrap.
+    """
     ends = {int(validation["step"].min()): BEFORE, int(validation["step"].max()): AFTER}
     rows = validation[validation["step"].isin(ends)].assign(policy=validation["step"].map(ends))
-    rows = rows.rename(columns={"example_id": "item"}).assign(at_50=rows["iou"] >= 0.5, at_75=rows["iou"] >= 0.75)
+    rows = rows.rename(columns={"example_id": "item", "image_id": "unit"}).assign(
+        at_50=rows["iou"] >= 0.5, at_75=rows["iou"] >= 0.75
+    )
     measures = {"mean IoU": "iou", "ACC@0.5": "at_50", "ACC@0.75": "at_75", "format": "format"}
     text = (
         "Boxes answered for cues of images that training never saw, at the first and the last validation; intervals "
-        "are paired bootstrap over the examples."
+        "are paired bootstrap over the images."
     )
     return Section("Cue search, held out", text, paired_table(rows, measures, "bin"))

@@ -117,17 +117,21 @@ class QuestionCollator:
 
     def __init__(self, processor: ProcessorMixin, pixels: PixelLimits):
         self.processor, self.pixels = processor, pixels
+        self._around: dict[int, tuple[str, str]] = {}
         self.before, self.after = self._around_question(1)
         self.opened = opened_by_template(self.after)
 
     def _around_question(self, images: int) -> tuple[str, str]:
-        """The chat template's text before and after the question, with this many images before it."""
+        """The chat template's text before and after the question, with this many images before it; rendered once."""
+        if images in self._around:
+            return self._around[images]
         marker = "\0question\0"
         content = [{"type": "image"}] * images + [{"type": "text", "text": marker}]
         text = self.processor.apply_chat_template(
             [{"role": "user", "content": content}], tokenize=False, add_generation_prompt=True
         )
         before, after = text.split(marker)
+        self._around[images] = before, after
         return before, after
 
     def turn(self, question: str) -> str:
@@ -139,10 +143,10 @@ class QuestionCollator:
         return self._prompts([str(index) for index in range(len(images))], images, [self.before] * len(images), "")
 
     def question_prompts(
-        self, ids: Sequence[str], images: Sequence[Image.Image], questions: Sequence[str], written: str = ""
+        self, ids: Sequence[str], images: Sequence[Image.Image], questions: Sequence[str]
     ) -> list[QuestionPrompt]:
-        """Whole prompts, one for each (id, image, question); ``written`` is what their completions begin with."""
-        texts = [self.before + self.turn(question) + written for question in questions]
+        """Whole prompts, one for each (id, image, question)."""
+        texts = [self.before + self.turn(question) for question in questions]
         return self._prompts(ids, images, texts, self.opened)
 
     def picture_inputs(self, images: Sequence[Image.Image]) -> PictureInputs:

@@ -70,7 +70,7 @@ class Evaluator:
     def predict(self, items: Iterable[Item], first_batch: int = 0) -> Iterator[list[Prediction]]:
         """One list a batch, as they are decoded, in the items' order. Raises LocusError for what cannot be asked."""
         for number, batch in enumerate(self.batches(items), first_batch):
-            yield self._complete(batch, number)
+            yield self.complete(batch, number)
 
     def batches(self, items: Iterable[Item]) -> Iterator[list[Asked]]:
         """Items in their order, as many at a time as the budget holds; where one begins depends on those before."""
@@ -106,7 +106,8 @@ class Evaluator:
         return Asked(item.item_id, self.collator.prompt(item.item_id, self._processed[1], text), keys, digest)
 
     @torch.no_grad()
-    def _complete(self, batch: Sequence[Asked], number: int) -> list[Prediction]:
+    def complete(self, batch: Sequence[Asked], number: int) -> list[Prediction]:
+        """The responses to one batch of `batches`, its number noted in each."""
         prompts = [asked.prompt for asked in batch]
         encoded = self.policy.encode(prompts, [self.vision(asked) for asked in batch])
         groups = sample_groups(self.policy, prompts, encoded, 1, self.sampling, self.seed, 0)

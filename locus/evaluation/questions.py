@@ -9,7 +9,6 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
-from PIL import Image
 
 from locus.boxes import box_iou, convert, frame_size
 from locus.data.collate import QuestionCollator
@@ -92,14 +91,9 @@ def cue_search(policy: VLM, prompts: Sequence[PromptRecord], decode: Callable[[t
     return {"cue_iou": sum(ious) / len(ious), "cue_format": formed / len(ious)}
 
 
-def ask_policy(
-    policy: VLM,
-    asked: Sequence[AskedScene],
-    collator: QuestionCollator,
-    images: Sequence[Image.Image] | None = None,
-) -> list[QuestionResult]:
-    """Puts every question to the policy; ``images`` are shown in place of the scenes' own pictures."""
-    images = [render(entry.scene) for entry in asked] if images is None else images
+def ask_policy(policy: VLM, asked: Sequence[AskedScene], collator: QuestionCollator) -> list[QuestionResult]:
+    """Puts every question to the policy."""
+    images = [render(entry.scene) for entry in asked]
     texts = [entry.question.text for entry in asked]
     prompts = collator.question_prompts([str(i) for i in range(len(asked))], images, texts)
     completions = complete(policy, prompts, collator.decode)

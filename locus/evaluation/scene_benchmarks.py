@@ -15,6 +15,7 @@ from locus.data.corpus import Corpus
 from locus.data.crop_sampling import CropStrategy
 from locus.data.dataset import CueDataset
 from locus.data.scene_questions import SceneQuestion
+from locus.data.scene_rendering import render
 from locus.data.scenes import Scene
 from locus.data.sources import ImageSource
 from locus.errors import LocusError
@@ -53,11 +54,10 @@ class SceneQuestions:
 
     def items(self) -> Iterator[Item]:
         """Drawn alike for a seed."""
-        asked = self.scenes.draw(self.seed)
-        for number, (entry, image) in enumerate(zip(asked, self.scenes.images(asked), strict=True)):
+        for number, entry in enumerate(self.scenes.draw(self.seed)):
             key = f"{self.name}-{self.seed}-{number}"
             scene = str(entry.scene.background_seed)  # no two scenes have the same
-            yield item_of(entry.scene, entry.question, key, picture_of(key, image), scene=scene)
+            yield item_of(entry.scene, entry.question, key, picture_of(key, render(entry.scene)), scene=scene)
 
     def judge(self, item: Item, response: str, finished: bool, extractor: str) -> Verdict:
         """A word must be the answer, once both are normalised; a box needs an IoU of 0.5. Both extractors read boxes by

@@ -5,10 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from PIL import Image
-
 from locus.data.scene_questions import Ask
-from locus.data.scene_rendering import render
 from locus.data.scenes import SceneSource
 from locus.evaluation.questions import AskedScene, draw_questions
 
@@ -29,7 +26,3 @@ class SceneBenchmark:
     def draw(self, seed: int) -> list[AskedScene]:
         """The questions, the same for a seed."""
         return [entry for ask in self.kinds for entry in draw_questions(self.source, ask, self.questions, seed)]
-
-    def images(self, asked: Sequence[AskedScene]) -> list[Image.Image]:
-        """Their pictures."""
-        return [render(entry.scene) for entry in asked]

@@ -11,7 +11,7 @@ import pandas as pd
 from PIL import Image
 
 from locus.analysis.attention import attention_in_box
-from locus.analysis.diagnoses.shared import answered, kind_of, located, maps_at_answer, unit_of
+from locus.analysis.diagnoses.shared import kind_of, located, looked, unit_of, verdict_of
 from locus.analysis.overlays import overlay_picture
 from locus.analysis.plots import as_picture, curves, panels
 from locus.analysis.report import Section
@@ -48,10 +48,9 @@ class Attention:
     def looks(self, evaluator: Evaluator, items: Sequence[Item]) -> pd.DataFrame:
         """Columns: item, unit, kind, response, correct, attention_in_box, attention_in_box_covered, peak_in_box, area,
         ``layer <n>`` and ``peak, layer <n>`` (of each layer's own map), map, rows (of it)."""
-        found = list(answered(evaluator, self.benchmark, items))
-        maps = maps_at_answer(evaluator, items, [prediction.response for _, prediction, _ in found])
         rows = []
-        for (item, prediction, verdict), layers in zip(found, maps, strict=True):
+        for item, (prediction, layers) in zip(items, looked(evaluator, items), strict=True):
+            verdict = verdict_of(self.benchmark, item, prediction)
             share = attention_in_box(layers, item.evidence)
             row = {"item": item.item_id, "unit": unit_of(self.benchmark, verdict), "kind": kind_of(item)}
             row |= {"response": prediction.response, "correct": verdict.correct, "area": share.area}

@@ -9,7 +9,7 @@ import numpy as np
 import pandas as pd
 
 from locus.analysis.attention import attention_in_box
-from locus.analysis.diagnoses.shared import maps_at_answer
+from locus.analysis.diagnoses.shared import looked
 from locus.analysis.plots import as_picture, curves, panels
 from locus.analysis.report import Section
 from locus.analysis.tables import paired_table
@@ -66,17 +66,15 @@ class ContextRot:
         Raises LocusError where the processor changes a canvas's size: the evidence would not keep its pixels.
         """
         items = list(self._items())
-        for item in items:
-            shown, canvas = evaluator.ask(item).prompt.processed_size, item.groups["canvas"]
+        for canvas, item in {item.groups["canvas"]: item for item in items}.items():
+            shown = evaluator.ask(item).prompt.processed_size
             if f"{shown[0]:g}x{shown[1]:g}" != canvas:
                 raise LocusError(
                     f"context_rot: a canvas of {canvas} is shown to the policy as {shown[0]:g}x{shown[1]:g}: give core "
                     "and surroundings sizes in whole patches within the limits of the processor and of pixels"
                 )
-        predictions = [one for batch in evaluator.predict(items) for one in batch]
-        maps = maps_at_answer(evaluator, items, [prediction.response for prediction in predictions])
         rows = []
-        for item, prediction, layers in zip(items, predictions, maps, strict=True):
+        for item, (prediction, layers) in zip(items, looked(evaluator, items), strict=True):
             verdict = word_verdict(item, prediction.response, prediction.finished, "locus")
             share = attention_in_box(layers, item.evidence)
             row = {"item": item.item_id, "unit": item.item_id.split("/")[0], "response": prediction.response}

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator
 from dataclasses import replace
 from typing import Protocol
 
@@ -66,8 +66,13 @@ def answered(
     items = list(items)
     predictions = (one for batch in evaluator.predict(items) for one in batch)
     for item, prediction in zip(items, predictions, strict=True):
-        shown = replace(item, processed_size=prediction.size)
-        yield item, prediction, benchmark.judge(shown, prediction.response, prediction.finished, "locus")
+        yield item, prediction, verdict_of(benchmark, item, prediction)
+
+
+def verdict_of(benchmark: Benchmark, item: Item, prediction: Prediction) -> Verdict:
+    """The benchmark's own, by our extractor."""
+    shown = replace(item, processed_size=prediction.size)
+    return benchmark.judge(shown, prediction.response, prediction.finished, "locus")
 
 
 def kind_of(item: Item) -> str:
@@ -94,10 +99,13 @@ def before_answer(evaluator: Evaluator, prompt: QuestionPrompt, response: str) -
     return replace(prompt, input_ids=torch.cat([prompt.input_ids, ids]), mm_token_type_ids=types)
 
 
-def maps_at_answer(evaluator: Evaluator, items: Sequence[Item], responses: Sequence[str]) -> Iterator[np.ndarray]:
-    """[L, rows, columns] for each item: where the policy looks when it writes its answer's first token."""
-    left = iter(responses)
-    for batch in evaluator.batches(items):
+def looked(evaluator: Evaluator, items: Iterable[Item]) -> Iterator[tuple[Prediction, np.ndarray]]:
+    """Every item's response, with [L, rows, columns] where the policy looks when it writes its answer's first token."""
+    for number, batch in enumerate(evaluator.batches(items)):
+        predictions = evaluator.complete(batch, number)
         features = [evaluator.vision(asked) for asked in batch]
-        prompts = [before_answer(evaluator, asked.prompt, next(left)) for asked in batch]
-        yield from attention_maps(evaluator.policy, prompts, features)
+        prompts = [
+            before_answer(evaluator, asked.prompt, prediction.response)
+            for asked, prediction in zip(batch, predictions, strict=True)
+        ]
+        yield from zip(predictions, attention_maps(evaluator.policy, prompts, features), strict=True)

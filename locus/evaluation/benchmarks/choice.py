@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -26,7 +27,7 @@ VLMEVALKIT_COLUMNS = ("index", ("image", "image_path"), "question", "A", "B", "a
 
 
 @dataclass(frozen=True)
-class ChoiceBenchmark:
+class ChoiceBenchmark(ABC):
     """A benchmark whose answers are letters: read row by row, judged by an extracted letter, scored by accuracy.
 
     A benchmark of its own adds `_item`, and what else differs: columns, prompt, statistics.
@@ -82,8 +83,9 @@ class ChoiceBenchmark:
     def _file(self) -> Path:
         return Path(self.path)
 
+    @abstractmethod
     def _item(self, row: Row) -> Item:
-        raise NotImplementedError
+        """One row as it is asked."""
 
     def _verdict(self, item: Item, extracted: Extracted, **columns: float) -> Verdict:
         correct = float(extracted.answer == item.answer)
