@@ -127,7 +127,7 @@ def test_command(tmp_path):
     page = (tmp_path / "page" / "report.html").read_text()
     assert "Means over seeds" in page and "rollout-data" in page and "report:" in ended.stdout
     assert (tmp_path / "page" / "tables" / "runs.csv").exists() and (
-        tmp_path / "page" / "figures" / "dynamics.png"
+        tmp_path / "page" / "figures" / "training.png"
     ).exists()
     refused(command("report", f"runs={tmp_path / 'none'}", out), "no run below it")
     refused(command("report", f"runs={tmp_path / 'sweep'}", "browse=3", out), "give one of 1, 2")
