@@ -27,19 +27,21 @@ from locus.data.datamodule import CueDataModule
 from locus.errors import LocusError
 from locus.evaluation.evaluator import Evaluator
 from locus.grpo.preflight import preflight
+from locus.loggers import close_loggers
 from locus.models.backbone import Backbone
 from locus.policy_module import PolicyModule, RunParts
 from locus.run_files import AtomicCheckpointIO
 from locus.runtime import (
     RunFolder,
-    close_loggers,
     differences,
     entry_point,
     finish_record,
     open_run,
     quiet_lightning,
     start_record,
+    write_summary,
 )
+from locus.sweeps import finished_before
 
 log = logging.getLogger("locus")
 
@@ -240,8 +242,9 @@ def train(cfg: DictConfig) -> tuple[dict[str, float], dict[str, Any]]:
     metrics = read_metrics(run.path)
     save_curve(metrics, run.path / "figures" / "curve.png")
     final = final_validation(metrics)
-    finish_record(run, record, phase_seconds(metrics), final)
+    finish_record(run, record, phase_seconds(metrics))
     report(cfg, run, backbone, module, data, trainer.strategy.root_device)
+    write_summary(run, final)
     log.info("validation:\n%s", validation_table(metrics))
     log.info("run folder: %s", run.path)
     return final, {"module": module, "data": data, "trainer": trainer, "run": run}
@@ -251,7 +254,7 @@ def train(cfg: DictConfig) -> tuple[dict[str, float], dict[str, Any]]:
 @entry_point
 def main(cfg: DictConfig) -> float:
     """The command; returns the mean IoU that a sweeper maximises."""
-    final, _ = train(cfg)
+    final = finished_before(cfg) or train(cfg)[0]
     return final["val/mean_iou"]
 
 

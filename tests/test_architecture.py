@@ -19,7 +19,7 @@ TRAINING = ("policy_module.py", "grpo/module.py", "sft/module.py", "pretraining/
 # The longest path that begins a file's path decides. A file of no line here must be placed before it is used.
 LAYERS = {
     5: ("train.py", "pretrain.py", "evaluate.py", "score.py", "analyze.py", "prepare.py", "report.py"),
-    4: ("runtime.py", "callbacks.py"),
+    4: ("runtime.py", "loggers.py", "sweeps.py", "callbacks.py"),
     3: (
         *(*TRAINING, "analysis/"),
         *(f"evaluation/{name}.py" for name in ("evaluator", "questions", "scene_benchmarks", "scene_suite", "scores")),
@@ -51,8 +51,8 @@ ONLY = {
     "transformers": ("models/", "data/collate.py"),
     "wandb": LAYERS[4],
     "sympy": ("evaluation/equality_rules.py", "evaluation/expressions.py"),
-    "hydra": (*LAYERS[5], "runtime.py"),
-    "omegaconf": (*LAYERS[5], "runtime.py"),
+    "hydra": (*LAYERS[5], "runtime.py", "sweeps.py"),
+    "omegaconf": (*LAYERS[5], "runtime.py", "sweeps.py"),
 }
 
 MACHINE_PATH = re.compile(r"(?<![\w.])/(?:home|root|work|Users)/\w")
