@@ -29,6 +29,7 @@ from locus.grpo.rewards import BoxReward, judge
 from locus.models.vlm import VLM
 from locus.policy_module import PolicyModule, RunParts
 from locus.sft.module import SFTModule
+from locus.sft.targets import EmptyTargets
 from locus.types import (
     Completion,
     LossTerms,
@@ -587,7 +588,7 @@ def sft(steps: int, budget: int = LARGE_BUDGET, lr: float = 3e-3) -> tuple[SFTMo
     return SFTModule(
         run_parts(steps, data),
         PackedScorer(),
-        thought="",
+        EmptyTargets(),
         reward=BoxReward(),
         validation_sampling=Sampling(temperature=0, max_new_tokens=16),
         optimizer=optimizer,
@@ -611,7 +612,7 @@ def test_sft_targets_earn_the_full_format_and_the_most_that_integers_can():
     """Targets in another frame or format than the reward's: SFT would then train against GRPO."""
     module, data = sft(steps=1)
     for record in first_batch(data):
-        ids = module.target_ids(record)
+        ids = module.target_ids(record, "")
         assert ids[-1] == module.policy.end_token_ids[0]
         completion = Completion(ids, torch.zeros(len(ids)), finished=True)
         rollout = judge(completion, module.decode(ids), record, BoxReward())
