@@ -49,8 +49,9 @@ def test_a_rationale_by_hand():
     )
     one = example()
     assert list(TemplateTargets().rationales([one, one])) == [rationale(one)] * 2
-    # Python's own hash of a text differs from process to process.
-    assert [rationale(example(f"e-{number}"))[:10] for number in (PIN)]
+    # Python's own hash of a text differs from process to process; these are sha256 modulo 4: 0, 3, 1.
+    chosen = [rationale(example(f"e-{number}")).split()[:2] for number in (1, 2, 6)]
+    assert chosen == [["The", "cue"], ["To", "find"], ["There", "is"]]
 
 
 @pytest.mark.parametrize(
@@ -78,7 +79,9 @@ def test_templates_say_where_the_box_lies_and_how_large_it_is(box, says, size):
 def test_scene_rationales_are_single_tokens_and_fit_with_the_box():
     """A word that the tiny tokenizer spells in bytes: the completion is cut off before its box in every validation."""
     tokenizer = tiny_tokenizer()
-    labels = [*(" ".join(words) for words in product(PATTERNS, COLOURS, SHAPES)), ""]
+    longest = max(map(len, (PATTERNS, COLOURS, SHAPES)))
+    columns = ([*words] * longest for words in (PATTERNS, COLOURS, SHAPES))
+    labels = [*map(" ".join, zip(*(column[:longest] for column in columns), strict=True)), ""]  # each word once
     for label, box in product(labels, ((0, 0, 20, 20), (280, 130, 300, 150), (0, 0, 300, 150))):
         for text in of_every_template(example(box=box, label=label)):
             ids = tokenizer.encode(text, add_special_tokens=False)
