@@ -92,10 +92,9 @@ def browsed(cfg: DictConfig) -> Path:
 
 
 def rollout_sections(cfg: DictConfig, run: Path) -> list[Section]:
-    """Frame check and rollout browser of one run."""
-    if not (run / "rollouts.parquet").exists():
+    """Frame check and rollout browser of one run; nothing where it has no rollouts, as with method=sft."""
+    if not (run / "rollouts.parquet").exists() or (rollouts := rollouts_of(run)).empty:
         return []
-    rollouts = rollouts_of(run)
     text = (
         "Corners that the policy wrote against true corners, over the last tenth of the steps: scale 1 and offset 0 "
         "mean that boxes are read in the frame they are written in."

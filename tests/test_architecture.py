@@ -25,7 +25,7 @@ LAYERS = {
         *(f"evaluation/{name}.py" for name in ("evaluator", "questions", "scene_benchmarks", "scene_suite", "scores")),
     ),
     2: (
-        *("run_files.py", "data/", "models/", "grpo/", "sft/"),
+        *("run_files.py", "chat_endpoint.py", "data/", "models/", "grpo/", "sft/"),
         *("evaluation/benchmarks/", "evaluation/equality.py", "evaluation/judge.py", "evaluation/predictions.py"),
     ),
     1: (

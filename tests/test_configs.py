@@ -31,6 +31,8 @@ VALUES = {
     "data=folder data.path": "images",
     "predictions": "boxes.jsonl",
     "runs": "images",
+    "targets.path": "boxes.jsonl",
+    "targets.model": "teacher",
 }
 # Keys that are ??? and may stay so.
 OPTIONAL = {"resume"}
