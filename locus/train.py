@@ -101,6 +101,7 @@ def build_data(cfg: DictConfig, backbone: Backbone, start_step: int) -> CueDataM
         workers=cfg.trainer.workers,
         seed=cfg.seed,
         start_step=start_step,
+        order=instantiate(cfg.order, _convert_="all"),
     )
 
 
