@@ -31,6 +31,7 @@ def prepare(cfg: DictConfig, folder: str | Path) -> Corpus:
         cfg.data.train_examples,
         cfg.data.validation_examples,
         cfg.seed,
+        validation_strategy=instantiate(cfg.validation_crop, _convert_="all"),
         **cfg.audit,
     )
     corpus.save(folder)

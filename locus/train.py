@@ -85,9 +85,9 @@ def build_data(cfg: DictConfig, backbone: Backbone, start_step: int) -> CueDataM
     if cfg.corpus is not None:
         corpus = Corpus.load(cfg.corpus)
     else:
-        strategy = instantiate(cfg.crop, _convert_="all")
+        strategies = [instantiate(crop, _convert_="all") for crop in (cfg.crop, cfg.validation_crop)]
         sizes = cfg.data.train_examples, cfg.data.validation_examples
-        corpus = audited_corpus(source, strategy, *sizes, cfg.seed, **cfg.audit)
+        corpus = audited_corpus(source, strategies[0], *sizes, cfg.seed, validation_strategy=strategies[1], **cfg.audit)
     if not corpus.validation:
         raise LocusError(
             f"corpus={cfg.corpus}: no validation examples; prepare it with some (data.validation_examples)"
@@ -103,6 +103,7 @@ def build_data(cfg: DictConfig, backbone: Backbone, start_step: int) -> CueDataM
         workers=cfg.trainer.workers,
         seed=cfg.seed,
         start_step=start_step,
+        order=instantiate(cfg.order, _convert_="all"),
     )
 
 
