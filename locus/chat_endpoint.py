@@ -20,11 +20,6 @@ WAIT_AGAIN = (408, 409, 425, 429)
 """Status codes, beside 5xx, that a later try may not meet."""
 
 
-def as_it_is(reply: str) -> str:
-    """Any text is a reply."""
-    return reply
-
-
 class ChatEndpoint:
     """Asks a chat endpoint; each reply is kept, so that the same request is sent once. Threads may share it.
 
@@ -65,7 +60,7 @@ class ChatEndpoint:
         self,
         messages: Sequence[dict[str, Any]],
         note: dict[str, str] | None = None,
-        read: Callable[[str], str] = as_it_is,
+        read: Callable[[str], str] = str,
     ) -> str:
         """The reply to chat messages, from the cache where the same model was sent the same contents before.
 

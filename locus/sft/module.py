@@ -37,7 +37,7 @@ class SFTModule(PolicyModule):
 
     def setup(self, stage: str) -> None:
         """Raises LocusError before anything is computed when a training example lacks its rationale."""
-        self.targets.check(self.trainer.datamodule.corpus.train)
+        self.targets.check(self.trainer.datamodule.corpus.train.columns["example_id"].to_pylist())
 
     def training_step(self, prompts: list[PromptRecord], batch_idx: int) -> dict[str, Any]:
         """One optimiser step on B targets; the loss is the mean over their tokens."""

@@ -24,8 +24,8 @@ REPORT_EVERY = 1000
 class Targets(Protocol):
     """Gives each example its rationale."""
 
-    def check(self, examples: Iterable[CueExample]) -> None:
-        """Raises LocusError when it is known beforehand that one of the examples will have no rationale."""
+    def check(self, example_ids: Iterable[str]) -> None:
+        """Raises LocusError where it is known beforehand that one of these examples will have no rationale."""
 
     def rationales(self, examples: Sequence[CueExample]) -> Iterator[str]:
         """One rationale an example, in order; raises LocusError for an example that has none."""
@@ -49,9 +49,9 @@ class FileTargets(Targets):
     def __init__(self, path: str) -> None:
         self.path = Path(path)
 
-    def check(self, examples: Iterable[CueExample]) -> None:
+    def check(self, example_ids: Iterable[str]) -> None:
         """Raises LocusError for a file that is missing, empty or broken, and for an example that is not in it."""
-        lacking = [example.example_id for example in examples if example.example_id not in self._rationales]
+        lacking = [name for name in example_ids if name not in self._rationales]
         if lacking:
             raise LocusError(
                 f"{self.path}: no rationale for {len(lacking)} of the examples, first {lacking[0]}; give the "
@@ -60,8 +60,9 @@ class FileTargets(Targets):
 
     def rationales(self, examples: Sequence[CueExample]) -> Iterator[str]:
         """As in `Targets`; raises LocusError as `check` does."""
-        self.check(examples)
-        return (self._rationales[example.example_id] for example in examples)
+        names = [example.example_id for example in examples]
+        self.check(names)
+        return (self._rationales[name] for name in names)
 
     @cached_property
     def _rationales(self) -> dict[str, str]:
@@ -112,11 +113,11 @@ def write_targets(targets: Targets, examples: Sequence[CueExample], folder: str 
     """
     path = Path(folder) / TARGETS_FILE
     lines = []
-    for number, (example, rationale) in enumerate(zip(examples, targets.rationales(examples), strict=True), 1):
+    for index, rationale in enumerate(targets.rationales(examples)):
         if rationale:
-            lines.append(json.dumps({"example_id": example.example_id, "rationale": rationale}) + "\n")
-        if lines and number % REPORT_EVERY == 0:
-            log.info("%d of %d rationales", number, len(examples))
+            lines.append(json.dumps({"example_id": examples[index].example_id, "rationale": rationale}) + "\n")
+            if len(lines) % REPORT_EVERY == 0:
+                log.info("%d of %d rationales", len(lines), len(examples))
     if not lines:
         return
     try:
