@@ -34,9 +34,9 @@ class Source:
     refill: bool = False
 
 
-# grpo: arXiv 2402.03300, eq. 3, with the KL weight of LOCUS; grpo_refill is no paper's. easyr1: examples/config.yaml and
-# core_algos.py of EasyR1. trl: GRPOConfig of TRL 1.16. dr_grpo: arXiv 2503.20783. dapo: arXiv 2503.14476. gspo: arXiv
-# 2507.18071.
+# grpo: arXiv 2402.03300, eq. 3, with the KL weight of LOCUS; grpo_refill is no paper's. easyr1: examples/config.yaml
+# and core_algos.py of EasyR1. trl: GRPOConfig of TRL 1.16. dr_grpo: arXiv 2503.20783. dapo: arXiv 2503.14476. gspo:
+# arXiv 2507.18071.
 SOURCES = {
     "grpo": Source(kl=0.01),
     "grpo_refill": Source(kl=0.01, refill=True),

@@ -26,8 +26,8 @@ LEAST_WORDS = 3
 class HardNegatives(CropStrategy):
     """Crops are object boxes, by a share of which their image holds a look-alike elsewhere.
 
-    The share is met exactly in each bin and split, as the mixture is, by strata: each bin of the mixture stands twice
-    in ``bin_names``, for its regions with and without a look-alike, or once when ``share`` is 1.
+    The share is met in each bin and split as the mixture is, to whole numbers, by strata: each bin of the mixture
+    stands twice in ``bin_names``, for its regions with and without a look-alike, or once when ``share`` is 1.
     """
 
     share: float
