@@ -66,11 +66,11 @@ def giou(a: np.ndarray, b: np.ndarray) -> np.ndarray:
     a, b = np.asarray(a, dtype=np.float64), np.asarray(b, dtype=np.float64)
     around = np.concatenate([np.minimum(a[..., :2], b[..., :2]), np.maximum(a[..., 2:], b[..., 2:])], axis=-1)
     overlap = iou(a, b)
-    with np.errstate(over="ignore", invalid="ignore"):  # as above
+    with np.errstate(all="ignore"):  # as above; infinity by infinity
         hull = area(around)
         union = (area(a) + area(b)) / (1 + overlap)  # a + b = union + intersection, and that is IoU times union
-    known = np.isfinite(hull) & (hull > 0)
-    return np.where(known, overlap - np.divide(hull - union, hull, out=np.ones_like(hull), where=known), -1.0)
+        value = overlap - (hull - union) / hull
+    return np.where(np.isfinite(value), value, -1.0)
 
 
 def same_frame(a: Box, b: Box) -> None:
