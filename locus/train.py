@@ -29,6 +29,7 @@ from locus.evaluation.evaluator import Evaluator
 from locus.grpo.preflight import preflight
 from locus.loggers import close_loggers
 from locus.models.backbone import Backbone
+from locus.models.lora import merged_state
 from locus.policy_module import PolicyModule, RunParts
 from locus.run_files import AtomicCheckpointIO
 from locus.runtime import (
@@ -130,8 +131,10 @@ def check_frames(cfg: DictConfig, backbone: Backbone, data: CueDataModule) -> No
 
 def build_module(cfg: DictConfig, backbone: Backbone, data: CueDataModule) -> PolicyModule:
     """Policy, reference and rewards in the method's module."""
-    collator = data.collator
-    parts = RunParts(backbone.load(), backbone.load, collator.encode, collator.decode, data.draw, cfg.trainer.steps)
+    collator, policy = data.collator, backbone.load()
+    if cfg.get("weights"):
+        instantiate(cfg.weights)(policy)
+    parts = RunParts(policy, backbone.load, collator.encode, collator.decode, data.draw, cfg.trainer.steps)
     return instantiate(cfg.method)(parts)
 
 
@@ -191,8 +194,8 @@ def facts_of(cfg: DictConfig, module: PolicyModule, data: CueDataModule) -> dict
 
 
 def export(run: RunFolder, module: PolicyModule, data: CueDataModule) -> None:
-    """Writes the trained policy as a plain Hugging Face folder."""
-    module.policy.model.save_pretrained(run.path / "policy")
+    """Writes the trained policy as a plain Hugging Face folder, adapters merged into its weights."""
+    module.policy.model.save_pretrained(run.path / "policy", state_dict=merged_state(module.policy))
     data.collator.processor.save_pretrained(run.path / "policy")
 
 

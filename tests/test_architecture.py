@@ -49,6 +49,7 @@ NEVER = {
 # Libraries that only these files import.
 ONLY = {
     "transformers": ("models/", "data/collate.py"),
+    "peft": ("models/",),
     "wandb": LAYERS[4],
     "sympy": ("evaluation/equality_rules.py", "evaluation/expressions.py"),
     "hydra": (*LAYERS[5], "runtime.py", "sweeps.py"),

@@ -15,7 +15,7 @@ from hydra.utils import instantiate
 from locus.errors import LocusError
 from locus.grpo.advantages import group_advantages
 from locus.grpo.algorithm import Algorithm
-from locus.grpo.loss import Loss, Totals, constant_length, k3, sequence_mean, token_mean
+from locus.grpo.loss import Loss, Totals, constant_length, k1, k2, k3, sequence_mean, token_mean
 
 
 @dataclass(frozen=True)
@@ -170,6 +170,23 @@ def test_loss_as_worked_out_by_hand(name, preset):
                 rise = plain_loss(source, (b, g, t), step) - plain_loss(source, (b, g, t), -step)
                 assert gradient[b, g, t].item() == pytest.approx(rise / (2 * step), rel=1e-5, abs=1e-7), (b, g, t)
             assert (gradient[b, g, len(completion) :] == 0).all()
+
+
+@pytest.mark.parametrize("name", SOURCES)
+def test_kl_options_change_the_kl_alone(name, preset, compose_app):
+    """kl=k2 that resets the clips of a preset, or does nothing where it has no KL; kl=off that leaves a reference."""
+    algorithm = preset(name)
+    on, off = (instantiate(compose_app("train", [f"algorithm={name}", f"kl={kl}"]).algorithm) for kl in ("k2", "off"))
+    coefficient = algorithm.loss.kl_coefficient or 0.01
+    assert on == replace(algorithm, loss=replace(algorithm.loss, kl_estimator=k2, kl_coefficient=coefficient))
+    assert off == replace(algorithm, loss=replace(algorithm.loss, kl_coefficient=0.0)) and not off.needs_reference
+
+
+@pytest.mark.parametrize("option, estimator", [("k1", k1), ("k3", k3)])
+def test_kl_coefficient_of_the_command_line_wins(option, estimator, compose_app):
+    """An option that shadows algorithm.loss.kl_coefficient, or names another estimator than its own."""
+    loss = instantiate(compose_app("train", [f"kl={option}", "algorithm.loss.kl_coefficient=0.5"]).algorithm).loss
+    assert loss == Loss(kl_coefficient=0.5, kl_estimator=estimator)
 
 
 def test_the_example_tells_presets_apart():
