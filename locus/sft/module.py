@@ -14,8 +14,8 @@ from locus.grpo.batching import micro_batches
 from locus.grpo.logprobs import CompletionBatch, Scorer
 from locus.grpo.metrics import Phases
 from locus.policy_module import PolicyModule, RunParts
-from locus.prompts import answer_text
-from locus.types import PromptRecord
+from locus.prompts import answer_text, completion_text
+from locus.types import QuestionRecord, TrainingPrompt
 
 
 class SFTModule(PolicyModule):
@@ -32,7 +32,7 @@ class SFTModule(PolicyModule):
         super().__init__(parts, **shared)
         self.scorer, self.encode, self.thought = scorer, parts.encode, thought
 
-    def training_step(self, prompts: list[PromptRecord], batch_idx: int) -> dict[str, Any]:
+    def training_step(self, prompts: list[TrainingPrompt], batch_idx: int) -> dict[str, Any]:
         """One optimiser step on B targets; the loss is the mean over their tokens."""
         phases, total, finite = Phases(self.device), 0.0, True
         with phases("update"):
@@ -54,8 +54,12 @@ class SFTModule(PolicyModule):
         self.log_metrics({"train/loss": total, "train/grad_norm": norm} | phases.costs())
         return {"groups": []}
 
-    def target_ids(self, prompt: PromptRecord) -> torch.Tensor:
-        """[T] tokens of the completion to learn: integers in the frame the policy speaks, then the end token."""
-        box = convert(prompt.target, prompt.answer_frame, *prompt.answer_size)
-        text = answer_text(box, self.thought, opened=prompt.opened)
+    def target_ids(self, prompt: TrainingPrompt) -> torch.Tensor:
+        """[T] tokens of the completion to learn: integers in the frame the policy speaks, or a question's answer, then
+        the end token."""
+        if isinstance(prompt, QuestionRecord):
+            text = completion_text(prompt.answer, self.thought, prompt.opened)
+        else:
+            box = convert(prompt.target, prompt.answer_frame, *prompt.answer_size)
+            text = answer_text(box, self.thought, opened=prompt.opened)
         return torch.tensor([*self.encode(text), self.policy.end_token_ids[0]])
