@@ -85,10 +85,9 @@ class TokenSums:
 
 def rollout_metrics(groups: Sequence[RolloutGroup]) -> dict[str, float]:
     """Means over a step's cue-search rollouts, and the share of right answers among those of questions, if any."""
-    rollouts = [
-        rollout for group in groups if not isinstance(group.prompt, QuestionRecord) for rollout in group.rollouts
-    ]
-    answers = [rollout for group in groups if isinstance(group.prompt, QuestionRecord) for rollout in group.rollouts]
+    rollouts, answers = [], []
+    for group in groups:
+        (answers if isinstance(group.prompt, QuestionRecord) else rollouts).extend(group.rollouts)
     metrics = {
         "reward": [r.reward.total for r in rollouts],
         "iou": [r.reward.iou for r in rollouts],
