@@ -20,11 +20,26 @@ from locus.evaluation.evaluator import Evaluator
 from locus.evaluation.items import Benchmark
 from locus.evaluation.questions import GREEDY
 from locus.run_files import ROLLOUTS, VALIDATION, StepTable, checkpoint_path
-from locus.types import Box, RolloutGroup
+from locus.types import Box, QuestionRecord, Rollout, RolloutGroup, TrainingPrompt
 
 
 def _xyxy(box: Box | None) -> list[float] | None:
     return None if box is None else list(box.xyxy)
+
+
+def _judged(prompt: TrainingPrompt, rollout: Rollout) -> dict[str, Any]:
+    """What a rollout was judged by; the columns of the other kind of prompt stay empty."""
+    if isinstance(prompt, QuestionRecord):
+        columns = {"question": prompt.question, "expected": prompt.answer, "correct": rollout.reward.correct}
+        return columns | {"image_path": prompt.image_path}
+    return {
+        "image_path": prompt.example.image_path,
+        "bin": prompt.example.bin,
+        "target": list(prompt.target.xyxy),
+        "box": _xyxy(rollout.box),
+        "written": None if rollout.answer.xyxy is None else list(rollout.answer.xyxy),
+        "iou": rollout.reward.iou,
+    }
 
 
 class TableCallback(Callback):
@@ -51,20 +66,13 @@ class RolloutTable(TableCallback):
     @staticmethod
     def rows(module: LightningModule, group: RolloutGroup, advantages: torch.Tensor) -> list[dict[str, Any]]:
         """The G rows of a group."""
-        example = group.prompt.example
         return [
             {
                 "step": module.finished_steps,
                 "prompt_id": group.prompt.prompt_id,
                 "rollout": index,
-                "image_path": example.image_path,
-                "bin": example.bin,
                 "text": rollout.text,
                 "status": rollout.answer.status.value,
-                "target": list(group.prompt.target.xyxy),
-                "box": _xyxy(rollout.box),
-                "written": None if rollout.answer.xyxy is None else list(rollout.answer.xyxy),
-                "iou": rollout.reward.iou,
                 "format": rollout.reward.format,
                 "reward": rollout.reward.total,
                 "advantage": float(advantages[index]),
@@ -72,6 +80,7 @@ class RolloutTable(TableCallback):
                 "length": len(rollout.completion.token_ids),
                 "finished": rollout.completion.finished,
             }
+            | _judged(group.prompt, rollout)
             for index, rollout in enumerate(group.rollouts)
         ]
 

@@ -1,4 +1,4 @@
-"""Completion text -> box or a status. The one parser; it never raises, whatever the bytes. Layer 1.
+"""Completion text -> box, or text, or a status. The one parser; it never raises, whatever the bytes. Layer 1.
 
 The text scored is what the chat template already opened (Qwen3-VL-Thinking opens ``<think>``) plus the completion.
 """
@@ -6,9 +6,10 @@ The text scored is what the chat template already opened (Qwen3-VL-Thinking open
 from __future__ import annotations
 
 import re
+import unicodedata
 
 from locus.boxes import is_valid
-from locus.types import ParsedAnswer, Status
+from locus.types import ParsedAnswer, ParsedText, Status
 
 # Unambiguous, so that a megabyte of digits costs linear time.
 _NUMBER = r"[-+]?(?:\d+(?:\.\d*)?|\.\d+)(?:[eE][-+]?\d+)?"
@@ -46,6 +47,21 @@ def parse_answer(text: str | bytes, opened: str = "", finished: bool = True) -> 
     if not is_valid(xyxy):
         return ParsedAnswer(Status.INVALID_BOX, None, False)
     return ParsedAnswer(Status.OK, xyxy, _has_structure(text) and _BOX.fullmatch(answer.strip()) is not None)
+
+
+def parse_text(text: str, opened: str = "", finished: bool = True) -> ParsedText:
+    """Reads the text of the last complete answer block; arguments and tags as in `parse_answer`."""
+    text = opened + text
+    answer = answer_block(text)
+    if answer is None:
+        return ParsedText(Status.NO_ANSWER_TAG if finished else Status.TRUNCATED, None, False)
+    return ParsedText(Status.OK, answer.strip(), bool(answer.strip()) and _has_structure(text))
+
+
+def normalised(text: str) -> str:
+    """A short answer as it is compared: lower case, single spaces, no quotes around it, no punctuation at its end."""
+    spaced = " ".join(unicodedata.normalize("NFKC", text).casefold().split())
+    return spaced.lstrip(" \"'`*").rstrip(" \"'`*.,;:!?")
 
 
 def answer_block(text: str) -> str | None:

@@ -18,7 +18,7 @@ from locus.grpo.rewards import BoxReward, judge
 from locus.grpo.rollouts import prompt_generator, sample_groups
 from locus.models.lora import fingerprint, frozen_state
 from locus.models.vlm import VLM, EncodedPrompts, VisionFeatures
-from locus.types import PromptRecord, RolloutGroup, Sampling
+from locus.types import PromptRecord, RolloutGroup, Sampling, TrainingPrompt
 
 PROGRESS = ("train/reward", "train/iou", "train/kl", "train/loss", "val/mean_iou")
 """Shown in the progress bar."""
@@ -33,7 +33,7 @@ class RunParts:
     """Builds a model with the policy's first weights."""
     encode: Callable[[str], list[int]]
     decode: Callable[[torch.Tensor], str]
-    draw: Callable[[int, int, int, Set[str]], list[PromptRecord]]
+    draw: Callable[[int, int, int, Set[str]], list[TrainingPrompt]]
     """(step, attempt, count, ids used) -> fresh prompts."""
     steps: int
     """Training steps of the whole run."""
@@ -91,7 +91,7 @@ class PolicyModule(LightningModule):
     @torch.no_grad()
     def roll_out(
         self,
-        prompts: Sequence[PromptRecord],
+        prompts: Sequence[TrainingPrompt],
         sampling: Sampling,
         group: int,
         step: int,

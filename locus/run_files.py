@@ -37,9 +37,13 @@ ROLLOUTS = pa.schema(
         "logprob_sum": pa.float64(),
         "length": pa.int64(),
         "finished": pa.bool_(),
+        "question": pa.string(),
+        "expected": pa.string(),
+        "correct": pa.float64(),
     }
 )
-"""One row a rollout. target and box: file frame; written: as in the text, in the frame the policy speaks."""
+"""One row a rollout. target and box: file frame; written: as in the text, in the frame the policy speaks. bin, target,
+box, written and iou are empty for questions; question, expected (the right answer) and correct are for cue search."""
 VALIDATION = pa.schema(
     {
         "step": pa.int64(),

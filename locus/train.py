@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 from dataclasses import replace
+from functools import partial
 from typing import Any
 
 import hydra
@@ -24,6 +25,7 @@ from locus.data.audits import audited_corpus
 from locus.data.collate import CueCollator, QuestionCollator
 from locus.data.corpus import Corpus
 from locus.data.datamodule import CueDataModule
+from locus.data.mixed_datamodule import MixedDataModule
 from locus.errors import LocusError
 from locus.evaluation.evaluator import Evaluator
 from locus.grpo.preflight import preflight
@@ -94,7 +96,11 @@ def build_data(cfg: DictConfig, backbone: Backbone, start_step: int) -> CueDataM
             f"corpus={cfg.corpus}: no validation examples; prepare it with some (data.validation_examples)"
         )
     collator = CueCollator(backbone.processor(), parse_frame(backbone.frame), instantiate(cfg.pixels))
-    return CueDataModule(
+    serve = CueDataModule
+    if cfg.mix:
+        questions = instantiate(cfg.mix.questions, _convert_="all")
+        serve = partial(MixedDataModule, questions=questions, share=cfg.mix.share, think=cfg.mix.think)
+    return serve(
         corpus,
         source,
         collator,

@@ -161,8 +161,19 @@ class QuestionPrompt:
         return int(self.input_ids.shape[0])
 
 
+@dataclass(frozen=True, slots=True, eq=False, kw_only=True)
+class QuestionRecord(QuestionPrompt):
+    """A training prompt that is an ordinary question about its image, with its right answer."""
+
+    question: str
+    answer: str
+    image_path: str
+
+
 Prompt = PromptRecord | QuestionPrompt
 """What a model can encode."""
+TrainingPrompt = PromptRecord | QuestionRecord
+"""What a policy is trained on: a completion can be judged."""
 
 
 class Status(StrEnum):
@@ -190,6 +201,17 @@ class ParsedAnswer:
 
 
 @dataclass(frozen=True, slots=True)
+class ParsedText:
+    """A completion's answer to a question, or the reason why there is none."""
+
+    status: Status
+    text: str | None
+    """Of the answer block, without space around it; None unless status is ok."""
+    well_formed: bool
+    """One think block, then one answer block that is not empty, and nothing else."""
+
+
+@dataclass(frozen=True, slots=True)
 class Reward:
     """The reward of one rollout with its parts; total = (1 - α)·localisation + α·format."""
 
@@ -198,6 +220,16 @@ class Reward:
     format: float
     iou: float
     """Plain IoU of the parsed box, whatever the localisation reward is."""
+
+
+@dataclass(frozen=True, slots=True)
+class AnswerReward:
+    """The reward of one rollout of a question with its parts; total = (1 - α)·correct + α·format."""
+
+    total: float
+    correct: float
+    """1 for the right answer, else 0."""
+    format: float
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -218,17 +250,17 @@ class Rollout:
 
     completion: Completion
     text: str
-    answer: ParsedAnswer
+    answer: ParsedAnswer | ParsedText
     box: Box | None
-    """The parsed box in the file frame."""
-    reward: Reward
+    """The parsed box in the file frame; of a question there is none."""
+    reward: Reward | AnswerReward
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class RolloutGroup:
     """The G rollouts of one prompt."""
 
-    prompt: PromptRecord
+    prompt: TrainingPrompt
     rollouts: tuple[Rollout, ...]
 
     @property

@@ -29,6 +29,7 @@ VALUES = {
     "data.images": "images",
     "data=boxes data.path": "boxes.jsonl",
     "data=folder data.path": "images",
+    "mix.path": "questions.jsonl",
     "predictions": "boxes.jsonl",
     "runs": "images",
     "targets.path": "boxes.jsonl",
@@ -206,6 +207,8 @@ def inputs(tmp_path_factory) -> Path:
     (folder / "instances.json").write_text(json.dumps(coco))
     rows = [json.dumps({"image": f"images/{n}.png", "box": [4, 4, 24, 22], "label": "thing"}) for n in (1, 2)]
     (folder / "boxes.jsonl").write_text("\n".join(rows))
+    question = {"image": "images/1.png", "question": "What is shown?", "answer": "noise"}
+    (folder / "questions.jsonl").write_text(json.dumps(question))
     return folder
 
 

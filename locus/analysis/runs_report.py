@@ -107,9 +107,9 @@ def dynamics(metrics: pd.DataFrame) -> Image.Image:
 
 
 def rollouts_of(run: Path) -> pd.DataFrame:
-    """``rollouts.parquet`` of a run; raises LocusError when it cannot be read."""
+    """The cue-search rows of a run's ``rollouts.parquet``; raises LocusError when it cannot be read."""
     try:
-        return pd.read_parquet(run / "rollouts.parquet")
+        return pd.read_parquet(run / "rollouts.parquet").dropna(subset="target", ignore_index=True)
     except (OSError, ValueError) as error:
         raise LocusError(f"{run / 'rollouts.parquet'}: cannot be read ({error}); leave the run out") from error
 

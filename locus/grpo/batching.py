@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from locus.errors import LocusError
-from locus.types import PromptRecord
+from locus.types import Prompt
 
 
-def micro_batches(prompts: Sequence[PromptRecord], completion_tokens: int, budget: int) -> list[list[int]]:
+def micro_batches(prompts: Sequence[Prompt], completion_tokens: int, budget: int) -> list[list[int]]:
     """Indices of prompts, grouped so that a padded micro-batch holds at most ``budget`` tokens.
 
     Prompts are ordered by length, then id: little padding, and the same micro-batches whatever the order they came in.

@@ -15,7 +15,7 @@ from torch.nn.utils.rnn import pad_sequence
 from torch.utils.checkpoint import checkpoint
 
 from locus.models.vlm import VLM, EncodedPrompts, VisionFeatures
-from locus.types import PromptRecord
+from locus.types import Prompt
 
 
 @dataclass(frozen=True, eq=False)
@@ -55,7 +55,7 @@ class Scorer(Protocol):
     def __call__(
         self,
         policy: VLM,
-        prompts: Sequence[PromptRecord],
+        prompts: Sequence[Prompt],
         completions: CompletionBatch,
         temperature: float,
         features: Sequence[VisionFeatures] | None = None,
@@ -97,7 +97,7 @@ class PackedScorer:
     def __call__(
         self,
         policy: VLM,
-        prompts: Sequence[PromptRecord],
+        prompts: Sequence[Prompt],
         completions: CompletionBatch,
         temperature: float,
         features: Sequence[VisionFeatures] | None = None,
@@ -124,7 +124,7 @@ class SeparateScorer:
     def __call__(
         self,
         policy: VLM,
-        prompts: Sequence[PromptRecord],
+        prompts: Sequence[Prompt],
         completions: CompletionBatch,
         temperature: float,
         features: Sequence[VisionFeatures] | None = None,

@@ -13,7 +13,7 @@ from contextlib import contextmanager
 import torch
 
 from locus.grpo.logprobs import TokenScores
-from locus.types import LossTerms, RolloutGroup, Status
+from locus.types import LossTerms, QuestionRecord, RolloutGroup, Status
 
 
 def peak_memory_gb() -> float:
@@ -84,8 +84,10 @@ class TokenSums:
 
 
 def rollout_metrics(groups: Sequence[RolloutGroup]) -> dict[str, float]:
-    """Means over all rollouts of a step."""
-    rollouts = [rollout for group in groups for rollout in group.rollouts]
+    """Means over a step's cue-search rollouts, and the share of right answers among those of questions, if any."""
+    rollouts, answers = [], []
+    for group in groups:
+        (answers if isinstance(group.prompt, QuestionRecord) else rollouts).extend(group.rollouts)
     metrics = {
         "reward": [r.reward.total for r in rollouts],
         "iou": [r.reward.iou for r in rollouts],
@@ -94,8 +96,9 @@ def rollout_metrics(groups: Sequence[RolloutGroup]) -> dict[str, float]:
         "parsed": [float(r.answer.status == Status.OK) for r in rollouts],
         "truncated": [float(not r.completion.finished) for r in rollouts],
         "completion_length": [float(len(r.completion.token_ids)) for r in rollouts],
+        "question_accuracy": [r.reward.correct for r in answers],
     }
-    return {name: sum(values) / len(values) for name, values in metrics.items()}
+    return {name: sum(values) / len(values) for name, values in metrics.items() if values}
 
 
 def validation_metrics(groups: Sequence[RolloutGroup]) -> dict[str, float]:

@@ -25,7 +25,7 @@ from locus.grpo.metrics import Phases, TokenSums, rollout_metrics
 from locus.models.reference import reference_of
 from locus.models.vlm import VLM, EncodedPrompts, VisionFeatures
 from locus.policy_module import PolicyModule, RunParts
-from locus.types import PromptRecord, RolloutGroup, Sampling
+from locus.types import RolloutGroup, Sampling, TrainingPrompt
 
 
 @dataclass(frozen=True, eq=False)
@@ -65,7 +65,7 @@ class GRPOModule(PolicyModule):
         wanted = algorithm.needs_reference
         self.reference = reference_of(parts.policy, parts.load_reference) if wanted else None
 
-    def training_step(self, prompts: list[PromptRecord], batch_idx: int) -> dict[str, Any]:
+    def training_step(self, prompts: list[TrainingPrompt], batch_idx: int) -> dict[str, Any]:
         """One rollout batch: B prompts, G rollouts each, then ``updates_per_rollout`` optimiser steps."""
         phases, sums, step = Phases(self.device), TokenSums(), self.finished_steps
         rate = self.optimizers().param_groups[0]["lr"]
@@ -85,7 +85,7 @@ class GRPOModule(PolicyModule):
         self.log_metrics({f"train/{name}": value for name, value in metrics.items()} | phases.costs())
         return {"groups": [(entry.group, entry.advantages) for entry in scored]}
 
-    def encode_for_update(self, prompts: list[PromptRecord]) -> EncodedPrompts | None:
+    def encode_for_update(self, prompts: list[TrainingPrompt]) -> EncodedPrompts | None:
         """The prompts with their graph, for rollouts and update alike; None where the update cannot use them.
 
         It can when one update sees all prompts in one micro-batch: then holding the graph during the rollout costs no

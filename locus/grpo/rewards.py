@@ -1,4 +1,4 @@
-"""The reward: (1 - α)·IoU + α·format, with the parts kept (LOCUS, arXiv 2606.16586)."""
+"""The reward: (1 - α)·IoU + α·format, with the parts kept (LOCUS, arXiv 2606.16586); of a question, right or wrong."""
 
 from __future__ import annotations
 
@@ -7,8 +7,20 @@ from dataclasses import dataclass
 
 from locus.boxes import box_giou, box_iou, convert
 from locus.errors import LocusError
-from locus.parsing import parse_answer
-from locus.types import Box, Completion, Frame, ParsedAnswer, PromptRecord, Reward, Rollout
+from locus.parsing import normalised, parse_answer, parse_text
+from locus.types import (
+    AnswerReward,
+    Box,
+    Completion,
+    Frame,
+    ParsedAnswer,
+    ParsedText,
+    PromptRecord,
+    QuestionRecord,
+    Reward,
+    Rollout,
+    TrainingPrompt,
+)
 
 
 def giou_reward(box: Box, target: Box) -> float:
@@ -60,8 +72,17 @@ def file_box(answer: ParsedAnswer, prompt: PromptRecord) -> Box | None:
     return convert(written, Frame.FILE, prompt.target.width, prompt.target.height)
 
 
-def judge(completion: Completion, text: str, prompt: PromptRecord, reward: BoxReward) -> Rollout:
-    """Completion -> parsed answer -> box -> reward."""
+def answer_reward(said: ParsedText, truth: str, alpha: float) -> AnswerReward:
+    """(1 - α)·correct + α·format; correct is an exact match once both texts are normalised."""
+    correct = float(said.text is not None and normalised(said.text) == normalised(truth))
+    return AnswerReward((1 - alpha) * correct + alpha * said.well_formed, correct, float(said.well_formed))
+
+
+def judge(completion: Completion, text: str, prompt: TrainingPrompt, reward: BoxReward) -> Rollout:
+    """Completion -> parsed answer -> reward, of its box or, for a question, of its text."""
+    if isinstance(prompt, QuestionRecord):
+        said = parse_text(text, prompt.opened, completion.finished)
+        return Rollout(completion, text, said, None, answer_reward(said, prompt.answer, reward.alpha))
     answer = parse_answer(text, prompt.opened, completion.finished)
     box = file_box(answer, prompt)
     return Rollout(completion, text, answer, box, reward(answer, box, prompt.target))
