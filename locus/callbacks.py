@@ -59,6 +59,7 @@ class RolloutTable(TableCallback):
                 "rollout": index,
                 "image_path": example.image_path,
                 "bin": example.bin,
+                "expression": group.prompt.expression,
                 "text": rollout.text,
                 "status": rollout.answer.status.value,
                 "target": list(group.prompt.target.xyxy),

@@ -25,6 +25,7 @@ ROLLOUTS = pa.schema(
         "rollout": pa.int64(),
         "image_path": pa.string(),
         "bin": pa.string(),
+        "expression": pa.string(),
         "text": pa.string(),
         "status": pa.string(),
         "target": XYXY,
@@ -39,7 +40,8 @@ ROLLOUTS = pa.schema(
         "finished": pa.bool_(),
     }
 )
-"""One row a rollout. target and box: file frame; written: as in the text, in the frame the policy speaks."""
+"""One row a rollout. target and box: file frame; written: as in the text, in the frame the policy speaks;
+expression: what stands for the cue in the prompt, empty where the cue is shown."""
 VALIDATION = pa.schema(
     {
         "step": pa.int64(),

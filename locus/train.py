@@ -90,6 +90,9 @@ def build_data(cfg: DictConfig, backbone: Backbone, start_step: int) -> CueDataM
         raise LocusError(
             f"corpus={cfg.corpus}: no validation examples; prepare it with some (data.validation_examples)"
         )
+    cues = {name: instantiate(cfg[name], _convert_="all") for name in ("cue", "validation_cue")}
+    audits = {"cue": cues["cue"].audit(corpus.train), "validation_cue": cues["validation_cue"].audit(corpus.validation)}
+    corpus = replace(corpus, audits=corpus.audits | {name: found for name, found in audits.items() if found})
     collator = CueCollator(backbone.processor(), parse_frame(backbone.frame), instantiate(cfg.pixels))
     return CueDataModule(
         corpus,
@@ -101,28 +104,30 @@ def build_data(cfg: DictConfig, backbone: Backbone, start_step: int) -> CueDataM
         workers=cfg.trainer.workers,
         seed=cfg.seed,
         start_step=start_step,
+        **cues,
     )
 
 
 def check_frames(cfg: DictConfig, backbone: Backbone, data: CueDataModule) -> None:
-    """The pre-flight on the first training examples; says what integers can earn at most."""
-    examples = [data.train[index] for index in range(min(cfg.preflight_prompts, len(data.train)))]
+    """The pre-flight on the first examples of both splits; says what integers can earn at most."""
     collator = data.collator
-    report = preflight(
-        collator(examples),
-        collator.encode,
-        collator.decode,
-        instantiate(cfg.reward),
-        parse_frame(backbone.frame),
-        collator.patch_size,
-    )
-    log.info(
-        "pre-flight: true boxes earn %.3f (rounded to integers %.3f), shifted ones %.3f, on %d prompts",
-        report.oracle,
-        report.integers,
-        report.shifted,
-        report.prompts,
-    )
+    for split, dataset in (("training", data.train), ("validation", data.validation)):
+        report = preflight(
+            collator([dataset[index] for index in range(min(cfg.preflight_prompts, len(dataset)))]),
+            collator.encode,
+            collator.decode,
+            instantiate(cfg.reward),
+            parse_frame(backbone.frame),
+            collator.patch_size,
+        )
+        log.info(
+            "pre-flight: true boxes earn %.3f (rounded to integers %.3f), shifted ones %.3f, on %d prompts of %s",
+            report.oracle,
+            report.integers,
+            report.shifted,
+            report.prompts,
+            split,
+        )
 
 
 def build_module(cfg: DictConfig, backbone: Backbone, data: CueDataModule) -> PolicyModule:

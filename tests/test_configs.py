@@ -29,6 +29,7 @@ VALUES = {
     "data.images": "images",
     "data=boxes data.path": "boxes.jsonl",
     "data=folder data.path": "images",
+    "cue=text_file cue.path": "boxes.jsonl",
     "predictions": "boxes.jsonl",
     "runs": "images",
 }

@@ -12,6 +12,7 @@ from torch.utils.data import DataLoader, Sampler
 
 from locus.data.collate import CueCollator
 from locus.data.corpus import Corpus
+from locus.data.cues import PLAIN, Cue
 from locus.data.dataset import CueDataset
 from locus.data.sources import ImageSource
 from locus.errors import LocusError
@@ -67,6 +68,7 @@ class CueDataModule(LightningDataModule):
         workers: processes that prepare pictures; 0 does it in the main process.
         seed: of the order.
         start_step: the first step, when resuming.
+        cue, validation_cue: what the prompts of each split show of their crops.
     """
 
     def __init__(
@@ -80,13 +82,15 @@ class CueDataModule(LightningDataModule):
         workers: int,
         seed: int,
         start_step: int = 0,
+        cue: Cue = PLAIN,
+        validation_cue: Cue = PLAIN,
     ):
         super().__init__()
         self.corpus, self.source, self.collator = corpus, source, collator
         self.prompts_per_step, self.validation_batch, self.steps = prompts_per_step, validation_batch, steps
         self.workers, self.seed, self.start_step = workers, seed, start_step
-        self.train = CueDataset(corpus.train, source)
-        self.validation = CueDataset(corpus.validation, source)
+        self.train = CueDataset(corpus.train, source, cue)
+        self.validation = CueDataset(corpus.validation, source, validation_cue)
 
     def train_dataloader(self) -> DataLoader[list[PromptRecord]]:
         """One batch a step, from ``start_step`` on."""
