@@ -23,6 +23,7 @@ from locus.callbacks import RolloutTable, RunCheckpoint, TableCallback, Validati
 from locus.data.audits import audited_corpus
 from locus.data.collate import CueCollator, QuestionCollator
 from locus.data.corpus import Corpus
+from locus.data.cues import PLAIN, Cue
 from locus.data.datamodule import CueDataModule
 from locus.errors import LocusError
 from locus.evaluation.evaluator import Evaluator
@@ -90,9 +91,7 @@ def build_data(cfg: DictConfig, backbone: Backbone, start_step: int) -> CueDataM
         raise LocusError(
             f"corpus={cfg.corpus}: no validation examples; prepare it with some (data.validation_examples)"
         )
-    cues = {name: instantiate(cfg[name], _convert_="all") for name in ("cue", "validation_cue")}
-    audits = {"cue": cues["cue"].audit(corpus.train), "validation_cue": cues["validation_cue"].audit(corpus.validation)}
-    corpus = replace(corpus, audits=corpus.audits | {name: found for name, found in audits.items() if found})
+    cues, corpus = build_cues(cfg, corpus)
     collator = CueCollator(backbone.processor(), parse_frame(backbone.frame), instantiate(cfg.pixels))
     return CueDataModule(
         corpus,
@@ -106,6 +105,17 @@ def build_data(cfg: DictConfig, backbone: Backbone, start_step: int) -> CueDataM
         start_step=start_step,
         **cues,
     )
+
+
+def build_cues(cfg: DictConfig, corpus: Corpus) -> tuple[dict[str, Cue], Corpus]:
+    """What the prompts of each split show of their crops, by key, and the corpus with what was found of it."""
+    splits = {"cue": corpus.train, "validation_cue": corpus.validation}
+    # A resumed run may be older than these keys.
+    cues = {name: instantiate(cfg[name], _convert_="all") if name in cfg else PLAIN for name in splits}
+    audits = {name: found for name, cue in cues.items() if (found := cue.audit(splits[name]))}
+    for name, found in audits.items():
+        log.info("%s: %s", name, ", ".join(f"{count} {what}" for what, count in found.items()))
+    return cues, replace(corpus, audits=corpus.audits | audits)
 
 
 def check_frames(cfg: DictConfig, backbone: Backbone, data: CueDataModule) -> None:

@@ -49,7 +49,7 @@ def groups_of(rollouts: pd.DataFrame, open_image: Callable[[str], Image.Image], 
     Returns ``images`` (path -> JPEG as base64, with its scale) and ``groups`` (step, bin, image, target, expression,
     rollouts). A table without expressions, of an older run, is of prompts that show the cue.
     """
-    rollouts = rollouts.assign(expression=rollouts.get("expression", pd.Series(dtype=str)).fillna(""))
+    rollouts = rollouts.assign(expression=rollouts["expression"].fillna("") if "expression" in rollouts else "")
     keys = rollouts.groupby(["step", "prompt_id"], sort=True).size()
     fit = max(1, int(most / max(1.0, keys.mean())))
     chosen = keys.index if len(keys) <= fit else keys.index[np.linspace(0, len(keys) - 1, fit).round().astype(int)]
