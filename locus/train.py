@@ -27,6 +27,7 @@ from locus.data.corpus import Corpus
 from locus.data.cues import PLAIN, Cue
 from locus.data.datamodule import CueDataModule
 from locus.data.mixed_datamodule import MixedDataModule
+from locus.data.sources import ImageSource
 from locus.errors import LocusError
 from locus.evaluation.evaluator import Evaluator
 from locus.grpo.preflight import preflight
@@ -96,7 +97,7 @@ def build_data(cfg: DictConfig, backbone: Backbone, start_step: int) -> CueDataM
         raise LocusError(
             f"corpus={cfg.corpus}: no validation examples; prepare it with some (data.validation_examples)"
         )
-    cues, corpus = build_cues(cfg, corpus)
+    cues, corpus = build_cues(cfg, corpus, source)
     collator = CueCollator(backbone.processor(), parse_frame(backbone.frame), instantiate(cfg.pixels))
     serve = CueDataModule
     if cfg.mix:
@@ -117,11 +118,12 @@ def build_data(cfg: DictConfig, backbone: Backbone, start_step: int) -> CueDataM
     )
 
 
-def build_cues(cfg: DictConfig, corpus: Corpus) -> tuple[dict[str, Cue], Corpus]:
+def build_cues(cfg: DictConfig, corpus: Corpus, source: ImageSource) -> tuple[dict[str, Cue], Corpus]:
     """What the prompts of each split show of their crops, by key, and the corpus with what was found of it."""
     splits = {"cue": corpus.train, "validation_cue": corpus.validation}
     # A resumed run may be older than these keys.
-    cues = {name: instantiate(cfg[name], _convert_="all") if name in cfg else PLAIN for name in splits}
+    made = {name: instantiate(cfg[name], _convert_="all") if name in cfg else PLAIN for name in splits}
+    cues = {name: cue.over(source) for name, cue in made.items()}
     audits = {name: found for name, cue in cues.items() if (found := cue.audit(splits[name]))}
     for name, found in audits.items():
         log.info("%s: %s", name, ", ".join(f"{count} {what}" for what, count in found.items()))

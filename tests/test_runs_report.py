@@ -11,6 +11,7 @@ from PIL import Image
 from runs import command, refused, succeeded, warm_run
 from test_report import browser  # noqa: F401
 
+from locus.analysis.ablations import cells
 from locus.analysis.frame_check import corner_fit
 from locus.analysis.report import Section, write_report
 from locus.analysis.rollout_browser import FOUND, LOOSE, PARSE, TRUNCATED, WRONG, browser_html, failure, groups_of
@@ -63,6 +64,13 @@ def test_frame_check(scale, offset, noise, says):
     if noise < 100:
         assert table["scale"].tolist() == pytest.approx([scale] * 2, abs=0.05)
     assert "too few" in corner_fit(pd.DataFrame({"target": [[0, 0, 1, 1]], "box": [None]}))["meaning"].iloc[0]
+
+
+def test_a_setting_that_a_run_lacks(tmp_path):
+    """A page of runs whose parts take different settings ends in an error, or prints "nan"."""
+    table = cells(pd.DataFrame({"a": ["x", None], "b": [1, "z"], "c": [None, 0.5]}))
+    assert table.values.tolist() == [["x", "1", ""], ["", "z", "0.500"]]
+    write_report(tmp_path / "report.html", "runs", "", [Section("Runs", "", table)])
 
 
 def test_groups_are_whole_and_spread():

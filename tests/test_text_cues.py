@@ -13,13 +13,14 @@ import torch
 from models import FAMILIES, LENGTHS, SIZES, collator, completions, sample, tiny_vlm
 from omegaconf import OmegaConf
 from PIL import Image
-from runs import command, refused, resume, train
+from runs import command, refused, resume, succeeded, train
 from test_corpus import COCO128
 
 from locus.analysis.pictures import comparison_picture
 from locus.analysis.rollout_browser import groups_of
 from locus.data.audits import audited_corpus
 from locus.data.crop_sampling import CropStrategy, RandomCrops
+from locus.data.cues import PLAIN
 from locus.data.referring_expressions import expression_fault
 from locus.data.scenes import SceneSource
 from locus.data.sources import BoxesSource, CocoSource
@@ -70,7 +71,7 @@ def test_expressions_of_a_corpus(boxes_file):
     """Expressions by the order of the examples, of another image, or of the boxes before duplicates are left out."""
     source = BoxesSource(str(boxes_file))
     corpus = audited_corpus(source, PADDED, 8, 8, 1)
-    cue = AnnotatedTextCue(source, 0.95)
+    cue = AnnotatedTextCue(0.95, source)
     for example in corpus.all_examples:
         index = int(example.example_id.rsplit("-", 1)[1])
         assert FileTextCue(str(boxes_file))(example) == f"number {index}"
@@ -86,9 +87,9 @@ def test_crops_without_words_are_refused(boxes_file):
     )
     corpus = audited_corpus(source, random, 2, 2, 1)
     with pytest.raises(LocusError, match=r"label ''.*cue=text_file"):
-        AnnotatedTextCue(source, 0.95).audit(corpus.train)
+        AnnotatedTextCue(0.95, source).audit(corpus.train)
     with pytest.raises(LocusError, match=r"street-0 .*is no labelled box of the data"):
-        AnnotatedTextCue(source, 0.95)(EXAMPLE)
+        AnnotatedTextCue(0.95, source)(EXAMPLE)
 
 
 def test_a_label_that_is_too_long(boxes_file):
@@ -96,7 +97,16 @@ def test_a_label_that_is_too_long(boxes_file):
     boxes_file.write_text(boxes_file.read_text().replace('"plate"', json.dumps("very " * 25 + "long")))
     source = BoxesSource(str(boxes_file))
     with pytest.raises(LocusError, match=r"has 27 words; 24 is the most.*mend the label"):
-        AnnotatedTextCue(source, 0.95).audit(audited_corpus(source, PADDED, 8, 8, 1).all_examples)
+        AnnotatedTextCue(0.95, source).audit(audited_corpus(source, PADDED, 8, 8, 1).all_examples)
+
+
+def test_the_source_is_given_later():
+    """Words of another source, or of none."""
+    source = SceneSource(4, 128, 128, objects=(4, 7), object_side=(10, 26))
+    corpus = audited_corpus(source, PADDED, 6, 4, 1)
+    assert AnnotatedTextCue(0.95).over(source).audit(corpus.train)["expressions"] == 6
+    cue = FileTextCue("x.jsonl")
+    assert cue.over(source) is cue and PLAIN.over(source) is PLAIN
 
 
 def test_duplicates_are_no_rivals(boxes_file):
@@ -106,14 +116,14 @@ def test_duplicates_are_no_rivals(boxes_file):
     source = BoxesSource(str(boxes_file))
     corpus = audited_corpus(source, PADDED, 8, 8, 1)
     plates = [example for example in corpus.all_examples if example.label == "plate"]
-    assert {AnnotatedTextCue(source, 0.95)(example) for example in plates} == {"the plate"}
+    assert {AnnotatedTextCue(0.95, source)(example) for example in plates} == {"the plate"}
 
 
 def test_scenes():
     """Two objects of a scene with one expression, or an object under another's label."""
     source = SceneSource(40, 128, 128, objects=(4, 7), object_side=(10, 26))
     corpus = audited_corpus(source, PADDED, 100, 20, 1)
-    cue = AnnotatedTextCue(source, 0.95)
+    cue = AnnotatedTextCue(0.95, source)
     assert all(cue(example) == f"the {example.label}" for example in corpus.all_examples)
     assert cue.audit(corpus.train) == {"expressions": 100, "ambiguous": 0}
 
@@ -123,7 +133,7 @@ def test_real_boxes():
     """On COCO every box gets short words, and at most a tenth of them suit another box, too (73 of 929 do)."""
     source = CocoSource(str(COCO128 / "instances_train2017.json"), str(COCO128 / "train2017"))
     corpus = audited_corpus(source, PADDED, 800, 80, 1, check_images=False)
-    cue = AnnotatedTextCue(source, 0.95)
+    cue = AnnotatedTextCue(0.95, source)
     found = cue.audit(corpus.all_examples)
     assert found["expressions"] > 800 and 0 < found["ambiguous"] < 0.1 * found["expressions"]
     assert not any(expression_fault(cue(example)) for example in corpus.all_examples)
@@ -284,6 +294,9 @@ def test_runs_with_each_cue(tmp_path):
     firsts = [pd.read_parquet(tmp_path / name / "validation.parquet").query("step == 0") for name in names]
     assert all(first.equals(firsts[0]) for first in firsts[1:])  # before training all see the same
     assert not rollouts["visual"]["text"].equals(rollouts["augmented"]["text"])
+    page = tmp_path / "page"
+    succeeded(command("report", f"runs={tmp_path}", "browse=text", f"hydra.run.dir={page}"))  # settings some runs lack
+    assert "cue._target_" in (page / "report.html").read_text()
     record = json.loads((tmp_path / "text" / "run.json").read_text())
     assert record["audits"]["cue"] == {"expressions": 24, "ambiguous": 0} and "validation_cue" not in record["audits"]
 

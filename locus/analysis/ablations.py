@@ -69,7 +69,9 @@ def cells(table: pd.DataFrame, digits: int = 3) -> pd.DataFrame:
         if pd.api.types.is_float_dtype(table[name]):
             shown[name] = ["" if math.isnan(value) else f"{value:.{digits}f}" for value in table[name]]
         else:
-            shown[name] = table[name].astype(str)
+            shown[name] = [
+                "" if missing else str(value) for value, missing in zip(table[name], table[name].isna(), strict=True)
+            ]
         if f"{name} ±" in table:
             wide = (f" ± {half:.{digits}f}" if math.isfinite(half) else "" for half in table[f"{name} ±"])
             shown[name] = [text + more for text, more in zip(shown[name], wide, strict=True)]

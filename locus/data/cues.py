@@ -10,6 +10,7 @@ from PIL import Image
 
 from locus.data.cue_augmentation import CueAugmentation
 from locus.data.cue_rendering import render_cue
+from locus.data.sources import ImageSource
 from locus.types import CueExample
 
 
@@ -18,6 +19,9 @@ class Cue(Protocol):
 
     def __call__(self, example: CueExample, image: Image.Image) -> Image.Image | str:
         """The picture of the crop, or an expression; a function of its arguments and the settings alone."""
+
+    def over(self, source: ImageSource) -> Cue:
+        """The same for crops of this source, which may tell more of them than their pictures."""
 
     def audit(self, examples: Sequence[CueExample]) -> dict[str, Any]:
         """Counts for ``run.json``; raises LocusError unless every example can be served."""
@@ -33,6 +37,10 @@ class VisualCue:
         """The cue; raises LocusError when the box has no pixel in the image."""
         cue = render_cue(image, example.box, example.cue_scale)
         return cue if self.augment is None else self.augment(cue, example.example_id)
+
+    def over(self, source: ImageSource) -> VisualCue:
+        """Itself: a crop's picture is all it needs."""
+        return self
 
     def audit(self, examples: Sequence[CueExample]) -> dict[str, Any]:
         """Nothing to count: any crop can be shown."""

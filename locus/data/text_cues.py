@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from collections import Counter, defaultdict
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -28,15 +28,16 @@ SAME_AREA = 0.01
 
 @dataclass(frozen=True)
 class AnnotatedTextCue:
-    """Expressions made of the source's labels and boxes by `referring_expressions`.
+    """Expressions made of a source's labels and boxes by `referring_expressions`."""
 
-    Args:
-        source: the one of the corpus.
-        duplicate_iou: from which two boxes of an image are one, as in the corpus: no words tell them apart.
-    """
-
-    source: ImageSource
     duplicate_iou: float
+    """From which two boxes of an image are one, as in the corpus: no words tell them apart."""
+    source: ImageSource | None = None
+    """Of the corpus; given by `over`."""
+
+    def over(self, source: ImageSource) -> AnnotatedTextCue:
+        """The same for crops of this source's boxes."""
+        return replace(self, source=source)
 
     def __call__(self, example: CueExample, image: Image.Image | None = None) -> str:
         """The expression of the crop's object. Raises LocusError for a crop without a label, or of another source."""
@@ -95,6 +96,10 @@ class FileTextCue:
     """
 
     path: str
+
+    def over(self, source: ImageSource) -> FileTextCue:
+        """Itself: the file says all."""
+        return self
 
     def __call__(self, example: CueExample, image: Image.Image | None = None) -> str:
         """The expression of the example; raises LocusError naming the file when it has none."""
