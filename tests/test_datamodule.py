@@ -117,6 +117,14 @@ def test_draw_is_a_function_of_its_arguments():
     assert sorted(datamodule().draw(0, 0, 11)) == sorted(f"t{i}" for i in range(11))
 
 
+def test_refills_of_the_default_order_are_those_of_earlier_versions():
+    """Other refills than those that a seed gave before there were orders; the old draw, written out."""
+    for step, attempt in ((0, 0), (0, 2), (3, 1)):
+        names = [f"t{i}" for i in np.random.default_rng([5, 1 + step, 1 + attempt]).permutation(11)]
+        assert datamodule().draw(step, attempt, 4) == names[:4]
+        assert datamodule().draw(step, attempt, 4, set(names[1:3])) == [names[0], *names[3:6]]
+
+
 def test_refills_have_the_shares_of_their_step():
     """Refills by the corpus's own mixture undo what the order is for; none of the excluded, fewer when a bin ends."""
     names = [f"t{i}" for i in range(11)]
