@@ -157,6 +157,10 @@ def build_module(cfg: DictConfig, backbone: Backbone, data: CueDataModule) -> Po
     collator, policy = data.collator, backbone.load()
     if cfg.get("weights"):
         instantiate(cfg.weights)(policy)
+        sizes = [(parameter.numel(), parameter.requires_grad) for parameter in policy.parameters()]
+        log.info(
+            "weights: %d of %d parameters train", sum(n for n, trains in sizes if trains), sum(n for n, _ in sizes)
+        )
     parts = RunParts(policy, backbone.load, collator.encode, collator.decode, data.draw, cfg.trainer.steps)
     return instantiate(cfg.method)(parts)
 

@@ -253,7 +253,7 @@ def test_settings_that_cannot_be_meant_are_refused(settings: dict, message: str)
 @pytest.mark.parametrize("pattern", ["q_proj", "lm_head", r".*embed_tokens", r".*norm"])
 def test_targets_without_a_linear_layer(pattern: str):
     """A name in part, the tied head or another kind of layer: adapters that train nothing, or tear weights apart."""
-    with pytest.raises(LocusError, match=r"weights\.targets=.*no linear layer"):
+    with pytest.raises(LocusError, match=r"weights\.targets=.*of no linear layer"):
         LoRA(targets=pattern)(backbone("qwen3_vl").load())
 
 

@@ -1,6 +1,6 @@
-"""Low-rank adapters (LoRA, arXiv 2106.09685) by peft: put into a policy, taken out of its way, merged for its export.
+"""Low-rank adapters (LoRA, arXiv 2106.09685) by peft: put into a policy, switched off, merged for its export.
 
-A layer's weight W becomes W + (alpha / rank) B A; only A and B train. B begins at zero: a fresh adapter changes nothing.
+A layer's weight W becomes W + (alpha / rank) B A; only A and B train. B begins at zero: fresh adapters change nothing.
 """
 
 from __future__ import annotations
@@ -71,8 +71,8 @@ class LoRA:
                     found.setdefault(name, pattern)
             if pattern not in found.values():
                 raise LocusError(
-                    f"weights.targets={self.targets} weights.vision_targets={self.vision_targets}: no linear layer of "
-                    f"the backbone has a name like {pattern}; layers are called model.language_model.layers.0.mlp.up_proj"
+                    f"weights.targets={self.targets} weights.vision_targets={self.vision_targets}: {pattern} is the "
+                    "whole name of no linear layer; one is called model.language_model.layers.0.mlp.up_proj"
                 )
         return list(found)
 

@@ -1,4 +1,4 @@
-"""The frozen reference, the policy's first weights: outside every checkpoint, and no second copy where none is needed."""
+"""The frozen reference, the policy's first weights: outside every checkpoint, and a second copy only where needed."""
 
 from __future__ import annotations
 
