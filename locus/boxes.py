@@ -58,6 +58,21 @@ def iou(a: np.ndarray, b: np.ndarray) -> np.ndarray:
     return np.divide(inter, union, out=np.zeros_like(inter), where=union > 0)
 
 
+def giou(a: np.ndarray, b: np.ndarray) -> np.ndarray:
+    """Generalised IoU (arXiv 1902.09630) of [..., 4] xyxy boxes in one frame, broadcast: from -1, far apart, to 1.
+
+    IoU less the share of the smallest box around both that neither covers; -1 where that box is infinite.
+    """
+    a, b = np.asarray(a, dtype=np.float64), np.asarray(b, dtype=np.float64)
+    around = np.concatenate([np.minimum(a[..., :2], b[..., :2]), np.maximum(a[..., 2:], b[..., 2:])], axis=-1)
+    overlap = iou(a, b)
+    with np.errstate(all="ignore"):  # as above; infinity by infinity
+        hull = area(around)
+        union = (area(a) + area(b)) / (1 + overlap)  # a + b = union + intersection, and that is IoU times union
+        value = overlap - (hull - union) / hull
+    return np.where(np.isfinite(value), value, -1.0)
+
+
 def same_frame(a: Box, b: Box) -> None:
     """Raises LocusError unless both boxes are in one frame of one size."""
     if (a.frame, a.width, a.height) != (b.frame, b.width, b.height):
@@ -71,3 +86,9 @@ def box_iou(a: Box, b: Box) -> float:
     """IoU of two boxes of one frame; raises LocusError when the frames differ."""
     same_frame(a, b)
     return float(iou(np.array(a.xyxy), np.array(b.xyxy)))
+
+
+def box_giou(a: Box, b: Box) -> float:
+    """Generalised IoU of two boxes of one frame; raises LocusError when the frames differ."""
+    same_frame(a, b)
+    return float(giou(np.array(a.xyxy), np.array(b.xyxy)))

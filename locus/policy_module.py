@@ -15,7 +15,8 @@ from locus.errors import LocusError
 from locus.grpo.batching import micro_batches
 from locus.grpo.metrics import validation_metrics
 from locus.grpo.rewards import BoxReward, judge
-from locus.grpo.rollouts import sample_groups
+from locus.grpo.rollouts import prompt_generator, sample_groups
+from locus.models.lora import fingerprint, frozen_state
 from locus.models.vlm import VLM, EncodedPrompts, VisionFeatures
 from locus.types import PromptRecord, RolloutGroup, Sampling, TrainingPrompt
 
@@ -81,6 +82,11 @@ class PolicyModule(LightningModule):
         """Finished training steps: one rollout batch, or one batch of targets, with its updates."""
         self.skipped_in_a_row = 0
         self._validated: list[RolloutGroup] = []
+
+    def on_train_batch_start(self, batch: list[PromptRecord], batch_idx: int) -> None:
+        """Dropout's numbers follow from seed and step, as the sampling's do: a resumed run draws the same."""
+        if self.policy.drops_out:
+            torch.manual_seed(prompt_generator(self.seed, self.finished_steps, "dropout").initial_seed())
 
     @torch.no_grad()
     def roll_out(
@@ -156,17 +162,32 @@ class PolicyModule(LightningModule):
         return [optimizer], [LambdaLR(optimizer, lambda update: min(1.0, (update + 1) / self.warmup_updates))]
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Adds the run's position; sampling needs no generator state, its numbers follow from seed and step."""
+        """Adds the run's position; sampling needs no generator state, its numbers follow from seed and step.
+
+        Where only adapters train, the weights that they are added to are left out: they come from the backbone.
+        """
         checkpoint["locus"] = {"finished_steps": self.finished_steps, "skipped_in_a_row": self.skipped_in_a_row}
+        if frozen := frozen_state(self.policy):
+            checkpoint["locus"]["backbone"] = fingerprint(frozen)
+            left_out = {f"policy.{name}" for name in frozen}
+            state = checkpoint["state_dict"].items()
+            checkpoint["state_dict"] = {name: tensor for name, tensor in state if name not in left_out}
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Restores the run's position."""
+        """Restores the run's position; raises LocusError when its adapters were trained on another backbone."""
+        known, frozen = checkpoint["locus"].get("backbone"), frozen_state(self.policy)
+        if known is not None and frozen and not torch.equal(known, fingerprint(frozen)):
+            raise LocusError(
+                "the checkpoint's adapters were trained on another backbone: resume with the backbone.path and "
+                "backbone.seed that the run began with, and its files unchanged"
+            )
         self.finished_steps = checkpoint["locus"]["finished_steps"]
         self.skipped_in_a_row = checkpoint["locus"]["skipped_in_a_row"]
 
     def load_state_dict(self, state_dict: Mapping[str, Any], strict: bool = True, assign: bool = False) -> Any:
         """As any module; raises LocusError when the checkpoint is of another model."""
+        kept = {f"policy.{name}": tensor for name, tensor in frozen_state(self.policy).items()}
         try:
-            return super().load_state_dict(state_dict, strict, assign)
+            return super().load_state_dict(kept | dict(state_dict), strict, assign)
         except RuntimeError as error:
             raise LocusError("the checkpoint is of another model: resume with the backbone it was made with") from error

@@ -1,4 +1,7 @@
-"""``python -m locus.prepare``: images and boxes -> audited cue corpus (``corpus.parquet``, ``corpus.json``)."""
+"""``python -m locus.prepare``: images and boxes -> audited cue corpus (``corpus.parquet``, ``corpus.json``).
+
+With ``targets=``, rationales for its training examples, too (``targets.jsonl``); validation is not trained on.
+"""
 
 from __future__ import annotations
 
@@ -13,19 +16,26 @@ from omegaconf import DictConfig
 from locus.data.audits import audited_corpus
 from locus.data.corpus import Corpus, shortfall
 from locus.runtime import entry_point
+from locus.sft.targets import write_targets
 
 
 def prepare(cfg: DictConfig, folder: str | Path) -> Corpus:
-    """Builds the corpus of a configuration and saves it in ``folder``; raises LocusError for wrong input."""
+    """Builds the corpus of a configuration and saves it in ``folder``, then the rationales of its training examples.
+
+    Raises LocusError for wrong input.
+    """
+    targets = instantiate(cfg.targets, _convert_="all")
     corpus = audited_corpus(
         instantiate(cfg.data.source, _convert_="all"),
         instantiate(cfg.crop, _convert_="all"),
         cfg.data.train_examples,
         cfg.data.validation_examples,
         cfg.seed,
+        validation_strategy=instantiate(cfg.validation_crop, _convert_="all"),
         **cfg.audit,
     )
     corpus.save(folder)
+    write_targets(targets, corpus.train, folder)
     return corpus
 
 

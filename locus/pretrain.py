@@ -23,7 +23,16 @@ from locus.models.backbone import Backbone
 from locus.models.vlm import VLM
 from locus.pretraining.model_card import model_card
 from locus.run_files import AtomicCheckpointIO, write_text
-from locus.runtime import RunFolder, entry_point, finish_record, open_run, quiet_lightning, start_record
+from locus.runtime import (
+    RunFolder,
+    entry_point,
+    finish_record,
+    open_run,
+    quiet_lightning,
+    start_record,
+    write_summary,
+)
+from locus.sweeps import finished_before
 
 log = logging.getLogger("locus")
 
@@ -85,8 +94,9 @@ def pretrain(cfg: DictConfig) -> None:
     validation = DataLoader(held_out, batch_size=None, collate_fn=lambda batch: batch)
     trainer.fit(module, train, validation, ckpt_path=run.checkpoint, weights_only=True)
     final = {name: float(value) for name, value in trainer.callback_metrics.items() if name.startswith("val/")}
-    finish_record(run, record, {}, final)
+    finish_record(run, record, {})
     export(cfg, run, policy, lessons, final)
+    write_summary(run, final)
     log.info("run folder: %s", run.path)
 
 
@@ -134,7 +144,8 @@ def build_trainer(cfg: DictConfig, run: RunFolder) -> Trainer:
 @entry_point
 def main(cfg: DictConfig) -> None:
     """The command."""
-    pretrain(cfg)
+    if finished_before(cfg) is None:
+        pretrain(cfg)
 
 
 if __name__ == "__main__":

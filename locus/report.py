@@ -6,15 +6,30 @@ import logging
 from pathlib import Path
 
 import hydra
+import pandas as pd
 from hydra.core.hydra_config import HydraConfig
 from hydra.utils import instantiate
 from omegaconf import DictConfig, OmegaConf
 
 from locus.analysis import ablations
+from locus.analysis.ablations import cells
+from locus.analysis.paper_tables import against_locus, paper_table
 from locus.analysis.report import Section, write_report
-from locus.analysis.runs import find, label, load, metrics
-from locus.analysis.runs_report import ablation_of, browser_of, dynamics, frames_of, rollouts_of, table_of
+from locus.analysis.runs import experiment, find, label, load, metrics
+from locus.analysis.runs_report import (
+    ablation_bars,
+    ablation_of,
+    attention_by_layer,
+    browser_of,
+    dynamics,
+    frames_of,
+    iou_histograms,
+    rollouts_of,
+    setting_of,
+    table_of,
+)
 from locus.errors import LocusError
+from locus.evaluation.paper import ABLATIONS
 from locus.runtime import entry_point
 
 log = logging.getLogger("locus")
@@ -27,13 +42,42 @@ def sections_of(cfg: DictConfig, folder: Path) -> list[Section]:
     means = ablation_of(runs)
     if means is not None:
         sections.append(Section("Means over seeds", "Finished runs; ± is half the 95 % interval of the mean.", means))
+    sections += paper_sections(runs, experiment(cfg.runs))
     for section in sections:
-        ablations.save(section.table, folder / "tables" / section.title.lower().replace(" ", "_"))
-    curves = dynamics(metrics(cfg.runs))
-    (folder / "figures").mkdir(exist_ok=True)
-    curves.save(folder / "figures" / "dynamics.png")
-    sections.append(Section("Training", "Over steps.", pictures=[curves]))
-    return sections + rollout_sections(cfg, browsed(cfg))
+        ablations.save(section.table, folder / "tables" / section.title.lower().replace(" ", "_").replace(":", ""))
+    return sections + figure_sections(cfg, runs, folder / "figures") + rollout_sections(cfg, browsed(cfg))
+
+
+def paper_sections(runs: pd.DataFrame, name: str | None) -> list[Section]:
+    """The runs as the paper's table that they repeat, where they do."""
+    ablation = ABLATIONS.get(name or "")
+    if ablation is None or ablation.group not in runs:
+        return []
+    text = (
+        "Ours: means over seeds ± half their 95 % interval, after training: held-out cue search, then questions "
+        "without a cue. The paper's columns: Qwen2.5-VL-7B, in percent."
+    )
+    less = "Mean over seeds of the difference within a seed, ± half its 95 % interval: above 0 LOCUS is better."
+    return [
+        Section(f"{ablation.title}: {name}", text, cells(paper_table(runs, ablation))),
+        Section(f"{ablation.title}: LOCUS less the others", less, cells(against_locus(runs, ablation))),
+    ]
+
+
+def figure_sections(cfg: DictConfig, runs: pd.DataFrame, folder: Path) -> list[Section]:
+    """The pictures that the runs have the data for; each is saved in ``figures/``, too."""
+    folders = list(zip(setting_of(runs), find(cfg.runs), strict=True))
+    drawn = {
+        "Training": (dynamics(metrics(cfg.runs)), "Over steps."),
+        "Settings": (ablation_bars(runs), "Last validation, with 95 % intervals over seeds."),
+        "IoU": (iou_histograms(folders), "Of the last validation's examples."),
+        "Attention in box": (attention_by_layer(folders), "By layer; dotted: the boxes' own area."),
+    }
+    folder.mkdir(exist_ok=True)
+    shown = {title: (picture, text) for title, (picture, text) in drawn.items() if picture is not None}
+    for title, (picture, _) in shown.items():
+        picture.save(folder / f"{title.lower().replace(' ', '_')}.png")
+    return [Section(title, text, pictures=[picture]) for title, (picture, text) in shown.items()]
 
 
 def browsed(cfg: DictConfig) -> Path:
@@ -48,10 +92,9 @@ def browsed(cfg: DictConfig) -> Path:
 
 
 def rollout_sections(cfg: DictConfig, run: Path) -> list[Section]:
-    """Frame check and rollout browser of one run."""
-    if not (run / "rollouts.parquet").exists():
+    """Frame check and rollout browser of one run; nothing where it has no rollouts, as with method=sft."""
+    if not (run / "rollouts.parquet").exists() or (rollouts := rollouts_of(run)).empty:
         return []
-    rollouts = rollouts_of(run)
     text = (
         "Corners that the policy wrote against true corners, over the last tenth of the steps: scale 1 and offset 0 "
         "mean that boxes are read in the frame they are written in."
@@ -74,7 +117,7 @@ def main(cfg: DictConfig) -> None:
     folder = Path(HydraConfig.get().runtime.output_dir)
     sections = sections_of(cfg, folder)
     write_report(folder / "report.html", f"locus: {cfg.runs}", "", sections)
-    for section in sections[:2]:
+    for section in sections:
         if section.table is not None:
             log.info("%s\n%s", section.title, section.table.to_string(index=False))
     log.info("report: %s", folder / "report.html")

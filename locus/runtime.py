@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import csv
 import errno
 import functools
 import logging
@@ -13,7 +12,6 @@ import shutil
 import subprocess
 import sys
 import time
-import uuid
 import warnings
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -23,18 +21,17 @@ from typing import Any, NoReturn
 
 import hydra
 import torch
-import wandb
 import yaml
 from hydra.core.global_hydra import GlobalHydra
 from hydra.core.hydra_config import HydraConfig
 from hydra.errors import InstantiationException
-from lightning.pytorch.loggers import CSVLogger, Logger, WandbLogger
 from lightning.pytorch.utilities.exceptions import MisconfigurationException, SIGTERMException
 from omegaconf import DictConfig, OmegaConf
 
 from locus.errors import LocusError
 from locus.grpo.metrics import peak_memory_gb
 from locus.run_files import latest_checkpoint, write_json, write_text
+from locus.sweeps import BEGUN_WITH, checkpoint_to_go_on_from, in_sweep, record_failure
 
 log = logging.getLogger("locus")
 CONF = Path(__file__).resolve().parent.parent / "conf"
@@ -42,8 +39,6 @@ PACKAGES = ("torch", "torchvision", "transformers", "lightning", "hydra-core", "
 ASSETS = Path(__file__).parent / "assets"
 OmegaConf.register_new_resolver("asset", lambda name: str(ASSETS / name), replace=True)
 OmegaConf.register_new_resolver("brief", lambda text: text.replace("/", "_")[:200], replace=True)
-RESUMED_FROM = ".hydra/resume.yaml"
-"""The configuration with its interpolations; not Hydra's config.yaml, which any later call for this folder rewrites."""
 NO_SPACE = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
 
@@ -60,17 +55,20 @@ class RunFolder:
 def open_run(cfg: DictConfig) -> tuple[DictConfig, RunFolder]:
     """The run's folder and configuration; with ``resume=`` those of the earlier run, with this call's dotted overrides.
 
+    A job of a sweep whose folder holds a run of an earlier launch goes on with it.
     ``config.yaml`` holds the configuration with every interpolation resolved.
     Raises LocusError when there is nothing whole to resume from, or more than dotted keys is overridden on resume.
     """
     if OmegaConf.is_missing(cfg, "resume"):
-        folder = RunFolder(Path(HydraConfig.get().runtime.output_dir))
-        held = [name for name in ("checkpoints", "metrics.csv", "policy") if (folder.path / name).exists()]
-        if held:
-            raise LocusError(
-                f"{folder.path} already holds a run ({', '.join(held)}): resume={folder.path}, or give another folder"
-            )
-        write_text(folder.path / RESUMED_FROM, OmegaConf.to_yaml(cfg))
+        path = Path(HydraConfig.get().runtime.output_dir)
+        held = [name for name in ("checkpoints", "metrics.csv", "policy") if (path / name).exists()]
+        if in_sweep() and (path / BEGUN_WITH).exists():
+            folder = RunFolder(path, *checkpoint_to_go_on_from(path, cfg))
+        elif held:
+            raise LocusError(f"{path} already holds a run ({', '.join(held)}): resume={path}, or give another folder")
+        else:
+            folder = RunFolder(path)
+        write_text(path / BEGUN_WITH, OmegaConf.to_yaml(cfg))
     else:
         path = Path(cfg.resume)
         if not (path / "config.yaml").is_file():  # Hydra has made the folder by now
@@ -94,7 +92,7 @@ def _remove_new_folder(resumed: Path) -> None:
 
 def _resumed(folder: Path, changes: list[str]) -> DictConfig:
     """The configuration of an earlier run with dotted overrides, which stay for the next resume."""
-    path = folder / RESUMED_FROM
+    path = folder / BEGUN_WITH
     try:
         choices = OmegaConf.load(folder / ".hydra" / "hydra.yaml").hydra.runtime.choices
         same = {f"{group}={choice}" for group, choice in choices.items()}  # they open the keys of their groups
@@ -124,6 +122,7 @@ def entry_point(main: Callable[[DictConfig], Any]) -> Callable[[DictConfig], Any
     """Turns a user's wrong input into one line and exit status 2; a full disk and an interrupt, too.
 
     Any other error is a defect and keeps its traceback. What happened is written to ``summary.json``.
+    In a sweep neither ends the process: the job has no result, the others go on, and `sweeps.FailedJobs` tells.
     """
 
     @functools.wraps(main)
@@ -147,6 +146,8 @@ def entry_point(main: Callable[[DictConfig], Any]) -> Callable[[DictConfig], Any
             _give_up(cfg, "interrupted", f"interrupted; {mend}", 143 if terminated else 130)
         except Exception as error:
             message = _in_words(error)
+            if in_sweep():
+                return _lose_job(cfg, message, error)
             if message is None:
                 _record_end(cfg, "crashed", f"{type(error).__name__}: {error}")
                 raise
@@ -170,8 +171,9 @@ def _in_words(error: BaseException) -> str | None:
 
 
 def _record_end(cfg: DictConfig, status: str, message: str) -> None:
+    """Writes ``summary.json``, unless the folder is not this call's: it was refused, and holds a run that has ended."""
     folder = run_folder(cfg)
-    if (folder / "config.yaml").exists():
+    if (folder / "config.yaml").exists() and not (folder / "summary.json").exists():
         with contextlib.suppress(OSError):  # the disk may be what is full
             write_json(folder / "summary.json", {"status": status, "message": message})
 
@@ -182,54 +184,19 @@ def _give_up(cfg: DictConfig, status: str, message: str, code: int) -> NoReturn:
     sys.exit(code)
 
 
+def _lose_job(cfg: DictConfig, message: str | None, error: Exception) -> None:
+    """What `_give_up` is to a single run, in a sweep; a sweeper that searches takes None for a failed trial."""
+    status, line = ("crashed", f"{type(error).__name__}: {error}") if message is None else ("failed", message)
+    _record_end(cfg, status, line)
+    record_failure(line)
+    log.error("%s: %s", status, line, exc_info=error if message is None else None)
+
+
 def run_folder(cfg: DictConfig) -> Path:
     """The folder of this run: the resumed one, or Hydra's."""
     if "resume" in cfg and not OmegaConf.is_missing(cfg, "resume"):
         return Path(cfg.resume)
     return Path(HydraConfig.get().runtime.output_dir)
-
-
-def csv_logger(folder: RunFolder) -> Logger:
-    """``metrics.csv`` in the run folder; on resume the rows up to the checkpoint are kept."""
-    path, aside = folder.path / "metrics.csv", folder.path / ".metrics.csv.old"
-    if path.exists() and not aside.exists():  # where both exist, a kill came before the rows were written again
-        os.replace(path, aside)
-    warnings.filterwarnings("ignore", "Experiment logs directory")  # it is the run folder
-    logger = CSVLogger(folder.path, name="", version="", flush_logs_every_n_steps=1)
-    if aside.exists():
-        lines = aside.read_text().splitlines(keepends=True)
-        if not lines or "step" not in lines[0].strip().split(","):
-            os.replace(aside, path)
-            raise LocusError(f"{path} is no table of metrics: move it away to go on without it")
-        for row in csv.DictReader(line for line in lines if line.endswith("\n")):  # a full disk may leave half a row
-            if (step := int(row.pop("step"))) <= folder.last_step:
-                logger.log_metrics({name: float(value) for name, value in row.items() if value}, step)
-        aside.unlink()
-    return logger
-
-
-def wandb_logger(folder: RunFolder, project: str) -> Logger:
-    """Weights & Biases: online when there is a login, else offline; it never prompts. A resumed run keeps its id."""
-    online = os.environ.get("WANDB_MODE", "online") == "online" and wandb.login(prompt=False)
-    identity = folder.path / "wandb_id.txt"
-    if not identity.exists():
-        identity.write_text(uuid.uuid4().hex[:8])
-    settings = wandb.Settings(mode="online" if online else "offline", silent=True, console="off")
-    return WandbLogger(
-        project=project,
-        name=folder.path.name,
-        id=identity.read_text(),
-        save_dir=folder.path,
-        offline=not online,
-        resume="allow" if online and folder.checkpoint else None,
-        settings=settings,
-    )
-
-
-def close_loggers() -> None:
-    """Ends the W&B run, so that the next job of a sweep gets one of its own."""
-    if wandb.run is not None:
-        wandb.finish()
 
 
 def quiet_lightning() -> None:
@@ -276,10 +243,14 @@ def start_record(folder: RunFolder, facts: dict[str, Any]) -> dict[str, Any]:
     return record
 
 
-def finish_record(folder: RunFolder, record: dict[str, Any], phases: dict[str, float], final: dict[str, float]) -> None:
-    """Adds wall time per phase and peak memory to ``run.json`` and writes ``summary.json``."""
+def finish_record(folder: RunFolder, record: dict[str, Any], phases: dict[str, float]) -> None:
+    """Adds wall time per phase and peak memory to ``run.json``."""
     facts = {"seconds_per_phase": phases, "peak_memory_gb": peak_memory_gb()}
     write_json(folder.path / "run.json", record | facts)
+
+
+def write_summary(folder: RunFolder, final: dict[str, float]) -> None:
+    """Writes ``summary.json`` of a run that has left everything else: a sweep that is launched again skips it."""
     write_json(folder.path / "summary.json", {"status": "finished", **final})
 
 

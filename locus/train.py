@@ -29,19 +29,22 @@ from locus.data.mixed_datamodule import MixedDataModule
 from locus.errors import LocusError
 from locus.evaluation.evaluator import Evaluator
 from locus.grpo.preflight import preflight
+from locus.loggers import close_loggers
 from locus.models.backbone import Backbone
+from locus.models.lora import merged_state
 from locus.policy_module import PolicyModule, RunParts
 from locus.run_files import AtomicCheckpointIO
 from locus.runtime import (
     RunFolder,
-    close_loggers,
     differences,
     entry_point,
     finish_record,
     open_run,
     quiet_lightning,
     start_record,
+    write_summary,
 )
+from locus.sweeps import finished_before
 
 log = logging.getLogger("locus")
 
@@ -85,16 +88,16 @@ def build_data(cfg: DictConfig, backbone: Backbone, start_step: int) -> CueDataM
     if cfg.corpus is not None:
         corpus = Corpus.load(cfg.corpus)
     else:
-        strategy = instantiate(cfg.crop, _convert_="all")
+        strategies = [instantiate(crop, _convert_="all") for crop in (cfg.crop, cfg.validation_crop)]
         sizes = cfg.data.train_examples, cfg.data.validation_examples
-        corpus = audited_corpus(source, strategy, *sizes, cfg.seed, **cfg.audit)
+        corpus = audited_corpus(source, strategies[0], *sizes, cfg.seed, validation_strategy=strategies[1], **cfg.audit)
     if not corpus.validation:
         raise LocusError(
             f"corpus={cfg.corpus}: no validation examples; prepare it with some (data.validation_examples)"
         )
     collator = CueCollator(backbone.processor(), parse_frame(backbone.frame), instantiate(cfg.pixels))
     serve = CueDataModule
-    if cfg.mix:
+    if cfg.get("mix"):
         questions = instantiate(cfg.mix.questions, _convert_="all")
         serve = partial(MixedDataModule, questions=questions, share=cfg.mix.share, think=cfg.mix.think)
     return serve(
@@ -107,6 +110,7 @@ def build_data(cfg: DictConfig, backbone: Backbone, start_step: int) -> CueDataM
         workers=cfg.trainer.workers,
         seed=cfg.seed,
         start_step=start_step,
+        order=instantiate(cfg.order, _convert_="all"),
     )
 
 
@@ -133,8 +137,10 @@ def check_frames(cfg: DictConfig, backbone: Backbone, data: CueDataModule) -> No
 
 def build_module(cfg: DictConfig, backbone: Backbone, data: CueDataModule) -> PolicyModule:
     """Policy, reference and rewards in the method's module."""
-    collator = data.collator
-    parts = RunParts(backbone.load(), backbone.load, collator.encode, collator.decode, data.draw, cfg.trainer.steps)
+    collator, policy = data.collator, backbone.load()
+    if cfg.get("weights"):
+        instantiate(cfg.weights)(policy)
+    parts = RunParts(policy, backbone.load, collator.encode, collator.decode, data.draw, cfg.trainer.steps)
     return instantiate(cfg.method)(parts)
 
 
@@ -194,8 +200,8 @@ def facts_of(cfg: DictConfig, module: PolicyModule, data: CueDataModule) -> dict
 
 
 def export(run: RunFolder, module: PolicyModule, data: CueDataModule) -> None:
-    """Writes the trained policy as a plain Hugging Face folder."""
-    module.policy.model.save_pretrained(run.path / "policy")
+    """Writes the trained policy as a plain Hugging Face folder, adapters merged into its weights."""
+    module.policy.model.save_pretrained(run.path / "policy", state_dict=merged_state(module.policy))
     data.collator.processor.save_pretrained(run.path / "policy")
 
 
@@ -246,8 +252,9 @@ def train(cfg: DictConfig) -> tuple[dict[str, float], dict[str, Any]]:
     metrics = read_metrics(run.path)
     save_curve(metrics, run.path / "figures" / "curve.png")
     final = final_validation(metrics)
-    finish_record(run, record, phase_seconds(metrics), final)
+    finish_record(run, record, phase_seconds(metrics))
     report(cfg, run, backbone, module, data, trainer.strategy.root_device)
+    write_summary(run, final)
     log.info("validation:\n%s", validation_table(metrics))
     log.info("run folder: %s", run.path)
     return final, {"module": module, "data": data, "trainer": trainer, "run": run}
@@ -257,7 +264,7 @@ def train(cfg: DictConfig) -> tuple[dict[str, float], dict[str, Any]]:
 @entry_point
 def main(cfg: DictConfig) -> float:
     """The command; returns the mean IoU that a sweeper maximises."""
-    final, _ = train(cfg)
+    final = finished_before(cfg) or train(cfg)[0]
     return final["val/mean_iou"]
 
 

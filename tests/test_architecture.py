@@ -19,13 +19,13 @@ TRAINING = ("policy_module.py", "grpo/module.py", "sft/module.py", "pretraining/
 # The longest path that begins a file's path decides. A file of no line here must be placed before it is used.
 LAYERS = {
     5: ("train.py", "pretrain.py", "evaluate.py", "score.py", "analyze.py", "prepare.py", "report.py"),
-    4: ("runtime.py", "callbacks.py"),
+    4: ("runtime.py", "loggers.py", "sweeps.py", "callbacks.py"),
     3: (
         *(*TRAINING, "analysis/"),
         *(f"evaluation/{name}.py" for name in ("evaluator", "questions", "scene_benchmarks", "scene_suite", "scores")),
     ),
     2: (
-        *("run_files.py", "data/", "models/", "grpo/", "sft/"),
+        *("run_files.py", "chat_endpoint.py", "data/", "models/", "grpo/", "sft/"),
         *("evaluation/benchmarks/", "evaluation/equality.py", "evaluation/judge.py", "evaluation/predictions.py"),
     ),
     1: (
@@ -49,10 +49,11 @@ NEVER = {
 # Libraries that only these files import.
 ONLY = {
     "transformers": ("models/", "data/collate.py"),
+    "peft": ("models/",),
     "wandb": LAYERS[4],
     "sympy": ("evaluation/equality_rules.py", "evaluation/expressions.py"),
-    "hydra": (*LAYERS[5], "runtime.py"),
-    "omegaconf": (*LAYERS[5], "runtime.py"),
+    "hydra": (*LAYERS[5], "runtime.py", "sweeps.py"),
+    "omegaconf": (*LAYERS[5], "runtime.py", "sweeps.py"),
 }
 
 MACHINE_PATH = re.compile(r"(?<![\w.])/(?:home|root|work|Users)/\w")

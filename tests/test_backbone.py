@@ -15,7 +15,7 @@ from transformers import AutoModelForImageTextToText, AutoProcessor, LlavaConfig
 from locus.errors import LocusError
 from locus.grpo.logprobs import PackedScorer, SeparateScorer
 from locus.models.backbone import Backbone
-from locus.models.reference import Reference
+from locus.models.reference import FrozenCopy
 from locus.models.vlm import VLM
 from locus.types import Frame
 
@@ -67,11 +67,11 @@ def test_embedding_and_head_are_one(family: str):
 
 @FAMILY
 def test_reference_has_no_gradient_and_is_in_evaluation_mode(family: str):
-    """A reference that could train; `Reference` is no module, so that nothing collects its parameters."""
-    reference = Reference(backbone(family).load().train())
-    vlm = reference.on(torch.device("cpu"))
+    """A reference that could train; `FrozenCopy` is no module, so that nothing collects its parameters."""
+    reference = FrozenCopy(backbone(family).load().train())
     assert not isinstance(reference, torch.nn.Module)
-    assert not vlm.training and not any(parameter.requires_grad for parameter in vlm.parameters())
+    with reference.on(torch.device("cpu")) as vlm:
+        assert not vlm.training and not any(parameter.requires_grad for parameter in vlm.parameters())
 
 
 # --- The exported policy --------------------------------------------------------------------------------------

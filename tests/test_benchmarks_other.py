@@ -2,13 +2,6 @@
 
 from __future__ import annotations
 
-import json
-import threading
-from collections.abc import Iterator
-from contextlib import contextmanager
-from http.server import BaseHTTPRequestHandler, HTTPServer
-from typing import Any
-
 import numpy as np
 import pandas as pd
 import pytest
@@ -26,6 +19,7 @@ from benchmark_files_other import (
     write_logicvista,
     write_pope,
 )
+from chat_server import endpoint
 
 from locus.errors import LocusError
 from locus.evaluation.benchmarks.babyvision import BabyVision, same_blank
@@ -413,39 +407,6 @@ def test_logicvista_broken_file(tmp_path):
 
 
 # --- The judge ------------------------------------------------------------------------------------------------
-@contextmanager
-def endpoint(*replies: Any) -> Iterator[tuple[str, list[dict[str, Any]]]]:
-    """A chat endpoint that gives these replies in turn, the last for ever: a text, a status, or raw bytes."""
-    seen: list[dict[str, Any]] = []
-
-    class Handler(BaseHTTPRequestHandler):
-        def do_POST(self):
-            body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
-            seen.append({"path": self.path, "key": self.headers.get("Authorization"), **body})
-            reply = replies[min(len(seen), len(replies)) - 1]
-            text = (
-                reply
-                if isinstance(reply, bytes)
-                else json.dumps({"choices": [{"message": {"content": reply}}]}).encode()
-            )
-            self.send_response(reply if isinstance(reply, int) else 200)
-            self.end_headers()
-            self.wfile.write(text)
-
-        def log_message(self, *arguments):
-            pass
-
-    server = HTTPServer(("127.0.0.1", 0), Handler)
-    thread = threading.Thread(target=server.serve_forever)
-    thread.start()
-    try:
-        yield f"http://127.0.0.1:{server.server_port}/v1", seen
-    finally:
-        server.shutdown()
-        thread.join()
-        server.server_close()
-
-
 def test_judge_asks_once_and_keeps_the_reply(tmp_path, monkeypatch):
     """A second scoring that pays again, a sampled verdict, a key that is not sent."""
     monkeypatch.setenv("A_KEY", "secret")

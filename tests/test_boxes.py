@@ -9,8 +9,9 @@ import numpy as np
 import pytest
 import torch
 from torchvision.ops import box_iou as torchvision_box_iou
+from torchvision.ops import generalized_box_iou
 
-from locus.boxes import area, box_iou, convert, frame_size, iou, is_valid, parse_frame, same_frame
+from locus.boxes import area, box_giou, box_iou, convert, frame_size, giou, iou, is_valid, parse_frame, same_frame
 from locus.errors import LocusError
 from locus.types import Box, Frame
 
@@ -94,12 +95,41 @@ def test_integer_boxes():
     assert iou(np.array([0, 0, 2, 1]), np.array([0, 0, 1, 1])) == 0.5
 
 
+@pytest.mark.parametrize(
+    "other, expected",
+    [
+        ((0, 0, 10, 10), 1.0),
+        ((5, 5, 15, 15), 25 / 175 - 50 / 225),  # 225 around both, 175 covered
+        ((5, 0, 15, 10), 50 / 150),  # nothing around but the boxes
+        ((2, 2, 4, 4), 4 / 100),
+        ((10, 0, 20, 10), 0.0),  # a common side
+        ((10, 10, 20, 20), -200 / 400),
+        ((30, 0, 40, 10), -200 / 400),  # 400 around, 200 of it between them
+        ((90, 0, 100, 10), -800 / 1000),  # farther: less
+    ],
+)
+def test_giou_by_hand(other, expected):
+    """The enclosing box taken for the union, or a miss that earns the same wherever it is."""
+    box = np.array([0.0, 0.0, 10.0, 10.0])
+    assert giou(box, np.array(other)) == pytest.approx(expected, abs=1e-15)
+    assert giou(np.array(other), box) == giou(box, np.array(other))
+
+
+def test_giou_agrees_with_torchvision():
+    """An independent implementation, over all pairs of 60 x 50 random boxes, broadcast."""
+    a, b = random_boxes(60, 0), random_boxes(50, 1)
+    ours = giou(a[:, None], b[None])
+    assert ours.shape == (60, 50) and (ours < 0).mean() > 0.2
+    np.testing.assert_allclose(ours, generalized_box_iou(torch.tensor(a), torch.tensor(b)).numpy(), atol=1e-12)
+
+
 def test_huge_finite_numbers():
     """A policy writes 1e308: areas overflow, and the reward must be a number, without a warning per rollout."""
     huge = Box(-1e308, -1e308, 1e308, 1e308, Frame.FILE, 640, 480)
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         assert box_iou(huge, Box(0, 0, 10, 10, Frame.FILE, 640, 480)) == 0
+        assert box_giou(huge, Box(0, 0, 10, 10, Frame.FILE, 640, 480)) == -1
 
 
 @pytest.mark.parametrize("start, end", itertools.permutations(Frame, 2))
@@ -152,7 +182,7 @@ def test_unknown_frame():
 def test_boxes_of_different_frames_are_not_compared(frame, width, height):
     """Numbers of two frames give an IoU that looks plausible; another size of the same frame is another frame."""
     here, there = Box(0, 0, 9, 9, Frame.FILE, 500, 375), Box(0, 0, 9, 9, frame, width, height)
-    for check in (same_frame, box_iou):
+    for check in (same_frame, box_iou, box_giou):
         with pytest.raises(LocusError, match="different frames") as caught:
             check(here, there)
         assert "500x375" in str(caught.value) and f"{frame} {width}x{height}" in str(caught.value)

@@ -32,11 +32,15 @@ VALUES = {
     "mix.path": "questions.jsonl",
     "predictions": "boxes.jsonl",
     "runs": "images",
+    "targets.path": "boxes.jsonl",
+    "targets.model": "teacher",
 }
 # Keys that are ??? and may stay so.
 OPTIONAL = {"resume"}
 # Arguments that an entry point gives when it builds the target, which its config therefore lacks.
 AT_RUN_TIME: dict[str, set[str]] = {}
+# Groups that only experiments bring in; their files are tried with these.
+OF_EXPERIMENTS = {"scale", "training"}
 # "group=option" that cannot be built on every machine, with the reason; composed and checked all the same.
 NOT_BUILT: dict[str, str] = {}
 
@@ -60,7 +64,7 @@ def default_groups(file: Path, conf: Path) -> set[str]:
     for entry in (yaml.safe_load(file.read_text()) or {}).get("defaults", []):
         for key in entry if isinstance(entry, dict) else ():
             name = key.split()[-1]
-            if "@" not in name:
+            if "@" not in name and not key.startswith("override"):
                 names.add(name.lstrip("/") if name.startswith("/") or own == "." else f"{own}/{name}")
     return names
 
@@ -215,8 +219,15 @@ def read() -> set[str]:
 
 
 def choices() -> list[str]:
-    """``group=option`` of every group file."""
-    return [f"{group}={option}" for group, option in options(CONF)]
+    """``group=option`` of every group file that an app's overrides can choose; experiments have a test of their own."""
+    return [
+        f"{group}={option}" for group, option in options(CONF) if group not in OF_EXPERIMENTS and group != "experiment"
+    ]
+
+
+def experiments() -> list[str]:
+    """Names of all experiments."""
+    return [option for group, option in options(CONF) if group == "experiment"]
 
 
 def test_nothing_is_forgotten():
@@ -254,7 +265,27 @@ def test_option(choice, compose_app, inputs, read):
             assert instantiate(node, _convert_="all") is not None
 
 
-@pytest.mark.parametrize("option", [option for group, option in options(CONF) if group == "experiment"])
+@pytest.mark.parametrize("option", experiments())
+def test_experiment(option, compose_app, inputs, read):
+    """An experiment that does not compose with the app of its command, at its own scale or at scale=tiny."""
+    text = (CONF / "experiment" / f"{option}.yaml").read_text()
+    app = re.search(r"# Command: python -m locus\.(\w+) ", text)[1]
+    for scale in ([], ["scale=tiny"]) if "/scale:" in text else ([],):
+        config = compose_app(app, [f"experiment={option}", *scale])
+        fill(config, inputs)
+        assert list(faults(OmegaConf.to_container(config, resolve=False), read)) == []
+        OmegaConf.to_container(config, resolve=True)
+
+
+def test_every_scale_is_some_experiments():
+    """A file for experiments that none of them names any more."""
+    text = "\n".join((CONF / "experiment" / f"{option}.yaml").read_text() for option in experiments())
+    named = set(re.findall(r"^  - /scale: (\w+)", text, re.MULTILINE))
+    assert named | {"tiny"} == {option for group, option in options(CONF) if group == "scale"}
+    assert {option for group, option in options(CONF) if group == "training"} == {"paper", "tiny"}
+
+
+@pytest.mark.parametrize("option", experiments())
 def test_experiment_says_what_it_is(option):
     """An experiment without its command, result and cost cannot be repeated or judged."""
     assert list(undocumented(CONF / "experiment" / f"{option}.yaml")) == []

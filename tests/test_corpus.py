@@ -314,3 +314,63 @@ def test_real_coco_corpus(name):
     for example in corpus.all_examples:
         x1, y1, x2, y2 = example.box
         assert 0 <= x1 <= x2 - 16 and 0 <= y1 <= y2 - 16 and x2 <= example.width and y2 <= example.height
+
+
+# --- Validation by another strategy ---------------------------------------------------------------------------
+def all_sizes(images: int = 40) -> ImageTable:
+    """Each 640x480 image holds tiny (20 x 20), small (80 x 80) and large (200 x 200) objects."""
+    boxes = [[30 * i, 10, 30 * i + 20, 30] for i in range(10)] + [[90 * i, 100, 90 * i + 80, 180] for i in range(5)]
+    boxes += [[210 * i, 250, 210 * i + 200, 450] for i in range(3)]
+    ids, full = tuple(f"image-{i}" for i in range(images)), np.ones(images, np.int64)
+    box_image, stacked = np.repeat(np.arange(images), len(boxes)), np.tile(np.array(boxes, float), (images, 1))
+    return ImageTable(ids, ids, 640 * full, 480 * full, box_image, stacked, ("thing",) * len(stacked))
+
+
+def test_one_validation_set_for_all_training_crops():
+    """A table of runs that are validated each on its own crops: large ones on large, tiny ones on tiny."""
+    paper = strategy("object")
+    corpora = {
+        name: build_corpus(all_sizes(), strategy(name), 80, 20, seed=3, validation_strategy=paper)
+        for name in ("large", "tiny", "mix_60_40", "object", "random")
+    }
+    mixtures = {name: corpus.train.counts("bin") for name, corpus in corpora.items()}
+    assert mixtures["large"] == {"large": 80} and mixtures["tiny"] == {"tiny": 80}
+    assert mixtures["mix_60_40"] == {"small": 32, "tiny": 48}
+    first = corpora["large"].validation
+    assert first.counts("bin") == {"small": 6, "tiny": 14}
+    for corpus in corpora.values():
+        assert list(corpus.validation) == list(first)
+        assert not set(corpus.train.counts("image_id")) & set(first.counts("image_id"))
+    again = build_corpus(all_sizes(), strategy("large"), 80, 20, seed=3, validation_strategy=paper)
+    other = build_corpus(all_sizes(), strategy("large"), 80, 20, seed=4, validation_strategy=paper)
+    assert again.content_hash == corpora["large"].content_hash
+    assert list(other.validation) != list(first) and list(other.train) != list(again.train)
+
+
+def test_corpora_of_one_strategy_are_those_of_earlier_versions():
+    """Other examples than those that a seed gave when there was no strategy of its own for validation."""
+    corpus = build_corpus(grid_table(), strategy("object"), 100, 20, seed=3)
+    assert corpus.content_hash == "28a4991baf10148ced86be328282250b114294704e3dbe80e3bf1834f14b9749"
+
+
+def test_training_crops_that_are_none_are_refused_before_the_draw():
+    """The message of the validation's strategy, which has enough."""
+    with pytest.raises(LocusError, match=r"empty data set.*large: 0"):
+        build_corpus(grid_table(), strategy("large"), 80, 20, seed=3, validation_strategy=strategy("object"))
+
+
+def test_scenes_mixed_has_enough_of_every_size():
+    """A column of Table 6 with fewer examples than the others, or without validation ones."""
+
+    def composed(crop: str):
+        with initialize_config_dir(str(CONF), version_base="1.3"):
+            return compose("prepare", ["data=scenes_mixed", f"crop={crop}"])
+
+    data, crops = composed("object").data, ("large", "mix_60_40", "mix_90_10", "tiny", "hard_negatives")
+    table = instantiate(data.source, _convert_="all").table()
+    paper = instantiate(composed("object").crop, _convert_="all")
+    for name in crops:
+        crop = instantiate(composed(name).crop, _convert_="all")
+        corpus = build_corpus(table, crop, data.train_examples, data.validation_examples, 1, paper)
+        assert len(corpus.train) == data.train_examples >= 1600
+        assert corpus.validation.counts("bin") == {"small": 77, "tiny": 179}  # 256 at 70:30

@@ -6,6 +6,7 @@ from collections import Counter
 from collections.abc import Sequence
 from itertools import islice
 
+import numpy as np
 import pyarrow as pa
 import pytest
 import torch
@@ -13,13 +14,14 @@ from PIL import Image
 
 from locus.data.corpus import SCHEMA, Corpus, CueTable
 from locus.data.datamodule import CueDataModule, StepSampler
+from locus.data.order import Curriculum, Uniform
 from locus.errors import LocusError
 from locus.types import CuePixels
 
 
 def batches(size: int = 10, batch_size: int = 3, steps: int = 12, start: int = 0, seed: int = 7) -> list[list[int]]:
-    """All batches of a sampler."""
-    return list(StepSampler(size, batch_size, steps, start, seed))
+    """All batches of a sampler in the default order."""
+    return list(StepSampler(Uniform(), np.array(["tiny"] * size), batch_size, steps, start, seed))
 
 
 @pytest.mark.parametrize("start", range(13))
@@ -57,7 +59,7 @@ def test_a_batch_may_be_the_whole_corpus_but_no_more():
     """More prompts a step than examples: an endless loop of empty batches, or examples twice in a batch."""
     assert sorted(batches(size=3, batch_size=3, steps=1)[0]) == [0, 1, 2]
     with pytest.raises(LocusError, match=r"2 training examples, a step wants 3.*trainer\.prompts_per_step"):
-        StepSampler(2, 3, 10, 0, 0)
+        StepSampler(Uniform(), np.array(["tiny"] * 2), 3, 10, 0, 0)
 
 
 # --- The datamodule -------------------------------------------------------------------------------------------
@@ -113,6 +115,24 @@ def test_draw_is_a_function_of_its_arguments():
     assert all(other.draw(*key, 4) == names for key, names in drawn.items())
     assert datamodule(seed=6).draw(0, 0, 4) != drawn[0, 0]
     assert sorted(datamodule().draw(0, 0, 11)) == sorted(f"t{i}" for i in range(11))
+
+
+def test_refills_have_the_shares_of_their_step():
+    """Refills by the corpus's own mixture undo what the order is for; none of the excluded, fewer when a bin ends."""
+    names = [f"t{i}" for i in range(11)]
+    bins = dict(zip(names, ["tiny"] * 8 + ["small"] * 3, strict=True))
+    train = table("t", 11)
+    columns = train.columns.set_column(SCHEMA.names.index("bin"), "bin", pa.array(list(bins.values())))
+    corpus = Corpus(CueTable(columns), table("v", 7), seed=0, asked={"train": 11, "validation": 7})
+    order = Curriculum({"tiny": 1, "small": 1}, {"tiny": 1, "small": 0}, 3)
+    module = CueDataModule(corpus, GreySource(), example_ids, 4, 3, 6, 0, seed=5, order=order)
+    for attempt in range(5):
+        for step, tiny in enumerate((2, 3, 4, 4)):  # of four
+            drawn = module.draw(step, attempt, 4)
+            assert Counter(bins[name] for name in drawn)["tiny"] == tiny and len(set(drawn)) == 4
+        drawn = module.draw(0, attempt, 4, {"t8", "t9", "t0"})
+        assert sorted(name for name in drawn if bins[name] == "small") == ["t10"] and len(drawn) == 3
+        assert "t0" not in drawn
 
 
 def test_prompts_stay_where_they_are():

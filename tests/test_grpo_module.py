@@ -26,11 +26,15 @@ from locus.grpo.logprobs import CompletionBatch, PackedScorer, SeparateScorer, T
 from locus.grpo.loss import Loss
 from locus.grpo.module import GRPOModule
 from locus.grpo.rewards import BoxReward, judge
+from locus.models.lora import LoRA
+from locus.models.reference import FrozenCopy
 from locus.models.vlm import VLM
 from locus.policy_module import PolicyModule, RunParts
 from locus.sft.module import SFTModule
+from locus.sft.targets import EmptyTargets, Targets
 from locus.types import (
     Completion,
+    CueExample,
     LossTerms,
     ParsedAnswer,
     PromptRecord,
@@ -110,12 +114,16 @@ def run_parts(steps: int, data: CueDataModule, **settings: object) -> RunParts:
 
 def grpo(steps: int = 1, prompts: int = PROMPTS, lr: float = 1e-2, train_vision: bool = True,
          scorer: Any = None, max_skipped: int = 2, budget: int = LARGE_BUDGET, clip_norm: float = 1e9,
-         warmup_ratio: float = 0.0, **algorithm: Any) -> tuple[GRPOModule, CueDataModule]:  # fmt: skip
+         warmup_ratio: float = 0.0, weights: Callable[[VLM], None] | None = None,
+         **algorithm: Any) -> tuple[GRPOModule, CueDataModule]:  # fmt: skip
     """A GRPO module with its data, not yet run."""
     data = data_module(steps, prompts)
+    parts = run_parts(steps, data, train_vision=train_vision)
+    if weights is not None:
+        weights(parts.policy)
     settings = {"group_size": GROUP, "loss": Loss(kl_coefficient=0.1)} | algorithm
     module = GRPOModule(
-        run_parts(steps, data, train_vision=train_vision),
+        parts,
         Algorithm(**settings),
         scorer or PackedScorer(),
         Sampling(max_new_tokens=TOKENS),
@@ -194,6 +202,12 @@ def first_batch(data: CueDataModule) -> list[PromptRecord]:
     return next(iter(data.train_dataloader()))
 
 
+def frozen_copy(module: GRPOModule) -> VLM:
+    """The reference's model."""
+    with module.reference.on(torch.device("cpu")) as vlm:
+        return vlm
+
+
 # --- The first step -------------------------------------------------------------------------------------------
 def test_first_step_on_policy(spread: None):
     """On-policy at step 1 the ratio is 1, the reference is the policy, and the surrogate's value is a mean of
@@ -257,7 +271,7 @@ def test_gradient_is_that_of_the_definition(spread: None):
 def test_reference_stays_and_policy_moves(spread: None):
     """A reference that is trained, saved in checkpoints, handed to the optimiser, or shares weights with the policy."""
     module, data = grpo(steps=3, lr=0.1)
-    reference = module.reference.on(torch.device("cpu"))
+    reference = frozen_copy(module)
     first = copies(reference)
     assert unchanged(module.policy, first)
     run = fit(module, data)
@@ -290,7 +304,7 @@ def test_kl_term_pulls_back_to_the_reference():
 
     @torch.no_grad()
     def kl() -> float:
-        reference = module.score(module.reference.on(module.device), scored)
+        reference = module.score(frozen_copy(module), scored)
         log_ratio = (reference.logprobs - module.score(module.policy, scored).logprobs)[reference.mask]
         return (log_ratio.exp() - log_ratio - 1).mean().item()  # k3
 
@@ -536,7 +550,7 @@ def test_fixed_logprobs_belong_to_their_prompts(budget: int):
     for entry in module.with_fixed_logprobs(scored):
         batch = CompletionBatch.of([entry.token_ids], module.device)
         with torch.no_grad():
-            for found, vlm in ((entry.old, module.policy), (entry.reference, module.reference.on(module.device))):
+            for found, vlm in ((entry.old, module.policy), (entry.reference, frozen_copy(module))):
                 expected = SeparateScorer()(vlm, [entry.group.prompt], batch, 1.0).logprobs[0]
                 width = expected.shape[-1]
                 torch.testing.assert_close(found[:, :width], expected, rtol=0, atol=1e-5)
@@ -565,7 +579,7 @@ def test_how_often_a_picture_is_encoded(spread: None, train_vision: bool, budget
     def add(tower: torch.nn.Module, arguments: tuple, keywords: dict) -> None:
         images.append(len(keywords["grid_thw"] if "grid_thw" in keywords else arguments[1]))
 
-    for vlm in (module.policy, module.reference.on(torch.device("cpu"))):
+    for vlm in (module.policy, frozen_copy(module)):
         vlm.model.model.visual.register_forward_pre_hook(add, with_kwargs=True)
     fit(module, data)
     assert sum(images) == 2 * PROMPTS * 2 * expected  # two images a prompt, two steps
@@ -580,16 +594,73 @@ def test_frozen_tower_stays_and_the_rest_trains(spread: None):
     assert moved and not any(".visual." in name for name in moved)
 
 
+# --- Adapters -------------------------------------------------------------------------------------------------
+@pytest.mark.parametrize("train_vision", [True, False])
+@pytest.mark.parametrize("epochs", [1, 2])
+def test_adapters_switched_off_are_as_good_as_a_second_copy(spread: None, train_vision: bool, epochs: int):
+    """A reference that is the policy itself: adapters left on or off, their gradients cut, dropped or doubled."""
+    runs = []
+    for copied in (False, True):
+        settings = {"steps": 3, "lr": 0.3, "epochs": epochs, "train_vision": train_vision}
+        module, data = grpo(**settings, weights=LoRA(rank=4), loss=Loss(kl_coefficient=1.0))
+        if copied:
+            module.reference = FrozenCopy(backbone(FAMILY, train_vision=train_vision).load())
+        runs.append(fit(module, data))
+    shared, separate = runs
+    for one, other in zip(shared.rows, separate.rows, strict=True):
+        timed = {name for name in one if name.startswith(("time/", "memory/"))}
+        assert {name: one[name] for name in one if name not in timed} == {n: other[n] for n in other if n not in timed}
+    assert unchanged(shared.module, copies(separate.module))
+    assert shared.rows[0]["train/max_log_ratio"] == 0 or epochs > 1
+    assert shared.rows[-1]["train/kl"] > 1e-6
+
+
+def test_only_adapters_train_and_only_they_are_saved(spread: None):
+    """Backbone weights that move by weight decay, optimiser states or checkpoints of the whole model, and adapters
+    that are loaded onto another backbone."""
+    module, data = grpo(steps=2, lr=0.3, weights=LoRA(rank=4))
+    before = copies(module.policy)
+    run = fit(module, data)
+    moved = {name for name, value in module.policy.state_dict().items() if not torch.equal(value, before[name])}
+    adapters = {name for name in before if ".lora_" in name}
+    assert moved == adapters and len(adapters) == 2 * len(module.policy.adapters) > 0
+    sizes = sum(parameter.numel() for group in run.optimizer.param_groups for parameter in group["params"])
+    assert sizes == sum(before[name].numel() for name in adapters)
+
+    checkpoint = {"state_dict": module.state_dict()}
+    module.on_save_checkpoint(checkpoint)
+    assert set(checkpoint["state_dict"]) == {f"policy.{name}" for name in adapters}
+    again, _ = grpo(steps=2, weights=LoRA(rank=4, seed=7))
+    again.on_load_checkpoint(checkpoint)
+    again.load_state_dict(checkpoint["state_dict"])
+    assert unchanged(again, copies(module)) and again.finished_steps == 2
+
+    full, _ = grpo(steps=2)
+    other, _ = grpo(steps=2, weights=LoRA(rank=8))
+    for wrong in (full, other):
+        with pytest.raises(LocusError, match="another model"):
+            wrong.load_state_dict(checkpoint["state_dict"])
+    with torch.no_grad():
+        again.policy.model.get_input_embeddings().weight += 1e-3
+    with pytest.raises(LocusError, match=r"another backbone.*backbone\.path"):
+        again.on_load_checkpoint(checkpoint)
+
+
 # --- Supervised fine-tuning -----------------------------------------------------------------------------------
-def sft(steps: int, budget: int = LARGE_BUDGET, lr: float = 3e-3) -> tuple[SFTModule, CueDataModule]:
+EMPTY = EmptyTargets()
+
+
+def sft(
+    steps: int, budget: int = LARGE_BUDGET, lr: float = 3e-3, targets: Targets = EMPTY, tokens: int = 16
+) -> tuple[SFTModule, CueDataModule]:
     data = data_module(steps)
     optimizer: Callable = (lambda p: torch.optim.AdamW(p, lr=lr)) if steps > 1 else (lambda p: RecordingSGD(p, lr=lr))
     return SFTModule(
         run_parts(steps, data),
         PackedScorer(),
-        thought="",
+        targets,
         reward=BoxReward(),
-        validation_sampling=Sampling(temperature=0, max_new_tokens=16),
+        validation_sampling=Sampling(temperature=0, max_new_tokens=tokens),
         optimizer=optimizer,
         warmup_ratio=0.0,
         clip_norm=1.0 if steps > 1 else 1e9,
@@ -611,11 +682,61 @@ def test_sft_targets_earn_the_full_format_and_the_most_that_integers_can():
     """Targets in another frame or format than the reward's: SFT would then train against GRPO."""
     module, data = sft(steps=1)
     for record in first_batch(data):
-        ids = module.target_ids(record)
+        ids = module.target_ids(record, "")
         assert ids[-1] == module.policy.end_token_ids[0]
         completion = Completion(ids, torch.zeros(len(ids)), finished=True)
         rollout = judge(completion, module.decode(ids), record, BoxReward())
         assert rollout.reward.format == 1 and rollout.reward.iou > 0.9
+
+
+def thought(example: CueExample) -> str:
+    """Of one to five words, by the place."""
+    return "there " * (1 + int(example.box[0]) % 5) + example.example_id
+
+
+class Thoughts(Targets):
+    """Rationales of different lengths that name their examples."""
+
+    def rationales(self, examples):
+        return map(thought, examples)
+
+
+@pytest.mark.parametrize("budget", [LARGE_BUDGET, SMALL_BUDGET])
+def test_sft_loss_is_that_of_the_definition(budget: int):
+    """SFT's loss written out once more, with rationales of different lengths: the mean over the step's target tokens
+    of -log-prob. A rationale left out, or another example's, a box in the file's frame, a mean of means."""
+    module, data = sft(steps=1, budget=budget, targets=Thoughts(), tokens=48)
+    policy = backbone(FAMILY).load().train()
+    total, lengths = 0.0, []
+    for prompt in first_batch(data):
+        box = ", ".join(str(round(1000 * side / 64)) for side in prompt.example.box)  # FAMILY speaks 0-1000
+        text = f"<think>{thought(prompt.example)}</think><answer>[{box}]</answer><|im_end|>"
+        ids = torch.tensor(collator(FAMILY).encode(text))
+        with torch.no_grad():
+            logits = policy.model(
+                input_ids=torch.cat([prompt.input_ids, ids])[None],
+                mm_token_type_ids=torch.cat([prompt.mm_token_type_ids, torch.zeros_like(ids)])[None],
+                pixel_values=prompt.pixel_values,
+                image_grid_thw=prompt.image_grid_thw,
+            ).logits[0, prompt.length - 1 : -1]
+        logits[:, policy.forbidden] = float("-inf")
+        total -= logits.log_softmax(-1).gather(1, ids[:, None]).sum().item()
+        lengths.append(len(ids))
+    (row,) = fit(module, data).rows
+    assert len(set(lengths)) > 1
+    assert row["train/loss"] == pytest.approx(total / sum(lengths), rel=1e-5)
+    assert row["train/completion_length"] == sum(lengths) / len(lengths)
+    assert row["train/skipped_updates"] == 0 and row["train/lr"] == 3e-3 and row["train/entropy"] > 0
+
+
+def test_sft_target_continues_what_the_template_opened():
+    """A second <think> behind the one that Qwen3-VL-Thinking's template opens."""
+    module, data = sft(steps=1, tokens=48)
+    record = replace(first_batch(data)[0], opened="<think>\n")
+    text = module.decode(module.target_ids(record, "It is there."))
+    assert text.startswith("It is there.</think><answer>[") and text.endswith("]</answer>")
+    with pytest.raises(LocusError, match="has 18 tokens, completions end at 16.*max_new_tokens"):
+        sft(steps=1)[0].target_ids(record, "It is there.")
 
 
 def test_sft_micro_batches_do_not_change_the_gradient():

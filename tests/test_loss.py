@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 
 import pytest
@@ -99,6 +99,27 @@ def test_k1_and_k3_are_unbiased():
     for estimator in (k1, k3):
         assert (policy * estimator(log_ratio)).sum().item() == pytest.approx(exact, rel=1e-12)
     assert abs((policy * k2(log_ratio)).sum().item() - exact) > 1e-3  # k2 is biased: the estimators do differ
+
+
+def test_what_the_gradient_of_each_estimator_is():
+    """An estimator of the KL's value need not descend the KL: over a whole softmax, k1's gradient is nothing, k2's that
+    of KL(policy || reference), k3's that of KL(reference || policy)."""
+    logits = torch.tensor([0.3, -1.0, 0.8, 0.1], dtype=torch.float64, requires_grad=True)
+    policy, reference = logits.log_softmax(-1), torch.tensor([0.1, 0.4, 0.2, 0.3], dtype=torch.float64).log()
+
+    def gradient(value: torch.Tensor) -> torch.Tensor:
+        return torch.autograd.grad(value, logits, retain_graph=True)[0]
+
+    def expected(estimator: Callable[[torch.Tensor], torch.Tensor]) -> torch.Tensor:
+        """Of the loss, over all tokens, each as often as the policy writes it."""
+        return gradient((policy.exp().detach() * estimator(reference - policy)).sum())
+
+    forward = gradient((policy.exp() * (policy - reference)).sum())
+    backward = gradient((reference.exp() * (reference - policy)).sum())
+    assert (forward - backward).abs().max() > 0.01 < forward.abs().max()
+    torch.testing.assert_close(expected(k1), torch.zeros_like(logits), rtol=0, atol=1e-15)
+    torch.testing.assert_close(expected(k2), forward, rtol=1e-12, atol=1e-15)
+    torch.testing.assert_close(expected(k3), backward, rtol=1e-12, atol=1e-15)
 
 
 @pytest.mark.parametrize("apart", [1.0, -1.0])

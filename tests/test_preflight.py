@@ -4,9 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 import torch
+from hydra.utils import instantiate
 from models import FAMILIES, collator, sample
 from PIL import Image
 
@@ -138,6 +140,37 @@ def test_a_template_that_opens_the_thinking_unseen_is_caught():
     records = [replace(record, opened="<think> so: <think>") for record in make(SAMPLES)]
     with pytest.raises(LocusError, match="pre-flight"):
         check(make, records)
+
+
+@pytest.fixture(params=["iou", "giou", "iou_threshold", "format_only"])
+def reward(request: pytest.FixtureRequest, compose_app: Callable) -> BoxReward:
+    """Every reward that conf has."""
+    return instantiate(compose_app("train", [f"reward={request.param}"]).reward)
+
+
+def test_every_reward_is_here(repo: Path):
+    """A reward that is added and never meets the pre-flight."""
+    assert {file.stem for file in (repo / "conf" / "reward").glob("*.yaml")} == {
+        *("iou", "giou", "iou_threshold", "format_only")
+    }
+
+
+@FAMILY
+def test_right_frames_pass_with_every_reward(family: str, reward: BoxReward):
+    """A reward that its own pre-flight refuses, or that a shifted box costs nothing."""
+    report = check(collator(family), collator(family)(SAMPLES), reward=reward)
+    assert report.oracle == pytest.approx(1, abs=1e-3)
+    assert report.shifted < 0.6 or reward.alpha == 1
+
+
+def test_wrong_frames_are_caught_with_every_reward(reward: BoxReward):
+    """Frames 3 % apart: the boxes still overlap by more than half, which a threshold, or a format alone, rewards in full."""
+    make = collator("qwen2_5_vl")
+    records = [answer_size_of_the_file(record) for record in make(SAMPLES[2:])]
+    width, height = records[0].answer_size
+    records = [replace(record, answer_size=(width * 1.1, height)) for record in records]
+    with pytest.raises(LocusError, match=r"pre-flight.*IoU of 0\.[5-9].*backbone\.frame"):
+        check(make, records, reward=reward)
 
 
 @FAMILY

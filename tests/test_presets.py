@@ -15,7 +15,7 @@ from hydra.utils import instantiate
 from locus.errors import LocusError
 from locus.grpo.advantages import group_advantages
 from locus.grpo.algorithm import Algorithm
-from locus.grpo.loss import Loss, Totals, constant_length, k3, sequence_mean, token_mean
+from locus.grpo.loss import Loss, Totals, constant_length, k1, k2, k3, sequence_mean, token_mean
 
 
 @dataclass(frozen=True)
@@ -34,10 +34,12 @@ class Source:
     refill: bool = False
 
 
-# grpo: arXiv 2402.03300, eq. 3, with the KL weight of LOCUS. easyr1: examples/config.yaml and core_algos.py of EasyR1.
-# trl: GRPOConfig of TRL 1.16. dr_grpo: arXiv 2503.20783. dapo: arXiv 2503.14476. gspo: arXiv 2507.18071.
+# grpo: arXiv 2402.03300, eq. 3, with the KL weight of LOCUS; grpo_refill is no paper's. easyr1: examples/config.yaml
+# and core_algos.py of EasyR1. trl: GRPOConfig of TRL 1.16. dr_grpo: arXiv 2503.20783. dapo: arXiv 2503.14476. gspo:
+# arXiv 2507.18071.
 SOURCES = {
     "grpo": Source(kl=0.01),
+    "grpo_refill": Source(kl=0.01, refill=True),
     "easyr1": Source((0.2, 0.3), dual=3.0, average="token", kl=0.01, kl_bound=10.0, mini_batches=4),
     "trl": Source(average="token", epsilon=1e-4),
     "dr_grpo": Source(average="constant", divide=False),
@@ -170,9 +172,27 @@ def test_loss_as_worked_out_by_hand(name, preset):
             assert (gradient[b, g, len(completion) :] == 0).all()
 
 
+@pytest.mark.parametrize("name", SOURCES)
+def test_kl_options_change_the_kl_alone(name, preset, compose_app):
+    """kl=k2 that resets the clips of a preset, or does nothing where it has no KL; kl=off that leaves a reference."""
+    algorithm = preset(name)
+    on, off = (instantiate(compose_app("train", [f"algorithm={name}", f"kl={kl}"]).algorithm) for kl in ("k2", "off"))
+    coefficient = algorithm.loss.kl_coefficient or 0.01
+    assert on == replace(algorithm, loss=replace(algorithm.loss, kl_estimator=k2, kl_coefficient=coefficient))
+    assert off == replace(algorithm, loss=replace(algorithm.loss, kl_coefficient=0.0)) and not off.needs_reference
+
+
+@pytest.mark.parametrize("option, estimator", [("k1", k1), ("k3", k3)])
+def test_kl_coefficient_of_the_command_line_wins(option, estimator, compose_app):
+    """An option that shadows algorithm.loss.kl_coefficient, or names another estimator than its own."""
+    loss = instantiate(compose_app("train", [f"kl={option}", "algorithm.loss.kl_coefficient=0.5"]).algorithm).loss
+    assert loss == Loss(kl_coefficient=0.5, kl_estimator=estimator)
+
+
 def test_the_example_tells_presets_apart():
     """An example that all presets agree on would test nothing: every single departure changes its value."""
-    values = {name: plain_loss(source) for name, source in SOURCES.items()}
+    losses = {replace(source, refill=False): name for name, source in SOURCES.items()}  # grpo_refill's is that of grpo
+    values = {name: plain_loss(source) for source, name in losses.items()}
     for one, other in combinations(values, 2):
         assert values[one] != pytest.approx(values[other], rel=1e-3), (one, other)
     paper = SOURCES["grpo"]
@@ -180,7 +200,7 @@ def test_the_example_tells_presets_apart():
         for key in ("clip", "dual", "sequence_ratio", "average", "kl", "kl_bound", "divide", "epsilon"):
             if getattr(source, key) != getattr(paper, key):
                 without = plain_loss(replace(source, **{key: getattr(paper, key)}))
-                assert without != pytest.approx(values[name], rel=1e-4), (name, key)
+                assert without != pytest.approx(plain_loss(source), rel=1e-4), (name, key)
     easyr1 = SOURCES["easyr1"]
     assert plain_loss(easyr1) != pytest.approx(plain_loss(replace(easyr1, clip=(0.2, 0.28))), rel=1e-4)
 

@@ -37,10 +37,11 @@ from runs import (
     warm_run,
 )
 
-from locus import runtime
+from locus import loggers
 from locus.grpo.module import GRPOModule
+from locus.loggers import csv_logger
 from locus.run_files import StepTable
-from locus.runtime import RunFolder, csv_logger
+from locus.runtime import RunFolder
 
 STEPS = 4
 """Validations are at 0, 2 and 4, a checkpoint at each step."""
@@ -191,7 +192,7 @@ def test_killed_while_a_checkpoint_is_written(tmp_path, unbroken):
 def test_killed_again_while_it_was_opened(folder, unbroken):
     """A kill while the tables and the metrics are cut back, and the run is then resumed from an earlier checkpoint."""
     cut(folder, 3)
-    killed(lambda: resume(folder), runtime.csv, "DictReader", lambda *_: True)
+    killed(lambda: resume(folder), loggers.csv, "DictReader", lambda *_: True)
     killed(lambda: resume(folder), torch, "save", half_written(1))
     (folder / "checkpoints" / "step-000003.ckpt").unlink()
     resume(folder)

@@ -9,7 +9,7 @@ import torch
 
 from locus.boxes import convert, frame_size
 from locus.errors import LocusError
-from locus.grpo.rewards import BoxReward, file_box, judge
+from locus.grpo.rewards import BoxReward, IouThreshold, file_box, giou_reward, judge
 from locus.prompts import answer_text
 from locus.types import Box, Completion, CueExample, Frame, ParsedAnswer, PromptRecord, Rollout, Status
 
@@ -27,12 +27,10 @@ def prompt(frame: Frame, opened: str = "") -> PromptRecord:
     )
 
 
-def judged(
-    text: str, frame: Frame = Frame.FILE, opened: str = "", alpha: float = 0.1, finished: bool = True
-) -> Rollout:
-    """A text as the only rollout."""
+def judged(text: str, frame: Frame = Frame.FILE, opened: str = "", finished: bool = True, **reward: object) -> Rollout:
+    """A text as the only rollout; ``reward`` are settings of `BoxReward`."""
     completion = Completion(torch.arange(3), torch.zeros(3), finished)
-    return judge(completion, text, prompt(frame, opened), BoxReward(alpha))
+    return judge(completion, text, prompt(frame, opened), BoxReward(**reward))
 
 
 def parts(rollout: Rollout) -> tuple[float, ...]:
@@ -89,6 +87,46 @@ def test_localisation_is_exchangeable_and_iou_stays():
     assert reward(ParsedAnswer(Status.NO_BOX, None, False), None, target).localisation == 0.0  # never called with None
 
 
+@pytest.mark.parametrize(
+    "written, earned, overlap",
+    [
+        ("[100, 100, 200, 200]", 1.0, 1.0),
+        ("[150, 150, 250, 250]", (1 + 1 / 7 - 2 / 9) / 2, 1 / 7),  # 22,500 px around both, 17,500 covered
+        ("[200, 100, 300, 200]", 0.5, 0.0),  # a common side
+        ("[300, 100, 400, 200]", (1 - 1 / 3) / 2, 0.0),  # a gap as wide as the target
+        ("[400, 100, 500, 200]", (1 - 1 / 2) / 2, 0.0),  # twice as wide: less
+    ],
+)
+def test_giou_by_hand(written, earned, overlap):
+    """A miss that earns nothing for nearness, a reward outside [0, 1], or an IoU column that holds GIoU."""
+    reward = judged(FORMED.format(written), localisation=giou_reward).reward
+    assert (reward.localisation, reward.iou) == pytest.approx((earned, overlap), abs=1e-12)
+    assert reward.total == pytest.approx(0.9 * earned + 0.1)
+
+
+@pytest.mark.parametrize(
+    "threshold, written, earned",
+    [
+        (0.5, "[100, 100, 200, 150]", 1.0),  # IoU 0.5: the threshold itself counts
+        (0.51, "[100, 100, 200, 150]", 0.0),
+        (0.5, "[150, 100, 250, 200]", 0.0),  # IoU 1/3
+        (0.3, "[150, 100, 250, 200]", 1.0),
+        (1.0, "[100, 100, 200, 200]", 1.0),
+    ],
+)
+def test_iou_threshold_by_hand(threshold, written, earned):
+    """A threshold that is exclusive, or that lets IoU through."""
+    reward = judged(FORMED.format(written), localisation=IouThreshold(threshold)).reward
+    assert (reward.localisation, reward.total) == pytest.approx((earned, 0.9 * earned + 0.1))
+
+
+@pytest.mark.parametrize("threshold", [0.0, -0.5, 1.01, float("nan")])
+def test_threshold_out_of_range(threshold):
+    """At 0 every box earns all, above 1 none can."""
+    with pytest.raises(LocusError, match=r"reward\.localisation\.threshold"):
+        IouThreshold(threshold)
+
+
 @pytest.mark.parametrize("opened", ["", OPENED])
 @pytest.mark.parametrize("frame", Frame)
 def test_a_perfect_answer_earns_1_in_every_frame(frame, opened):
@@ -129,3 +167,5 @@ def test_huge_numbers_earn_nothing(number, frame):
     for box in (f"[-{number}, -{number}, {number}, {number}]", f"[0, 0, {number}, 1]", f"[{number}, 0, 1.5e308, 5]"):
         reward = judged(FORMED.format(box), frame).reward
         assert reward.iou == pytest.approx(0, abs=1e-9) and reward.total in (0.0, pytest.approx(0.1))
+        near = judged(FORMED.format(box), frame, localisation=giou_reward).reward
+        assert 0 <= near.localisation <= 0.5 + 1e-9  # half for what lies around the target, however large

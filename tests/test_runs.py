@@ -12,7 +12,9 @@ import pytest
 import yaml
 
 from locus.analysis import ablations, runs
+from locus.analysis.paper_tables import against_locus, paper_table
 from locus.errors import LocusError
+from locus.evaluation.paper import ABLATIONS
 
 
 def write_run(folder: Path, seed: int, lr: float, iou: float | None, **more: object) -> Path:
@@ -93,3 +95,53 @@ def test_saved_tables(sweep, tmp_path):
     assert r"learning\_rate & runs & IoU \\" in (tmp_path / "tables" / "t.tex").read_text()
     assert r"0.500 $\pm$ 1.271 \\" in (tmp_path / "tables" / "t.tex").read_text()
     assert pd.read_csv(tmp_path / "tables" / "t.csv")["IoU ±"].iloc[0] == pytest.approx(1.2706, abs=1e-4)
+
+
+@pytest.fixture
+def table7(tmp_path) -> Path:
+    """Random and object crops, two seeds each; questions before and after."""
+    number = 0
+    for seed, random, locus in ((1, 0.2, 0.4), (2, 0.3, 0.6)):
+        for crop, iou in (("object", locus), ("random", random)):
+            folder = write_run(tmp_path / "table7" / str(number), seed, 0.1, iou, crop={"_target_": crop, "side": 1})
+            (folder / "metrics.csv").write_text(f"step,train/iou,val/mean_iou\n0,,{seed / 10}\n1,0.1,{iou}\n")
+            record = {"hydra": {"runtime": {"choices": {"experiment": "table7", "crop": crop, "hydra/launcher": "x"}}}}
+            (folder / ".hydra").mkdir()
+            (folder / ".hydra" / "hydra.yaml").write_text(yaml.safe_dump(record))
+            scores = [("before", 0.0), ("before", 1.0), ("after", 1.0), ("after", float(crop == "object"))]
+            questions = [{"policy": policy, "benchmark": "attributes", "score": score} for policy, score in scores]
+            pd.DataFrame(questions).to_parquet(folder / "questions.parquet")
+            number += 1
+    return tmp_path / "table7"
+
+
+def test_groups_tell_runs_apart(table7):
+    """A row for each value below a group in place of one for its option; an experiment that is not known any more."""
+    frame = runs.load(table7)
+    assert runs.axes(frame) == ["crop"] and frame["crop._target_"].tolist() == ["object", "random"] * 2
+    assert runs.experiment(table7) == "table7"
+    assert frame["score/attributes"].tolist() == [1.0, 0.5] * 2 and frame["base/score/attributes"].eq(0.5).all()
+    assert frame["base/val/mean_iou"].tolist() == [0.1, 0.1, 0.2, 0.2]
+
+
+def test_the_paper_table_by_hand(table7):
+    """The base among the trained, rows in another order than the paper's, or seeds compared across each other."""
+    frame = runs.load(table7)
+    table = paper_table(frame, ABLATIONS["table7"])
+    assert table["crop"].tolist() == ["base", "random", "object"] and table["runs"].eq(2).all()
+    assert table["cue search IoU"].tolist() == pytest.approx([0.15, 0.25, 0.5])
+    assert table["attributes"].tolist() == pytest.approx([0.5, 0.5, 1.0])
+    assert table["paper: V*"].tolist() == ["79.6", "81.2", "87.4"]
+    less = against_locus(frame, ABLATIONS["table7"])
+    assert less["LOCUS less crop"].tolist() == ["random"] and less["seeds"].tolist() == [2]
+    # Differences 0.2 and 0.3: mean 0.25, standard deviation of the mean 0.05, times t(1) = 12.706.
+    assert less["cue search IoU"].tolist() == pytest.approx([0.25])
+    assert less["cue search IoU ±"].tolist() == pytest.approx([12.706 * 0.05], rel=1e-3)
+
+
+@pytest.mark.parametrize("name", ABLATIONS)
+def test_the_papers_ablations_are_whole(name):
+    """A row with a number too few, or a LOCUS that is no row."""
+    ablation = ABLATIONS[name]
+    assert ablation.locus in ablation.rows
+    assert {len(row) for row in [ablation.base, *ablation.rows.values()]} == {len(ablation.benchmarks)}

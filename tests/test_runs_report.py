@@ -8,7 +8,7 @@ import numpy as np
 import pandas as pd
 import pytest
 from PIL import Image
-from runs import command, refused, succeeded
+from runs import command, refused, succeeded, warm_run
 from test_report import browser  # noqa: F401
 
 from locus.analysis.frame_check import corner_fit
@@ -127,7 +127,14 @@ def test_command(tmp_path):
     page = (tmp_path / "page" / "report.html").read_text()
     assert "Means over seeds" in page and "rollout-data" in page and "report:" in ended.stdout
     assert (tmp_path / "page" / "tables" / "runs.csv").exists() and (
-        tmp_path / "page" / "figures" / "dynamics.png"
+        tmp_path / "page" / "figures" / "training.png"
     ).exists()
     refused(command("report", f"runs={tmp_path / 'none'}", out), "no run below it")
     refused(command("report", f"runs={tmp_path / 'sweep'}", "browse=3", out), "give one of 1, 2")
+
+
+def test_a_supervised_run_has_a_page(tmp_path):
+    """A method without rollouts: a crash in curves that it does not log, an empty browser on the page."""
+    succeeded(command("report", f"runs={warm_run()}", f"hydra.run.dir={tmp_path}"))
+    page = (tmp_path / "report.html").read_text()
+    assert "finished" in page and "Rollouts:" not in page and "Frame of the boxes" not in page

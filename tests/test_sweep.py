@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import itertools
 import json
+import subprocess
+import time
 from pathlib import Path
 
 import pandas as pd
@@ -12,7 +14,7 @@ import torch
 import yaml
 from omegaconf import OmegaConf
 from PIL import Image
-from runs import SMALLEST, command, differences, finish, refused, same_weights, spawn, succeeded, warm_policy
+from runs import SMALLEST, command, differences, finish, same_weights, spawn, succeeded, warm_policy
 from transformers import AutoModelForImageTextToText
 
 ALGORITHMS, SEEDS = ("grpo", "easyr1"), (1, 2)
@@ -54,7 +56,7 @@ def runs(sweep) -> dict[tuple[str, int], Path]:
     found = {}
     for folder in sweep.iterdir():
         if folder.is_dir():
-            named = dict(part.split("=", 1) for part in folder.name.partition("_")[2].split(",") if "=" in part)
+            named = dict(part.split("-", 1) for part in folder.name.split("__"))
             found[named["algorithm"], int(named["seed"])] = folder
     return found
 
@@ -62,7 +64,7 @@ def runs(sweep) -> dict[tuple[str, int], Path]:
 def test_each_run_has_a_folder_named_by_its_overrides(sweep, runs):
     """Runs that write over each other, or whose folders do not tell which is which."""
     assert set(runs) == set(itertools.product(ALGORITHMS, SEEDS))
-    assert sorted(folder.name.split("_")[0] for folder in runs.values()) == ["0", "1", "2", "3"]
+    assert runs["grpo", 1].name == "algorithm-grpo__experiment-small__seed-1"
     assert {path.name for path in sweep.iterdir()} == {folder.name for folder in runs.values()} | {"multirun.yaml"}
 
 
@@ -132,8 +134,69 @@ def test_a_sweep_over_files_stays_in_its_folder(tmp_path):
     assert {path.name for path in tmp_path.iterdir()} == {"data", "sweep"}
 
 
-def test_a_run_that_fails_stops_the_sweep_with_its_status(tmp_path, small):
-    """A sweep that ends well although one of its runs did not."""
-    ended = command("train", "-m", "algorithm.group_size=2,1", *small, f"hydra.sweep.dir={tmp_path / 'sweep'}")
-    refused(ended, "algorithm.group_size=1")
-    assert len(list((tmp_path / "sweep").glob("0_*/summary.json"))) == 1
+@pytest.mark.parametrize("launcher", ["basic", "cores", "slurm_rehearsal"])
+def test_a_run_that_fails_does_not_lose_the_others(tmp_path, small, launcher):
+    """A sweep that ends at its first failure, or that ends well although one of its runs did not."""
+    sweep = tmp_path / "sweep"
+    sizes = *small, "trainer.steps=1", f"hydra/launcher={launcher}", f"hydra.sweep.dir={sweep}"
+    ended = finish(spawn("-m", "locus.train", "-m", "algorithm.group_size=4,1,2", *sizes))
+    assert ended.status == 2, ended.stderr
+    failed, hint = [line for line in ended.stderr.splitlines() if line.startswith("locus: ")]
+    folders = {size: sweep / f"algorithm.group_size-{size}__experiment-small__trainer.steps-1" for size in (4, 1, 2)}
+    assert failed.startswith(f"locus: {folders[1]}: algorithm.group_size=1")
+    assert "1 of the sweep's jobs failed" in hint and f"hydra.sweep.dir={sweep}" in hint
+    status = {size: json.loads((folder / "summary.json").read_text())["status"] for size, folder in folders.items()}
+    assert status == {4: "finished", 1: "failed", 2: "finished"}
+
+
+def test_launched_again_it_does_only_what_is_missing(tmp_path, runs, small):
+    """Killed after the first run, in the second: a launch that trains the first again, or begins the second anew."""
+    sweep = tmp_path / "sweep"
+    launch = "-m", "locus.train", "-m", "algorithm=easyr1", "seed=1,2", *small, f"hydra.sweep.dir={sweep}"
+    first, second = (sweep / f"algorithm-easyr1__experiment-small__seed-{seed}" for seed in SEEDS)
+    process = spawn(*launch, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    while not (second / "checkpoints" / "step-000001.ckpt").exists():
+        assert process.poll() is None
+        time.sleep(0.01)
+    process.kill()
+    process.wait()
+    assert not (second / "summary.json").exists()
+
+    before = written(first)
+    ended = succeeded(finish(spawn(*launch)))
+    assert f"{first}: finished by an earlier launch, skipped" in ended.stdout
+    assert f"{second}: begun by an earlier launch, goes on after step " in ended.stdout
+    assert written(first) == before
+    assert list(differences(second, runs["easyr1", 2])) == []
+    assert json.loads((second / "run.json").read_text())["resumed_from_step"] >= 1
+
+    before = {folder: written(folder) for folder in (first, second)}
+    refused_again = finish(spawn(*launch, "optimizer.make.lr=3e-3", "hydra.sweep.subdir=algorithm-easyr1__experiment-"
+                                 "small__seed-${seed}"))  # fmt: skip
+    assert refused_again.status == 2
+    for folder in (first, second):
+        assert f"locus: {folder} holds a run with other settings (optimizer.make.lr: " in refused_again.stderr
+        assert written(folder) == before[folder]
+
+
+def written(folder: Path) -> dict[Path, tuple[int, bytes]]:
+    """When and what a run wrote; not what Hydra writes for every job."""
+    files = (path for path in folder.rglob("*") if path.is_file() and path.suffix != ".log")
+    return {
+        path: (path.stat().st_mtime_ns, path.read_bytes())
+        for path in files
+        if path.parent.name != ".hydra" or path.name == "resume.yaml"
+    }
+
+
+def test_optuna_searches(tmp_path, small):
+    """A search that minimises, or whose values do not reach the run."""
+    search = "sweep=optuna", "hydra.sweeper.n_trials=3", *small, "trainer.steps=1", f"hydra.sweep.dir={tmp_path}"
+    succeeded(finish(spawn("-m", "locus.train", *search)))
+    configs = {path.parent: yaml.safe_load(path.read_text()) for path in tmp_path.glob("*/config.yaml")}
+    assert len({config["reward"]["alpha"] for config in configs.values()}) == 3
+    scores = [json.loads((folder / "summary.json").read_text())["val/mean_iou"] for folder in configs]
+    best = yaml.safe_load((tmp_path / "optimization_results.yaml").read_text())
+    assert best["best_value"] == max(scores)
+    alpha = {config["reward"]["alpha"]: score for config, score in zip(configs.values(), scores, strict=True)}
+    assert alpha[best["best_params"]["reward.alpha"]] == max(scores)

@@ -77,6 +77,18 @@ def bars(axes: Axes, measured: pd.DataFrame, along: str, column: str, over: str 
     axes.legend(fontsize="small", frameon=False)
 
 
+def mean_bars(axes: Axes, table: pd.DataFrame, along: str, measures: Sequence[str]) -> None:
+    """A bar a measure for each row of an `ablations.over_seeds` table, with its interval where it has one."""
+    width = 0.8 / len(measures)
+    for index, measure in enumerate(measures):
+        places = np.arange(len(table)) + (index - (len(measures) - 1) / 2) * width
+        half = table[f"{measure} ±"].fillna(0)
+        axes.bar(places, table[measure], width, yerr=half, capsize=2, color=COLOURS[index], label=measure)
+    axes.set_xticks(range(len(table)), table[along].astype(str), rotation=20, ha="right")
+    axes.set_ylim(0, 1)
+    axes.legend(fontsize="small", frameon=False)
+
+
 def histogram(axes: Axes, measured: pd.DataFrame, column: str) -> None:
     """Share of the items in tenths of 0 to 1, one outline a policy."""
     edges = [tenth / 10 for tenth in range(11)]

@@ -10,10 +10,13 @@ from typing import Any
 import pandas as pd
 import yaml
 
+from locus.analysis.comparison import AFTER, BEFORE
 from locus.errors import LocusError
 
 PLACES = ("hydra", "resume", "corpus", "name")
 """Settings of a run that say where it is, not what it does."""
+FACTS = ("run", "status", "step", "seed")
+"""Columns of `load` that are no settings."""
 
 
 def find(path: str | Path) -> list[Path]:
@@ -39,26 +42,53 @@ def load(path: str | Path, scores: str | Path | None = None) -> pd.DataFrame:
 
     Returns:
         Columns ``run`` (see `label`), ``status`` (finished, failed, interrupted, crashed, or unfinished),
-        ``step`` (the last logged), ``seed``, every setting in which the runs differ under its dotted name, the last
-        validation (``val/...``), ``time/<phase>_s`` and ``memory/peak_gb`` of the whole run, and ``score/<benchmark>``.
+        ``step`` (the last logged), ``seed``, every config group of which the runs chose differently, every setting in
+        which they differ under its dotted name, the last validation (``val/...``), ``time/<phase>_s`` and
+        ``memory/peak_gb`` of the whole run, ``score/<benchmark>`` (questions of the run's own evaluation, and of
+        ``scores``), and the same of the base under ``base/val/...`` and ``base/score/...``.
 
     Raises:
         LocusError: no run there, or a file of a run that cannot be read.
     """
     folders = find(path)
     settings = [flat(_yaml(folder / "config.yaml")) for folder in folders]
+    chosen = [choices(folder) for folder in folders]
     rows = []
-    for folder, own in zip(folders, settings, strict=True):
+    for folder, own, groups in zip(folders, settings, chosen, strict=True):
         summary, record = _json(folder / "summary.json"), _json(folder / "run.json")
         logged = metrics(folder)
         row = {"run": label(folder, path), "status": summary.pop("status", "unfinished")}
         row |= {"step": int(logged["step"].max()) if len(logged) else 0, "seed": own.get("seed")}
+        row |= {name: groups.get(name) for name in differing(chosen)}
         row |= {name: own.get(name) for name in differing(settings)}
         row |= {name: value for name, value in summary.items() if name.startswith("val/")}
+        row |= _base_validation(logged) | _question_scores(folder / "questions.parquet")
         row |= {f"time/{name}_s": seconds for name, seconds in record.get("seconds_per_phase", {}).items()}
         rows.append(row | {"memory/peak_gb": record.get("peak_memory_gb")})
     frame = pd.DataFrame(rows)
     return frame if scores is None else frame.join(_scores(Path(scores), folders))
+
+
+def axes(frame: pd.DataFrame) -> list[str]:
+    """Columns of `load` that tell its runs apart, seeds beside: config groups, then settings that no group explains."""
+    plain = [name for name in frame if "/" not in name and name not in FACTS]
+    groups = [name for name in plain if "." not in name]
+    return groups + [name for name in plain if "." in name and name.split(".")[0] not in groups]
+
+
+def experiment(path: str | Path) -> str | None:
+    """The ``experiment=`` that all runs at or below ``path`` have in common; None where they have none."""
+    names = {choices(folder).get("experiment") for folder in find(path)}
+    return names.pop() if len(names) == 1 else None
+
+
+def choices(folder: Path) -> dict[str, str]:
+    """Config group -> option of a run; empty where Hydra's record is not there."""
+    file = folder / ".hydra" / "hydra.yaml"
+    if not file.exists():
+        return {}
+    found = _yaml(file).get("hydra", {}).get("runtime", {}).get("choices", {})
+    return {name: option for name, option in found.items() if "@" not in name and "/" not in name}
 
 
 def metrics(path: str | Path) -> pd.DataFrame:
@@ -96,6 +126,23 @@ def differing(settings: Sequence[Mapping[str, Any]]) -> list[str]:
         and not name.endswith(".seed")
         and len({str(own.get(name)) for own in settings}) > 1
     ]
+
+
+def _base_validation(logged: pd.DataFrame) -> dict[str, float]:
+    """The validation before step 1, under ``base/``."""
+    first = logged[logged["step"] == 0] if "val/mean_iou" in logged else logged[:0]
+    if not len(first):
+        return {}
+    return {f"base/{name}": float(first[name].iloc[0]) for name in logged if name.startswith("val/")}
+
+
+def _question_scores(file: Path) -> dict[str, float]:
+    """Accuracy by benchmark of the run's policy, and of its base under ``base/``."""
+    if not file.exists():
+        return {}
+    means = pd.read_parquet(file).groupby(["policy", "benchmark"], sort=False)["score"].mean()
+    prefixes = {BEFORE: "base/score/", AFTER: "score/"}
+    return {prefixes[policy] + benchmark: float(value) for (policy, benchmark), value in means.items()}
 
 
 def _scores(file: Path, folders: Sequence[Path]) -> pd.DataFrame:

@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import pandas as pd
 from PIL import Image
 
 from locus.analysis.ablations import cells, over_seeds
+from locus.analysis.comparison import AFTER, BEFORE
+from locus.analysis.diagnoses.attention import layer_curves
 from locus.analysis.frame_check import corner_fit
-from locus.analysis.plots import COLOURS, as_picture, panels
+from locus.analysis.plots import COLOURS, as_picture, histogram, mean_bars, panels
 from locus.analysis.rollout_browser import browser_html, groups_of
+from locus.analysis.runs import FACTS, axes
 from locus.errors import LocusError
 
 SHOWN = {
@@ -23,25 +26,70 @@ CURVES = {"train/reward": "reward", "val/mean_iou": "validation IoU", "train/kl"
 
 def table_of(runs: pd.DataFrame) -> pd.DataFrame:
     """Every run with the settings in which they differ, as text."""
-    settings = [name for name in runs if "." in name and "/" not in name]
     measures = {name: label for name, label in SHOWN.items() if name in runs}
-    return cells(runs[["run", "status", "step", "seed", *settings, *measures]].rename(columns=measures))
+    return cells(runs[[*FACTS, *axes(runs), *measures]].rename(columns=measures))
 
 
 def ablation_of(runs: pd.DataFrame) -> pd.DataFrame | None:
     """Means over seeds by the settings in which the runs differ; None where every setting was run once."""
-    settings = [name for name in runs if "." in name and "/" not in name]
     if runs["seed"].nunique() < 2 or "val/mean_iou" not in runs:
         return None
     measures = {name: label for name, label in SHOWN.items() if name.startswith("val/") and name in runs}
-    return cells(over_seeds(runs.assign(all="all"), settings or ["all"], measures))
+    return cells(over_seeds(runs.assign(all="all"), axes(runs) or ["all"], measures))
+
+
+def setting_of(runs: pd.DataFrame) -> pd.Series:
+    """[runs] the settings of `runs.axes` in one text; where there are none, the run's name."""
+    settings = axes(runs)
+    if not settings:
+        return runs["run"]
+    return runs[settings].astype(str).agg(", ".join, axis=1)
+
+
+def ablation_bars(runs: pd.DataFrame) -> Image.Image | None:
+    """Last validation of every setting with its 95 % interval over seeds; None where nothing was validated."""
+    measures = {name: label for name, label in SHOWN.items() if name.startswith("val/") and name in runs}
+    finished = runs[runs["status"] == "finished"]
+    if not measures or not len(finished):
+        return None
+    table = over_seeds(finished.assign(setting=setting_of(finished)), ["setting"], measures)
+    figure, (one,) = panels(width=max(5.0, 1.2 * len(table) + 2))
+    mean_bars(one, table, "setting", list(measures.values()))
+    return as_picture(figure)
+
+
+def iou_histograms(folders: Sequence[tuple[str, Path]]) -> Image.Image | None:
+    """IoU of the last validation, an outline a setting, its seeds together; None where nothing was validated.
+
+    folders: (setting, run folder).
+    """
+    frames = []
+    for setting, folder in folders:
+        if (folder / "validation.parquet").exists():
+            rows = pd.read_parquet(folder / "validation.parquet", columns=["step", "iou"])
+            frames.append(rows[rows["step"] == rows["step"].max()].assign(policy=setting))
+    if not frames:
+        return None
+    figure, (one,) = panels()
+    histogram(one, pd.concat(frames), "iou")
+    return as_picture(figure)
+
+
+def attention_by_layer(folders: Sequence[tuple[str, Path]]) -> Image.Image | None:
+    """`layer_curves` of the base and of every setting, its seeds together (paper, Fig. 8); None without any."""
+    frames = [
+        pd.read_parquet(folder / "attention.parquet").replace({"policy": {BEFORE: "base", AFTER: setting}})
+        for setting, folder in folders
+        if (folder / "attention.parquet").exists()
+    ]
+    return layer_curves(pd.concat(frames)) if frames else None
 
 
 def dynamics(metrics: pd.DataFrame) -> Image.Image:
     """Reward, validation (with its area bins where there is one run), KL and entropy over steps (paper, Fig. 9)."""
     shown = {name: label for name, label in CURVES.items() if name in metrics}
-    figure, axes = panels(len(shown), width=4)
-    for one, (name, label) in zip(axes, shown.items(), strict=True):
+    figure, places = panels(len(shown), width=4)
+    for one, (name, label) in zip(places, shown.items(), strict=True):
         for index, (run, rows) in enumerate(metrics.groupby("run", sort=False)):
             logged = rows[rows[name].notna()]
             colour = COLOURS[index % len(COLOURS)]
@@ -53,8 +101,8 @@ def dynamics(metrics: pd.DataFrame) -> Image.Image:
                 one.plot(logged["step"], logged[column], color=COLOURS[index], linewidth=1, label=column.split("/")[1])
         one.set_title(label, fontsize="medium")
         one.set_xlabel("step")
-    if len(axes) and metrics["run"].nunique() <= len(COLOURS):
-        axes[min(1, len(axes) - 1)].legend(fontsize="x-small", frameon=False)
+    if len(places) and metrics["run"].nunique() <= len(COLOURS):
+        places[min(1, len(places) - 1)].legend(fontsize="x-small", frameon=False)
     return as_picture(figure)
 
 

@@ -41,6 +41,7 @@ def audited_corpus(
     validation_examples: int,
     seed: int,
     *,
+    validation_strategy: CropStrategy | None = None,
     duplicate_iou: float = 0.95,
     check_images: bool = True,
     ambiguity_sample: int = 0,
@@ -49,7 +50,7 @@ def audited_corpus(
     """Source -> corpus with its audits.
 
     Args:
-        source, strategy, train_examples, validation_examples, seed: as in `build_corpus`.
+        source, strategy, train_examples, validation_examples, seed, validation_strategy: as in `build_corpus`.
         duplicate_iou: from which two boxes of an image are one; all but the first are left out before the draw.
         check_images: decode every image that the draw uses, leave out the broken ones and draw again, so that the
             counts and the mixture hold. For files only: a generated image cannot be broken.
@@ -69,12 +70,14 @@ def audited_corpus(
         dropped = {name: count for name, count in source.audit.items() if isinstance(count, int) and count}
         if dropped:
             log.warning("left out: %s", ", ".join(f"{name} {count}" for name, count in dropped.items()))
+    audits |= strategy.audit(table)
     build = partial(
         build_corpus,
         strategy=strategy,
         train_examples=train_examples,
         validation_examples=validation_examples,
         seed=seed,
+        validation_strategy=validation_strategy,
     )
     if isinstance(source, ImageFiles) and check_images:
         corpus, broken = _of_sound_images(table, source, build)

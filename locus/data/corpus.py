@@ -153,7 +153,12 @@ class Corpus:
 
 
 def build_corpus(
-    table: ImageTable, strategy: CropStrategy, train_examples: int, validation_examples: int, seed: int
+    table: ImageTable,
+    strategy: CropStrategy,
+    train_examples: int,
+    validation_examples: int,
+    seed: int,
+    validation_strategy: CropStrategy | None = None,
 ) -> Corpus:
     """Draws the examples of both splits; a function of its arguments alone.
 
@@ -161,6 +166,9 @@ def build_corpus(
     mixture allows, and that is logged; validation then keeps its share of the total or a tenth of it, whichever is
     more, and never more than was asked for. The splits share no image: validation takes the first images of a
     random order, as many as its share of the examples, or as it needs.
+
+    With a ``validation_strategy``, validation is drawn by it, whatever ``strategy`` is: runs that train on different
+    crops of one table are then validated on the same examples.
 
     Raises:
         LocusError: no region is eligible, or the images do not suffice for two splits.
@@ -170,25 +178,20 @@ def build_corpus(
             f"data.train_examples={train_examples}, data.validation_examples={validation_examples}: "
             "ask for at least 1 and at least 0"
         )
-    rng = np.random.default_rng(seed)
-    regions = strategy.regions(table, rng)
+    validation = _Drawing.of(table, validation_strategy or strategy, seed)
+    train = _Drawing.of(table, strategy, [seed, 1]) if validation_strategy else validation
+    train.feasible(train_examples)
     asked = train_examples + validation_examples
-    total = feasible(np.bincount(regions.bin, minlength=len(strategy.ratios)), strategy.ratios, asked)
-    if total == 0:
-        raise LocusError(_nothing_eligible(table, strategy, regions))
-    share = validation_examples / asked
-    validation = min(validation_examples, max(round(total * share), total // 10))
-    held_out = _hold_out(regions, quotas(validation, strategy.ratios), share, len(table.width), rng)
-    rows = {
-        "train": draw(regions, np.flatnonzero(~held_out[regions.image]), train_examples, strategy.ratios, rng),
-        "validation": draw(regions, np.flatnonzero(held_out[regions.image]), validation, strategy.ratios, rng),
-    }
+    total, share = validation.feasible(asked), validation_examples / asked
+    held_out_examples = min(validation_examples, max(round(total * share), total // 10))
+    held_out = validation.hold_out(held_out_examples, share)
+    rows = {"train": train.draw(~held_out, train_examples), "validation": validation.draw(held_out, held_out_examples)}
     if not len(rows["train"]) or (validation_examples and not len(rows["validation"])):
         raise LocusError(
-            f"{total} crops in {len(np.unique(regions.image))} images do not make a training and a validation set "
-            "without a common image in this mixture; use more images, or ask for fewer examples"
+            f"{total} crops in {len(np.unique(validation.regions.image))} images do not make a training and a "
+            "validation set without a common image in this mixture; use more images, or ask for fewer examples"
         )
-    splits = {split: _examples(table, strategy, regions, index, rng) for split, index in rows.items()}
+    splits = {"train": train.examples(rows["train"]), "validation": validation.examples(rows["validation"])}
     corpus = Corpus(**splits, seed=seed, asked={"train": train_examples, "validation": validation_examples})
     if sum(map(len, splits.values())) < asked:
         log.warning(shortfall(corpus))
@@ -203,6 +206,42 @@ def shortfall(corpus: Corpus) -> str:
         if len(examples) < corpus.asked[split]
     ]
     return f"too few boxes for the mixture: the corpus has {' and '.join(short)} examples asked for" if short else ""
+
+
+@dataclass(frozen=True, eq=False)
+class _Drawing:
+    """A strategy's regions of a table, and the random numbers by which crops are drawn from them."""
+
+    table: ImageTable
+    strategy: CropStrategy
+    regions: Regions
+    rng: np.random.Generator
+
+    @classmethod
+    def of(cls, table: ImageTable, strategy: CropStrategy, seed: int | list[int]) -> _Drawing:
+        rng = np.random.default_rng(seed)
+        return cls(table, strategy, strategy.regions(table, rng), rng)
+
+    def feasible(self, asked: int) -> int:
+        """How many crops, at most ``asked``, the mixture allows; raises LocusError for none."""
+        available = np.bincount(self.regions.bin, minlength=len(self.strategy.ratios))
+        total = feasible(available, self.strategy.ratios, asked)
+        if total == 0:
+            raise LocusError(_nothing_eligible(self.table, self.strategy, self.regions))
+        return total
+
+    def hold_out(self, examples: int, share: float) -> np.ndarray:
+        """[M] bool, the validation images, see `_hold_out`."""
+        needed = quotas(examples, self.strategy.ratios)
+        return _hold_out(self.regions, needed, share, len(self.table.width), self.rng)
+
+    def draw(self, images: np.ndarray, asked: int) -> np.ndarray:
+        """Indices of regions in these images [M] (bool): ``asked``, or what the mixture allows."""
+        return draw(self.regions, np.flatnonzero(images[self.regions.image]), asked, self.strategy.ratios, self.rng)
+
+    def examples(self, index: np.ndarray) -> CueTable:
+        """Rows for the regions at ``index`` [R]."""
+        return _examples(self.table, self.strategy, self.regions, index, self.rng)
 
 
 def _hold_out(regions: Regions, needed: np.ndarray, share: float, images: int, rng: np.random.Generator) -> np.ndarray:

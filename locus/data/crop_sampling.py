@@ -108,6 +108,10 @@ class CropStrategy:
         """Image rows [R] (ascending), boxes [R, 4] and labels [R], before bins and sides are looked at."""
         return table.box_image, table.boxes, np.array(table.labels, dtype=object)
 
+    def audit(self, table: ImageTable) -> Mapping[str, Mapping[str, int]]:
+        """Audit -> what is worth counting of the table's eligible regions; nothing here."""
+        return {}
+
     def crops(self, regions: Regions, table: ImageTable, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
         """Target boxes [R, 4], padded and in whole pixels inside the image, and cue scales [R]."""
         padding = self._uniform(self.padding, regions.bin, 0.0, rng)

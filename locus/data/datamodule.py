@@ -13,45 +13,33 @@ from torch.utils.data import DataLoader, Sampler
 from locus.data.collate import CueCollator
 from locus.data.corpus import Corpus
 from locus.data.dataset import CueDataset
+from locus.data.order import Order, Uniform, batches, check_pools, whole_parts
 from locus.data.sources import ImageSource
-from locus.errors import LocusError
 from locus.types import PromptRecord
 
 
 class StepSampler(Sampler[list[int]]):
     """Batches of indices, one a training step: step s gives the same batch wherever a run was resumed.
 
-    Each epoch is its own permutation; what does not fill a batch at its end is left out, so no batch holds an example
-    twice.
-
     Args:
-        size: examples.
+        order: which examples a step has.
+        bins: [N] area bins of the examples.
         batch_size: B, prompts a step.
         steps: of the whole run; the length that is reported.
         start: the first step to give.
         seed: of the permutations.
     """
 
-    def __init__(self, size: int, batch_size: int, steps: int, start: int, seed: int):
-        if size < batch_size:
-            raise LocusError(
-                f"the corpus has {size} training examples, a step wants {batch_size}: "
-                "lower trainer.prompts_per_step or use more data"
-            )
-        self.size, self.batch_size, self.steps, self.start, self.seed = size, batch_size, steps, start, seed
+    def __init__(self, order: Order, bins: np.ndarray, batch_size: int, steps: int, start: int, seed: int):
+        check_pools(order, bins, batch_size, steps)
+        self.order, self.bins, self.batch_size = order, bins, batch_size
+        self.steps, self.start, self.seed = steps, start, seed
 
     def __len__(self) -> int:
         return self.steps
 
     def __iter__(self) -> Iterator[list[int]]:
-        per_epoch = self.size // self.batch_size
-        epoch, order = -1, np.empty(0)
-        for step in range(self.start, self.steps):
-            if step // per_epoch != epoch:
-                epoch = step // per_epoch
-                order = np.random.default_rng([self.seed, epoch]).permutation(self.size)
-            first = step % per_epoch * self.batch_size
-            yield order[first : first + self.batch_size].tolist()
+        return islice(batches(self.order, self.bins, self.batch_size, self.seed), self.start, self.steps)
 
 
 class CueDataModule(LightningDataModule):
@@ -67,6 +55,7 @@ class CueDataModule(LightningDataModule):
         workers: processes that prepare pictures; 0 does it in the main process.
         seed: of the order.
         start_step: the first step, when resuming.
+        order: which training examples a step has; None is `Uniform`.
     """
 
     def __init__(
@@ -80,17 +69,20 @@ class CueDataModule(LightningDataModule):
         workers: int,
         seed: int,
         start_step: int = 0,
+        order: Order | None = None,
     ):
         super().__init__()
         self.corpus, self.source, self.collator = corpus, source, collator
         self.prompts_per_step, self.validation_batch, self.steps = prompts_per_step, validation_batch, steps
         self.workers, self.seed, self.start_step = workers, seed, start_step
+        self.order = order or Uniform()
+        self.bins = np.array(corpus.train.columns["bin"].to_pylist())
         self.train = CueDataset(corpus.train, source)
         self.validation = CueDataset(corpus.validation, source)
 
     def train_dataloader(self) -> DataLoader[list[PromptRecord]]:
         """One batch a step, from ``start_step`` on."""
-        sampler = StepSampler(len(self.train), self.prompts_per_step, self.steps, self.start_step, self.seed)
+        sampler = StepSampler(self.order, self.bins, self.prompts_per_step, self.steps, self.start_step, self.seed)
         return DataLoader(self.train, batch_sampler=sampler, collate_fn=self.collator, num_workers=self.workers)
 
     def val_dataloader(self) -> DataLoader[list[PromptRecord]]:
@@ -106,9 +98,16 @@ class CueDataModule(LightningDataModule):
     def draw(self, step: int, attempt: int, count: int, used: Set[str] = frozenset()) -> list[PromptRecord]:
         """Fresh prompts for a refill; a function of its arguments and the seed.
 
-        At most ``count``, none whose id is in ``used``: a prompt's random numbers go by step and id, so that it would
-        bring the same rollouts again. Fewer when the corpus runs out.
+        At most ``count``, in the shares of the step's batch, none whose id is in ``used``: a prompt's random numbers go
+        by step and id, so that it would bring the same rollouts again. Fewer when a pool of the order runs out.
         """
-        order = np.random.default_rng([self.seed, 1 + step, 1 + attempt]).permutation(len(self.train))
-        fresh = (int(index) for index in order if self.corpus.train[int(index)].example_id not in used)
-        return self.collator([self.train[index] for index in islice(fresh, count)])
+        rng = np.random.default_rng([self.seed, 1 + step, 1 + attempt])
+        permutation = rng.permutation(len(self.train))
+        pools = self.order.pools(self.bins)
+        parts = whole_parts(count, self.order.shares(list(pools), step), rng)
+        drawn: list[int] = []
+        for pool, part in zip(pools.values(), parts, strict=True):
+            members = permutation[np.isin(permutation, pool)].tolist()
+            fresh = (index for index in members if self.corpus.train[index].example_id not in used)
+            drawn += islice(fresh, part)
+        return self.collator([self.train[index] for index in drawn])

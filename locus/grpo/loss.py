@@ -44,17 +44,27 @@ def constant_length(mask: torch.Tensor, totals: Totals) -> torch.Tensor:
 
 
 def k1(log_ratio: torch.Tensor) -> torch.Tensor:
-    """Unbiased, can be negative; log_ratio = log reference - log policy (Schulman 2020, joschu.net/blog/kl-approx)."""
+    """Unbiased, can be negative; log_ratio = log reference - log policy (Schulman 2020, joschu.net/blog/kl-approx).
+
+    As a loss it does not hold the policy to the reference: its gradient is that of log policy, whose expectation under
+    the policy is zero. The value is the KL's, the gradient is not.
+    """
     return -log_ratio
 
 
 def k2(log_ratio: torch.Tensor) -> torch.Tensor:
-    """Half the squared log-ratio: biased, low variance, cannot overflow."""
+    """Half the squared log-ratio: biased, low variance, cannot overflow.
+
+    On-policy its expected gradient is that of KL(policy ‖ reference).
+    """
     return 0.5 * log_ratio.square()
 
 
 def k3(log_ratio: torch.Tensor) -> torch.Tensor:
-    """exp(r) - r - 1: unbiased and never negative."""
+    """exp(r) - r - 1: unbiased and never negative.
+
+    On-policy its expected gradient is that of KL(reference ‖ policy), the same to first order near the reference.
+    """
     return log_ratio.exp() - log_ratio - 1
 
 

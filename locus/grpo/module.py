@@ -22,7 +22,7 @@ from locus.grpo.batching import micro_batches
 from locus.grpo.logprobs import CompletionBatch, Scorer, TokenScores
 from locus.grpo.loss import Totals
 from locus.grpo.metrics import Phases, TokenSums, rollout_metrics
-from locus.models.reference import Reference
+from locus.models.reference import reference_of
 from locus.models.vlm import VLM, EncodedPrompts, VisionFeatures
 from locus.policy_module import PolicyModule, RunParts
 from locus.types import RolloutGroup, Sampling, TrainingPrompt
@@ -62,7 +62,8 @@ class GRPOModule(PolicyModule):
         sizes = {"updates_per_step": algorithm.updates_per_rollout, "completions_per_prompt": algorithm.group_size}
         super().__init__(parts, **sizes, **shared)
         self.algorithm, self.scorer, self.sampling, self.draw = algorithm, scorer, sampling, parts.draw
-        self.reference = Reference(parts.load_reference()) if algorithm.needs_reference else None
+        wanted = algorithm.needs_reference
+        self.reference = reference_of(parts.policy, parts.load_reference) if wanted else None
 
     def training_step(self, prompts: list[TrainingPrompt], batch_idx: int) -> dict[str, Any]:
         """One rollout batch: B prompts, G rollouts each, then ``updates_per_rollout`` optimiser steps."""
@@ -91,7 +92,9 @@ class GRPOModule(PolicyModule):
         more memory than the update needs anyway.
         """
         tokens = self.algorithm.group_size * self.sampling.max_new_tokens
-        if self.algorithm.updates_per_rollout > 1 or self.algorithm.refill or self.policy.recomputes:
+        if self.algorithm.updates_per_rollout > 1 or self.algorithm.refill:
+            return None
+        if self.policy.recomputes or self.policy.drops_out:
             return None
         if len(micro_batches(prompts, tokens, self.token_budget)) > 1:
             return None
@@ -134,7 +137,7 @@ class GRPOModule(PolicyModule):
         for indices in self.micro_batches(scored):
             batch = [scored[i] for i in indices]
             # A frozen tower is the same in policy and reference, so its features are, too.
-            reference = self.score(self.reference.on(self.device), batch).logprobs if self.reference else None
+            reference = self.reference_logprobs(batch) if self.reference else None
             old = self.score(self.policy, batch).logprobs if off_policy else None
             for row, i in enumerate(indices):
                 done[i] = replace(
@@ -143,6 +146,11 @@ class GRPOModule(PolicyModule):
                     reference=None if reference is None else reference[row],
                 )
         return done
+
+    def reference_logprobs(self, batch: list[ScoredGroup]) -> torch.Tensor:
+        """[B, G, T] under the reference."""
+        with self.reference.on(self.device) as reference:
+            return self.score(reference, batch).logprobs
 
     def mini_batches(self, scored: list[ScoredGroup]) -> Iterable[list[ScoredGroup]]:
         """The groups of each optimiser step: ``mini_batches`` parts that differ by one at most, ``epochs`` times."""

@@ -15,7 +15,7 @@ from locus.boxes import convert, frame_size
 from locus.errors import LocusError
 from locus.grpo.rewards import BoxReward, judge
 from locus.prompts import answer_text
-from locus.types import Box, Completion, Frame, PromptRecord
+from locus.types import Box, Completion, Frame, PromptRecord, Reward
 
 TEXT_DIGITS = 3
 TOLERANCE = 1e-2
@@ -45,6 +45,8 @@ def preflight(
 ) -> PreflightReport:
     """Checks these prompts; raises LocusError unless every oracle earns 1 and every shifted oracle earns less.
 
+    The oracle's plain IoU must be 1, too: a threshold or a format alone also rewards boxes of another frame.
+
     Args:
         prompts: as the datamodule makes them.
         encode, decode: the tokenizer's, as the rollouts use them.
@@ -53,11 +55,11 @@ def preflight(
             not by what the prompt says of itself: that is what is checked.
     """
 
-    def earned(prompt: PromptRecord, box: Box, digits: int) -> float:
+    def earned(prompt: PromptRecord, box: Box, digits: int) -> Reward:
         text = answer_text(box, "", digits, prompt.opened)
         token_ids = torch.tensor(encode(text))
         completion = Completion(token_ids, torch.zeros(len(token_ids)), finished=True)
-        return judge(completion, decode(token_ids), prompt, reward).reward.total
+        return judge(completion, decode(token_ids), prompt, reward).reward
 
     oracles, integers, shifted = [], [], []
     for prompt in prompts:
@@ -67,15 +69,24 @@ def preflight(
         true = convert(target, frame, *size)
         dx, dy = (true.x2 - true.x1) / 2, (true.y2 - true.y1) / 2
         moved = Box(true.x1 + dx, true.y1 + dy, true.x2 + dx, true.y2 + dy, true.frame, true.width, true.height)
-        oracles.append(earned(prompt, true, TEXT_DIGITS))
-        integers.append(earned(prompt, true, 0))
-        shifted.append(earned(prompt, moved, TEXT_DIGITS))
-        if oracles[-1] < 1 - TOLERANCE or (reward.alpha < 1 and shifted[-1] >= oracles[-1]):
+        oracle, rounded, elsewhere = (
+            earned(prompt, box, digits) for box, digits in ((true, TEXT_DIGITS), (true, 0), (moved, TEXT_DIGITS))
+        )
+        oracles.append(oracle.total)
+        integers.append(rounded.total)
+        shifted.append(elsewhere.total)
+        if min(oracle.total, oracle.iou) < 1 - TOLERANCE:
             raise LocusError(
                 f"pre-flight: on {prompt.example.image_path} (example {prompt.prompt_id}) the true box {target.xyxy} "
-                f"earns {oracles[-1]:.3f} and a shifted one {shifted[-1]:.3f}, written in frame {frame} of size {size} "
+                f"earns {oracle.total:.3f} at an IoU of {oracle.iou:.3f}, written in frame {frame} of size {size} "
                 f"and read in {prompt.answer_frame} of {prompt.answer_size}: the policy's frame is not the "
                 "one the reward reads; check backbone.frame and the annotations' image size"
+            )
+        if reward.alpha < 1 and elsewhere.total >= oracle.total:
+            raise LocusError(
+                f"pre-flight: on {prompt.example.image_path} (example {prompt.prompt_id}) a box shifted by half its "
+                f"sides, at an IoU of {elsewhere.iou:.3f}, earns {elsewhere.total:.3f}, as much as the true one: the "
+                "reward does not tell places apart; choose another, or a higher threshold"
             )
     count = len(prompts)
     if count == 0:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from locus.boxes import box_iou, convert
+from locus.boxes import box_giou, box_iou, convert
 from locus.errors import LocusError
 from locus.parsing import normalised, parse_answer, parse_text
 from locus.types import (
@@ -21,6 +21,25 @@ from locus.types import (
     Rollout,
     TrainingPrompt,
 )
+
+
+def giou_reward(box: Box, target: Box) -> float:
+    """(1 + GIoU) / 2 in [0, 1]: grows with nearness where boxes do not touch (arXiv 1902.09630)."""
+    return (1 + box_giou(box, target)) / 2
+
+
+@dataclass(frozen=True)
+class IouThreshold:
+    """1 for an IoU of at least ``threshold``, else 0."""
+
+    threshold: float = 0.5
+
+    def __post_init__(self) -> None:
+        if not 0 < self.threshold <= 1:
+            raise LocusError(f"reward.localisation.threshold={self.threshold}: give an IoU above 0, up to 1")
+
+    def __call__(self, box: Box, target: Box) -> float:
+        return float(box_iou(box, target) >= self.threshold)
 
 
 @dataclass(frozen=True)

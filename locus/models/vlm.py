@@ -11,6 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import nn
@@ -74,6 +75,8 @@ class VLM(nn.Module):
         self.frame = frame
         self.end_token_ids = tuple(end_token_ids)
         self.train_vision = train_vision
+        self.adapters: dict[str, Any] = {}
+        """Layers with low-rank adapters, by their name in ``model``, where only those train (see `lora`)."""
         model.model.visual.requires_grad_(train_vision)
         forbidden = [model.config.image_token_id, model.config.video_token_id]
         forbidden += [model.config.vision_start_token_id, model.config.vision_end_token_id]
@@ -95,6 +98,11 @@ class VLM(nn.Module):
     def recomputes(self) -> bool:
         """Whether activations are computed again in the backward pass (gradient checkpointing)."""
         return any(getattr(part, "gradient_checkpointing", False) for part in self.model.modules())
+
+    @property
+    def drops_out(self) -> bool:
+        """Whether training is at random: some layer has dropout."""
+        return any(isinstance(part, nn.Dropout) and part.p > 0 for part in self.modules())
 
     def vision_features(self, prompts: Sequence[Prompt]) -> list[VisionFeatures]:
         """Runs the vision tower once over all images of these prompts; without gradient when it is frozen."""

@@ -1,21 +1,25 @@
-"""Supervised fine-tuning on the true box, in the format that GRPO rewards.
+"""Supervised fine-tuning on a rationale and the true box, in the format that GRPO rewards.
 
 It shares data, prompt, batching, group forward and validation with GRPO; a "group" is the one target completion.
 """
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import torch
 
 from locus.boxes import convert
+from locus.data.mixed_datamodule import MixedDataModule
+from locus.errors import LocusError
 from locus.grpo.batching import micro_batches
 from locus.grpo.logprobs import CompletionBatch, Scorer
 from locus.grpo.metrics import Phases
 from locus.policy_module import PolicyModule, RunParts
-from locus.prompts import answer_text, completion_text
-from locus.types import QuestionRecord, TrainingPrompt
+from locus.prompts import answer_text
+from locus.sft.targets import Targets
+from locus.types import PromptRecord
 
 
 class SFTModule(PolicyModule):
@@ -24,19 +28,27 @@ class SFTModule(PolicyModule):
     Args:
         parts: what the run has built.
         scorer: packed or separate rows.
-        thought: text of the think block; the same for every example.
+        targets: the text of each example's think block.
         shared: see `PolicyModule`.
     """
 
-    def __init__(self, parts: RunParts, scorer: Scorer, thought: str, **shared: Any):
+    def __init__(self, parts: RunParts, scorer: Scorer, targets: Targets, **shared: Any):
         super().__init__(parts, **shared)
-        self.scorer, self.encode, self.thought = scorer, parts.encode, thought
+        self.scorer, self.encode, self.targets = scorer, parts.encode, targets
 
-    def training_step(self, prompts: list[TrainingPrompt], batch_idx: int) -> dict[str, Any]:
+    def setup(self, stage: str) -> None:
+        """Raises LocusError before anything is computed when a training example lacks its rationale, or for a mix."""
+        if isinstance(self.trainer.datamodule, MixedDataModule):
+            raise LocusError("method=sft learns cue search alone: leave out mix=, or train with method=grpo")
+        self.targets.check(self.trainer.datamodule.corpus.train.columns["example_id"].to_pylist())
+
+    def training_step(self, prompts: list[PromptRecord], batch_idx: int) -> dict[str, Any]:
         """One optimiser step on B targets; the loss is the mean over their tokens."""
-        phases, total, finite = Phases(self.device), 0.0, True
+        phases, total, entropy, finite = Phases(self.device), 0.0, 0.0, True
+        rate = self.optimizers().param_groups[0]["lr"]
+        rationales = self.targets.rationales([prompt.example for prompt in prompts])
         with phases("update"):
-            targets = [self.target_ids(prompt) for prompt in prompts]
+            targets = [self.target_ids(*pair) for pair in zip(prompts, rationales, strict=True)]
             tokens = sum(len(target) for target in targets)
             self.policy.train()
             self.optimizers().zero_grad()
@@ -49,17 +61,25 @@ class SFTModule(PolicyModule):
                     break
                 self.manual_backward(loss)
                 total += loss.item()
+                entropy += scores.entropy.sum().item() / tokens
             norm = self.apply_update(finite)
         self.finished_steps += 1
-        self.log_metrics({"train/loss": total, "train/grad_norm": norm} | phases.costs())
+        metrics = {"loss": total, "grad_norm": norm, "skipped_updates": float(not math.isfinite(norm)), "lr": rate}
+        metrics |= {"entropy": entropy, "completion_length": tokens / len(targets)}
+        self.log_metrics({f"train/{name}": value for name, value in metrics.items()} | phases.costs())
         return {"groups": []}
 
-    def target_ids(self, prompt: TrainingPrompt) -> torch.Tensor:
-        """[T] tokens of the completion to learn: integers in the frame the policy speaks, or a question's answer, then
-        the end token."""
-        if isinstance(prompt, QuestionRecord):
-            text = completion_text(prompt.answer, self.thought, prompt.opened)
-        else:
-            box = convert(prompt.target, prompt.answer_frame, *prompt.answer_size)
-            text = answer_text(box, self.thought, opened=prompt.opened)
-        return torch.tensor([*self.encode(text), self.policy.end_token_ids[0]])
+    def target_ids(self, prompt: PromptRecord, rationale: str) -> torch.Tensor:
+        """[T] tokens of the completion to learn: rationale, integers in the frame the policy speaks, the end token.
+
+        Raises LocusError for a target that validation, which ends completions at a limit, would never see whole.
+        """
+        box = convert(prompt.target, prompt.answer_frame, *prompt.answer_size)
+        ids = [*self.encode(answer_text(box, rationale, opened=prompt.opened)), self.policy.end_token_ids[0]]
+        limit = self.validation_sampling.max_new_tokens
+        if len(ids) > limit:
+            raise LocusError(
+                f"example {prompt.prompt_id}: its target has {len(ids)} tokens, completions end at {limit}: give a "
+                "larger rollout.sampling.max_new_tokens, or shorter rationales"
+            )
+        return torch.tensor(ids)

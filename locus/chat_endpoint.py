@@ -1,0 +1,138 @@
+"""An OpenAI-compatible chat endpoint: requests with retries, and a file that keeps the replies. Layer 2."""
+
+from __future__ import annotations
+
+import hashlib
+import http.client
+import json
+import os
+import threading
+import time
+import urllib.error
+import urllib.request
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+from locus.errors import LocusError
+
+WAIT_AGAIN = (408, 409, 425, 429)
+"""Status codes, beside 5xx, that a later try may not meet."""
+
+
+class ChatEndpoint:
+    """Asks a chat endpoint; each reply is kept, so that the same request is sent once. Threads may share it.
+
+    Example: ``ChatEndpoint("judge", "http://localhost:8000/v1", "my-model", "outputs/judge.jsonl").ask(messages)``.
+    """
+
+    def __init__(
+        self,
+        group: str,
+        url: str,
+        model: str,
+        cache: str,
+        key_variable: str = "",
+        temperature: float = 0,
+        tries: int = 5,
+        timeout: float = 60,
+        wait: float = 1,
+    ) -> None:
+        """
+        Args:
+            group: of the configuration, whose keys the errors name.
+            url: of the API, without ``/chat/completions``.
+            cache: JSON lines file of the replies; made when missing, only ever added to.
+            key_variable: name of the environment variable that holds the API key; empty for a server without one.
+            tries: of each request.
+            timeout: seconds that a try may take.
+            wait: seconds before the second try, doubled before each further one.
+        """
+        if not url.startswith(("http://", "https://")):
+            raise LocusError(f"{group}.url is {url!r}: give the API's address, such as http://localhost:8000/v1")
+        self.group, self.url, self.model, self.cache = group, url.rstrip("/"), model, Path(cache)
+        self.key_variable, self.temperature = key_variable, temperature
+        self.tries, self.timeout, self.wait = tries, timeout, wait
+        self._replies: dict[str, str] | None = None
+        self._lock = threading.Lock()
+
+    def ask(
+        self,
+        messages: Sequence[dict[str, Any]],
+        note: dict[str, str] | None = None,
+        read: Callable[[str], str] = str,
+    ) -> str:
+        """The reply to chat messages, from the cache where the same model was sent the same contents before.
+
+        Args:
+            messages: as the API takes them, ``role`` and ``content``.
+            note: written beside the reply in the cache, for whoever looks into it.
+            read: reply -> what is kept and returned; a ValueError from it asks again.
+
+        Raises:
+            LocusError: the endpoint refuses, or does not answer as it should after all tries.
+        """
+        contents = [message["content"] for message in messages]
+        key = hashlib.sha256(json.dumps([self.model, *contents]).encode()).hexdigest()
+        with self._lock:
+            self._replies = self._read_cache() if self._replies is None else self._replies
+            if key in self._replies:
+                return self._replies[key]
+        reply = self._request(messages, read)
+        line = {"key": key, "model": self.model, **(note or {}), "reply": reply}
+        with self._lock:
+            self._replies[key] = reply
+            self.cache.parent.mkdir(parents=True, exist_ok=True)
+            with self.cache.open("a", encoding="utf-8") as file:
+                file.write(json.dumps(line) + "\n")
+        return reply
+
+    def _read_cache(self) -> dict[str, str]:
+        replies: dict[str, str] = {}
+        lines = self.cache.read_text(encoding="utf-8").split("\n") if self.cache.exists() else [""]
+        if lines[-1]:  # a line cut off when a run was killed: what is added must not continue it
+            with self.cache.open("a", encoding="utf-8") as file:
+                file.write("\n")
+        for line in lines:
+            try:
+                entry = json.loads(line)
+                replies[entry["key"]] = entry["reply"]
+            except (ValueError, KeyError, TypeError):
+                continue  # asked again
+        return replies
+
+    def _request(self, messages: Sequence[dict[str, Any]], read: Callable[[str], str]) -> str:
+        """The reply to one request; tries again where that can help."""
+        if self.key_variable and self.key_variable not in os.environ:
+            raise LocusError(
+                f"{self.group}: environment variable {self.key_variable} ({self.group}.key_variable) is not set"
+            )
+        body = {"model": self.model, "temperature": self.temperature, "messages": list(messages)}
+        failure = ""
+        for attempt in range(self.tries):
+            if attempt:
+                time.sleep(self.wait * 2 ** (attempt - 1))
+            try:
+                return read(self._post(body))
+            except urllib.error.HTTPError as error:
+                detail = error.read(300).decode("utf-8", errors="replace")
+                failure = f"status {error.code} {detail}"
+                if error.code < 500 and error.code not in WAIT_AGAIN:
+                    break
+            except (OSError, http.client.HTTPException, ValueError, KeyError, IndexError, TypeError) as error:
+                failure = repr(error)
+        raise LocusError(
+            f"{self.group} {self.model} at {self.url} gives no answer ({failure.strip()}): check {self.group}.url, "
+            f"{self.group}.model and the key; replies so far are kept, so the same command goes on from here"
+        )
+
+    def _post(self, body: dict[str, Any]) -> str:
+        headers = {"Content-Type": "application/json"}
+        if self.key_variable:
+            headers["Authorization"] = f"Bearer {os.environ[self.key_variable]}"
+        request = urllib.request.Request(f"{self.url}/chat/completions", json.dumps(body).encode(), headers)
+        with urllib.request.urlopen(request, timeout=self.timeout) as reply:
+            content = json.load(reply)["choices"][0]["message"]["content"]
+        if not isinstance(content, str):
+            raise TypeError("the reply has no text")
+        return content
