@@ -100,7 +100,7 @@ def build_data(cfg: DictConfig, backbone: Backbone, start_step: int) -> CueDataM
     cues, corpus = build_cues(cfg, corpus, source)
     collator = CueCollator(backbone.processor(), parse_frame(backbone.frame), instantiate(cfg.pixels))
     serve = CueDataModule
-    if cfg.mix:
+    if cfg.get("mix"):
         questions = instantiate(cfg.mix.questions, _convert_="all")
         serve = partial(MixedDataModule, questions=questions, share=cfg.mix.share, think=cfg.mix.think)
     return serve(

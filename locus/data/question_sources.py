@@ -15,7 +15,6 @@ from typing import Any, Protocol
 import numpy as np
 from PIL import Image
 
-from locus.data.datamodule import StepSampler
 from locus.data.scene_questions import Ask, grounding
 from locus.data.scene_rendering import render
 from locus.data.scenes import SCHEME, SceneSource
@@ -100,7 +99,9 @@ class FileQuestions:
         elif len(self.rows) < count:
             raise LocusError(f"{self.path}: has {len(self.rows)} questions, a step wants {count}: lower mix.share")
         else:
-            (chosen,) = StepSampler(len(self.rows), count, step + 1, step, self.seed)
+            epoch, part = divmod(step, len(self.rows) // count)  # what fills no step at an epoch's end is left out
+            order = np.random.default_rng([self.seed, epoch]).permutation(len(self.rows)).tolist()
+            chosen = order[part * count : (part + 1) * count]
         return [
             ImageQuestion(name, image, self.files.open(image), text, answer)
             for name, image, text, answer in (self.rows[place] for place in chosen)

@@ -11,6 +11,7 @@ from typing import Any
 import torch
 
 from locus.boxes import convert
+from locus.data.mixed_datamodule import MixedDataModule
 from locus.errors import LocusError
 from locus.grpo.batching import micro_batches
 from locus.grpo.logprobs import CompletionBatch, Scorer
@@ -36,10 +37,12 @@ class SFTModule(PolicyModule):
         self.scorer, self.encode, self.targets = scorer, parts.encode, targets
 
     def setup(self, stage: str) -> None:
-        """Raises LocusError before anything is computed when a training example lacks its rationale."""
+        """Raises LocusError before anything is computed when a training example lacks its rationale, or for a mix."""
+        if isinstance(self.trainer.datamodule, MixedDataModule):
+            raise LocusError("method=sft learns cue search alone: leave out mix=, or train with method=grpo")
         self.targets.check(self.trainer.datamodule.corpus.train.columns["example_id"].to_pylist())
 
-    def training_step(self, prompts: list[TrainingPrompt], batch_idx: int) -> dict[str, Any]:
+    def training_step(self, prompts: list[PromptRecord], batch_idx: int) -> dict[str, Any]:
         """One optimiser step on B targets; the loss is the mean over their tokens."""
         phases, total, entropy, finite = Phases(self.device), 0.0, 0.0, True
         rate = self.optimizers().param_groups[0]["lr"]
