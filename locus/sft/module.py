@@ -17,9 +17,9 @@ from locus.grpo.batching import micro_batches
 from locus.grpo.logprobs import CompletionBatch, Scorer
 from locus.grpo.metrics import Phases
 from locus.policy_module import PolicyModule, RunParts
-from locus.prompts import answer_text, completion_text
+from locus.prompts import answer_text
 from locus.sft.targets import Targets
-from locus.types import PromptRecord, QuestionRecord, TrainingPrompt
+from locus.types import PromptRecord
 
 
 class SFTModule(PolicyModule):
@@ -46,12 +46,9 @@ class SFTModule(PolicyModule):
         """One optimiser step on B targets; the loss is the mean over their tokens."""
         phases, total, entropy, finite = Phases(self.device), 0.0, 0.0, True
         rate = self.optimizers().param_groups[0]["lr"]
-        rationales = iter(self.targets.rationales([one.example for one in prompts if isinstance(one, PromptRecord)]))
+        rationales = self.targets.rationales([prompt.example for prompt in prompts])
         with phases("update"):
-            targets = [
-                self.target_ids(prompt, next(rationales) if isinstance(prompt, PromptRecord) else "")
-                for prompt in prompts
-            ]
+            targets = [self.target_ids(*pair) for pair in zip(prompts, rationales, strict=True)]
             tokens = sum(len(target) for target in targets)
             self.policy.train()
             self.optimizers().zero_grad()
@@ -72,18 +69,13 @@ class SFTModule(PolicyModule):
         self.log_metrics({f"train/{name}": value for name, value in metrics.items()} | phases.costs())
         return {"groups": []}
 
-    def target_ids(self, prompt: TrainingPrompt, rationale: str) -> torch.Tensor:
-        """[T] tokens of the completion to learn, the end token last: rationale and integers in the frame the policy
-        speaks, or a question's answer.
+    def target_ids(self, prompt: PromptRecord, rationale: str) -> torch.Tensor:
+        """[T] tokens of the completion to learn: rationale, integers in the frame the policy speaks, the end token.
 
         Raises LocusError for a target that validation, which ends completions at a limit, would never see whole.
         """
-        if isinstance(prompt, QuestionRecord):
-            text = completion_text(prompt.answer, rationale, prompt.opened)
-        else:
-            box = convert(prompt.target, prompt.answer_frame, *prompt.answer_size)
-            text = answer_text(box, rationale, opened=prompt.opened)
-        ids = [*self.encode(text), self.policy.end_token_ids[0]]
+        box = convert(prompt.target, prompt.answer_frame, *prompt.answer_size)
+        ids = [*self.encode(answer_text(box, rationale, opened=prompt.opened)), self.policy.end_token_ids[0]]
         limit = self.validation_sampling.max_new_tokens
         if len(ids) > limit:
             raise LocusError(
