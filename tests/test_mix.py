@@ -186,11 +186,11 @@ def test_prompts_of_questions():
 def test_refills_are_mixed_and_a_function_of_their_arguments():
     """Refills of cue search alone would thin the questions out, step by step."""
     data, drawn = mixed(), []
-    for step in range(12):
-        fresh = data.draw(step, 0, 4, {"question-1-0-0"})
-        assert len(fresh) == 4 and ids(fresh) == ids(data.draw(step, 0, 4, {"question-1-0-0"}))
+    for step in range(20):
+        fresh = data.draw(step, 0, 3)
+        assert len(fresh) == 3 and ids(fresh) == ids(data.draw(step, 0, 3))
         drawn.append(count(fresh))
-    assert 14 < sum(drawn) < 34 and len(set(drawn)) > 2  # 24 of 48 expected
+    assert set(drawn) == {1, 2} and ids(data.draw(0, 0, 3)) != ids(data.draw(0, 1, 3))  # of 1.5
 
 
 # --- Training -------------------------------------------------------------------------------------------------
