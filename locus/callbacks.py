@@ -35,6 +35,7 @@ def _judged(prompt: TrainingPrompt, rollout: Rollout) -> dict[str, Any]:
     return {
         "image_path": prompt.example.image_path,
         "bin": prompt.example.bin,
+        "expression": prompt.expression,
         "target": list(prompt.target.xyxy),
         "box": _xyxy(rollout.box),
         "written": None if rollout.answer.xyxy is None else list(rollout.answer.xyxy),

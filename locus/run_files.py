@@ -25,6 +25,7 @@ ROLLOUTS = pa.schema(
         "rollout": pa.int64(),
         "image_path": pa.string(),
         "bin": pa.string(),
+        "expression": pa.string(),
         "text": pa.string(),
         "status": pa.string(),
         "target": XYXY,
@@ -42,8 +43,9 @@ ROLLOUTS = pa.schema(
         "correct": pa.float64(),
     }
 )
-"""One row a rollout. target and box: file frame; written: as in the text, in the frame the policy speaks. bin, target,
-box, written and iou are empty for questions; question, expected (the right answer) and correct are for cue search."""
+"""One row a rollout. target and box: file frame; written: as in the text, in the frame the policy speaks; expression: what
+stands for the cue in the prompt, empty where the cue is shown. bin, expression, target, box, written and iou are empty for
+questions; question, expected (the right answer) and correct are for cue search."""
 VALIDATION = pa.schema(
     {
         "step": pa.int64(),

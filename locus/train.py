@@ -24,6 +24,7 @@ from locus.callbacks import RolloutTable, RunCheckpoint, TableCallback, Validati
 from locus.data.audits import audited_corpus
 from locus.data.collate import CueCollator, QuestionCollator
 from locus.data.corpus import Corpus
+from locus.data.cues import PLAIN, Cue
 from locus.data.datamodule import CueDataModule
 from locus.data.mixed_datamodule import MixedDataModule
 from locus.errors import LocusError
@@ -95,6 +96,7 @@ def build_data(cfg: DictConfig, backbone: Backbone, start_step: int) -> CueDataM
         raise LocusError(
             f"corpus={cfg.corpus}: no validation examples; prepare it with some (data.validation_examples)"
         )
+    cues, corpus = build_cues(cfg, corpus)
     collator = CueCollator(backbone.processor(), parse_frame(backbone.frame), instantiate(cfg.pixels))
     serve = CueDataModule
     if cfg.get("mix"):
@@ -111,28 +113,41 @@ def build_data(cfg: DictConfig, backbone: Backbone, start_step: int) -> CueDataM
         seed=cfg.seed,
         start_step=start_step,
         order=instantiate(cfg.order, _convert_="all"),
+        **cues,
     )
+
+
+def build_cues(cfg: DictConfig, corpus: Corpus) -> tuple[dict[str, Cue], Corpus]:
+    """What the prompts of each split show of their crops, by key, and the corpus with what was found of it."""
+    splits = {"cue": corpus.train, "validation_cue": corpus.validation}
+    # A resumed run may be older than these keys.
+    cues = {name: instantiate(cfg[name], _convert_="all") if name in cfg else PLAIN for name in splits}
+    audits = {name: found for name, cue in cues.items() if (found := cue.audit(splits[name]))}
+    for name, found in audits.items():
+        log.info("%s: %s", name, ", ".join(f"{count} {what}" for what, count in found.items()))
+    return cues, replace(corpus, audits=corpus.audits | audits)
 
 
 def check_frames(cfg: DictConfig, backbone: Backbone, data: CueDataModule) -> None:
-    """The pre-flight on the first training examples; says what integers can earn at most."""
-    examples = [data.train[index] for index in range(min(cfg.preflight_prompts, len(data.train)))]
+    """The pre-flight on the first examples of both splits; says what integers can earn at most."""
     collator = data.collator
-    report = preflight(
-        collator(examples),
-        collator.encode,
-        collator.decode,
-        instantiate(cfg.reward),
-        parse_frame(backbone.frame),
-        collator.patch_size,
-    )
-    log.info(
-        "pre-flight: true boxes earn %.3f (rounded to integers %.3f), shifted ones %.3f, on %d prompts",
-        report.oracle,
-        report.integers,
-        report.shifted,
-        report.prompts,
-    )
+    for split, dataset in (("training", data.train), ("validation", data.validation)):
+        report = preflight(
+            collator([dataset[index] for index in range(min(cfg.preflight_prompts, len(dataset)))]),
+            collator.encode,
+            collator.decode,
+            instantiate(cfg.reward),
+            parse_frame(backbone.frame),
+            collator.patch_size,
+        )
+        log.info(
+            "pre-flight: true boxes earn %.3f (rounded to integers %.3f), shifted ones %.3f, on %d prompts of %s",
+            report.oracle,
+            report.integers,
+            report.shifted,
+            report.prompts,
+            split,
+        )
 
 
 def build_module(cfg: DictConfig, backbone: Backbone, data: CueDataModule) -> PolicyModule:

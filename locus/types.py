@@ -100,11 +100,12 @@ class CueExample:
 
 @dataclass(frozen=True, slots=True)
 class CuePixels:
-    """A corpus row with its two pictures, as the dataset yields it."""
+    """A corpus row with its pictures, as the dataset yields it."""
 
     example: CueExample
     image: Image
-    cue: Image
+    cue: Image | str
+    """The picture of the crop, or the expression that stands for it in the prompt."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -119,7 +120,7 @@ class PromptRecord:
     pixel_values: torch.Tensor
     """[patches of all its images, patch values] float32."""
     image_grid_thw: torch.Tensor
-    """[images, 3] int64; the full image first, then the cue."""
+    """[images, 3] int64; the full image first, then the cue unless an expression stands for it."""
     target: Box
     """The target box in the file frame."""
     answer_frame: Frame
@@ -128,6 +129,8 @@ class PromptRecord:
     """Width and height of the answer frame for this very image."""
     opened: str = ""
     """What the chat template already opened for the completion, e.g. ``<think>\\n``."""
+    expression: str = ""
+    """What stands for the cue; empty where the cue is shown."""
 
     @property
     def prompt_id(self) -> str:

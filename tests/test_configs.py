@@ -30,6 +30,7 @@ VALUES = {
     "data=boxes data.path": "boxes.jsonl",
     "data=folder data.path": "images",
     "mix.path": "questions.jsonl",
+    "cue=text_file cue.path": "boxes.jsonl",
     "predictions": "boxes.jsonl",
     "runs": "images",
     "targets.path": "boxes.jsonl",

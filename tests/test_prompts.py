@@ -42,6 +42,22 @@ def test_messages(frame):
     assert message["content"][2]["text"] == cue_search_text(frame)
 
 
+TEXT = (
+    'Image 1 is a full scene image. Please find where "the dotted red star" is located in Image 1, and output the '
+    "bounding box as [x1, y1, x2, y2] in pixel coordinates."
+)
+
+
+def test_an_expression_stands_for_the_cue():
+    """Words that the visual prompt has not, a second image place, or another instruction: not the same task."""
+    (message,) = cue_search_messages(Frame.PROCESSED, "the dotted red star")
+    assert [part["type"] for part in message["content"]] == ["image", "text"]
+    first, instruction = message["content"][1]["text"].split("\n", 1)
+    assert first == TEXT and instruction == cue_search_text(Frame.PROCESSED).split("\n", 1)[1]
+    relative = cue_search_text(Frame.UNIT1000, "the {odd} cup")
+    assert '"the {odd} cup"' in relative and "in relative coordinates from 0 to 1000." in relative
+
+
 def test_the_prompt_holds_no_answer():
     """A prompt echoed into the completion must not parse as a box."""
     for frame in Frame:

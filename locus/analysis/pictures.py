@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from textwrap import wrap
 
 from PIL import Image, ImageDraw
 
@@ -18,6 +19,8 @@ TRUE, PREDICTED, BASE, INK = (
     (32, 32, 32),
 )
 SHORT_SIDE, CUE_WIDTH, MARGIN = 448, 192, 12
+CUE_CHARACTERS = 28
+"""Of an expression, in a line of the cue's width."""
 
 
 def rollout_picture(pixels: CuePixels, group: RolloutGroup) -> Image.Image:
@@ -44,7 +47,7 @@ def comparison_picture(pixels: CuePixels, base: Box | None, trained: Box | None)
 def cue_picture(
     pixels: CuePixels, boxes: Sequence[tuple[Box | None, Colour]], words: Sequence[tuple[str, Colour]]
 ) -> Image.Image:
-    """The full image with boxes (file frame), the cue beside it, and lines of text below the cue."""
+    """The full image with boxes (file frame), the cue or its expression beside it, and lines of text below."""
     scale = SHORT_SIDE / min(pixels.image.size)
     image = pixels.image.resize((round(pixels.image.width * scale), round(pixels.image.height * scale)))
     draw = ImageDraw.Draw(image)
@@ -55,13 +58,18 @@ def cue_picture(
     sheet = Image.new("RGB", (image.width + CUE_WIDTH + 3 * MARGIN, image.height + 2 * MARGIN), "white")
     sheet.paste(image, (MARGIN, MARGIN))
     left = image.width + 2 * MARGIN
-    ratio = min(CUE_WIDTH / pixels.cue.width, image.height / 2 / pixels.cue.height)
-    cue = pixels.cue.resize((max(1, round(pixels.cue.width * ratio)), max(1, round(pixels.cue.height * ratio))))
-    sheet.paste(cue, (left, MARGIN))
     size = f"cue: {pixels.example.bin}, {100 * pixels.example.area_ratio:.2f} % of the image"
+    top, lines = MARGIN, [(size, INK), *words]
+    if isinstance(pixels.cue, str):
+        lines = [*((line, INK) for line in wrap(f'"{pixels.cue}"', CUE_CHARACTERS)), *lines]
+    else:
+        ratio = min(CUE_WIDTH / pixels.cue.width, image.height / 2 / pixels.cue.height)
+        cue = pixels.cue.resize((max(1, round(pixels.cue.width * ratio)), max(1, round(pixels.cue.height * ratio))))
+        sheet.paste(cue, (left, MARGIN))
+        top += cue.height + 10
     writer = ImageDraw.Draw(sheet)
-    for line, (text, colour) in enumerate([(size, INK), *words]):
-        writer.text((left, MARGIN + cue.height + 10 + 18 * line), text, fill=colour, font_size=13)
+    for line, (text, colour) in enumerate(lines):
+        writer.text((left, top + 18 * line), text, fill=colour, font_size=13)
     return sheet
 
 

@@ -46,8 +46,10 @@ def _holds(box: tuple[float, ...], point: tuple[float, float]) -> bool:
 def groups_of(rollouts: pd.DataFrame, open_image: Callable[[str], Image.Image], most: int) -> dict[str, Any]:
     """What the browser shows: whole groups, spread evenly over the steps, at most ``most`` rollouts.
 
-    Returns ``images`` (path -> JPEG as base64, with its scale) and ``groups`` (step, bin, image, target, rollouts).
+    Returns ``images`` (path -> JPEG as base64, with its scale) and ``groups`` (step, bin, image, target, expression,
+    rollouts). A table without expressions, of an older run, is of prompts that show the cue.
     """
+    rollouts = rollouts.assign(expression=rollouts["expression"].fillna("") if "expression" in rollouts else "")
     keys = rollouts.groupby(["step", "prompt_id"], sort=True).size()
     fit = max(1, int(most / max(1.0, keys.mean())))
     chosen = keys.index if len(keys) <= fit else keys.index[np.linspace(0, len(keys) - 1, fit).round().astype(int)]
@@ -66,9 +68,8 @@ def groups_of(rollouts: pd.DataFrame, open_image: Callable[[str], Image.Image], 
             }
             for row in rows.itertuples()
         ]  # fmt: skip
-        groups.append(
-            {"step": int(step), "bin": rows["bin"].iloc[0], "image": path, "target": target, "rollouts": found}
-        )
+        words = {name: rows[name].iloc[0] for name in ("bin", "expression")}
+        groups.append({"step": int(step), **words, "image": path, "target": target, "rollouts": found})
     return {"images": images, "groups": groups}
 
 

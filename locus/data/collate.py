@@ -53,10 +53,13 @@ class CueCollator:
         self.processor = processor
         self.frame = frame
         self.pixels = pixels
-        self.text = processor.apply_chat_template(
-            cue_search_messages(frame), tokenize=False, add_generation_prompt=True
-        )
+        self.text = self._text()
         self.opened = opened_by_template(self.text)
+
+    def _text(self, expression: str = "") -> str:
+        """The chat template's text of a prompt."""
+        messages = cue_search_messages(self.frame, expression)
+        return self.processor.apply_chat_template(messages, tokenize=False, add_generation_prompt=True)
 
     @property
     def patch_size(self) -> int:
@@ -70,9 +73,12 @@ class CueCollator:
     def record(self, sample: CuePixels) -> PromptRecord:
         """One sample -> its prompt record; raises LocusError when the processor refuses the picture."""
         example = sample.example
+        expression = sample.cue if isinstance(sample.cue, str) else ""
+        pictures = [sample.image] if expression else [sample.image, sample.cue]
+        text = self._text(expression) if expression else self.text
         try:
             inputs = self.processor(
-                text=[self.text], images=[self.pixels(sample.image), self.pixels(sample.cue)], return_tensors="pt"
+                text=[text], images=[self.pixels(picture) for picture in pictures], return_tensors="pt"
             )
         except ValueError as error:  # the processor refuses sides of ratio over 200
             raise LocusError(f"{example.image_path}: the processor refuses the image or its cue: {error}") from error
@@ -88,6 +94,7 @@ class CueCollator:
             answer_frame=self.frame,
             answer_size=frame_size(self.frame, (example.width, example.height), processed),
             opened=self.opened,
+            expression=expression,
         )
 
     def decode(self, token_ids: torch.Tensor) -> str:

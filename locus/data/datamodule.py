@@ -12,6 +12,7 @@ from torch.utils.data import DataLoader, Sampler
 
 from locus.data.collate import CueCollator
 from locus.data.corpus import Corpus
+from locus.data.cues import PLAIN, Cue
 from locus.data.dataset import CueDataset
 from locus.data.order import Order, Uniform, batches, check_pools, whole_parts
 from locus.data.sources import ImageSource
@@ -56,6 +57,7 @@ class CueDataModule(LightningDataModule):
         seed: of the order.
         start_step: the first step, when resuming.
         order: which training examples a step has; None is `Uniform`.
+        cue, validation_cue: what the prompts of each split show of their crops.
     """
 
     def __init__(
@@ -70,6 +72,8 @@ class CueDataModule(LightningDataModule):
         seed: int,
         start_step: int = 0,
         order: Order | None = None,
+        cue: Cue = PLAIN,
+        validation_cue: Cue = PLAIN,
     ):
         super().__init__()
         self.corpus, self.source, self.collator = corpus, source, collator
@@ -77,8 +81,8 @@ class CueDataModule(LightningDataModule):
         self.workers, self.seed, self.start_step = workers, seed, start_step
         self.order = order or Uniform()
         self.bins = np.array(corpus.train.columns["bin"].to_pylist())
-        self.train = CueDataset(corpus.train, source)
-        self.validation = CueDataset(corpus.validation, source)
+        self.train = CueDataset(corpus.train, source, cue)
+        self.validation = CueDataset(corpus.validation, source, validation_cue)
 
     def train_dataloader(self) -> DataLoader[list[PromptRecord]]:
         """One batch a step, from ``start_step`` on."""

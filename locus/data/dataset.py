@@ -6,26 +6,28 @@ from collections.abc import Sequence
 
 from torch.utils.data import Dataset
 
-from locus.data.cue_rendering import render_cue
+from locus.data.cues import PLAIN, Cue
 from locus.data.sources import ImageSource
 from locus.errors import LocusError
 from locus.types import CueExample, CuePixels
 
 
 class CueDataset(Dataset[CuePixels]):
-    """Opens the image of each example and renders its cue.
+    """Opens the image of each example and makes its cue.
 
     Args:
         examples: rows of the corpus.
         source: opens their images.
+        cue: makes the picture of a crop, or the expression that stands for it.
 
     Raises (on access):
         LocusError: the image is missing, unreadable, or of another size than the corpus says.
     """
 
-    def __init__(self, examples: Sequence[CueExample], source: ImageSource) -> None:
+    def __init__(self, examples: Sequence[CueExample], source: ImageSource, cue: Cue = PLAIN) -> None:
         self.examples = examples
         self.source = source
+        self.cue = cue
 
     def __len__(self) -> int:
         return len(self.examples)
@@ -38,4 +40,4 @@ class CueDataset(Dataset[CuePixels]):
                 f"image {example.image_path}: is {image.width}x{image.height}, the corpus says "
                 f"{example.width}x{example.height}; use the images that the boxes were drawn on"
             )
-        return CuePixels(example, image, render_cue(image, example.box, example.cue_scale))
+        return CuePixels(example, image, self.cue(example, image))
