@@ -13,6 +13,7 @@ from locus.data.collate import CueCollator, QuestionCollator
 from locus.data.corpus import Corpus
 from locus.data.datamodule import CueDataModule
 from locus.data.dataset import CueDataset
+from locus.data.order import whole_parts
 from locus.data.question_sources import ImageQuestion, QuestionSource
 from locus.data.sources import ImageSource
 from locus.errors import LocusError
@@ -132,6 +133,7 @@ class MixedDataModule(CueDataModule):
         return DataLoader(batches, batch_size=None, sampler=steps, num_workers=self.workers)
 
     def draw(self, step: int, attempt: int, count: int, used: Set[str] = frozenset()) -> list[TrainingPrompt]:
-        """Fresh prompts for a refill; each is a question with the chance of ``share``."""
-        asked = int(np.random.default_rng([self.seed, step, 1 + attempt]).binomial(count, self.share))
-        return super().draw(step, attempt, count - asked, used) + self.questions.draw(step, 1 + attempt, asked, used)
+        """Fresh prompts for a refill, whatever kind they replace: ``share`` of them questions, rounded by chance."""
+        rng = np.random.default_rng([self.seed, step, 1 + attempt])
+        cues, asked = whole_parts(count, np.array([1 - self.share, self.share]), rng).tolist()
+        return super().draw(step, attempt, cues, used) + self.questions.draw(step, 1 + attempt, asked, used)

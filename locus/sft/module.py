@@ -11,15 +11,14 @@ from typing import Any
 import torch
 
 from locus.boxes import convert
-from locus.data.mixed_datamodule import MixedDataModule
 from locus.errors import LocusError
 from locus.grpo.batching import micro_batches
 from locus.grpo.logprobs import CompletionBatch, Scorer
 from locus.grpo.metrics import Phases
 from locus.policy_module import PolicyModule, RunParts
-from locus.prompts import answer_text
+from locus.prompts import answer_text, completion_text
 from locus.sft.targets import Targets
-from locus.types import PromptRecord
+from locus.types import PromptRecord, QuestionRecord, TrainingPrompt
 
 
 class SFTModule(PolicyModule):
@@ -37,18 +36,19 @@ class SFTModule(PolicyModule):
         self.scorer, self.encode, self.targets = scorer, parts.encode, targets
 
     def setup(self, stage: str) -> None:
-        """Raises LocusError before anything is computed when a training example lacks its rationale, or for a mix."""
-        if isinstance(self.trainer.datamodule, MixedDataModule):
-            raise LocusError("method=sft learns cue search alone: leave out mix=, or train with method=grpo")
+        """Raises LocusError before anything is computed when a training example lacks its rationale."""
         self.targets.check(self.trainer.datamodule.corpus.train.columns["example_id"].to_pylist())
 
-    def training_step(self, prompts: list[PromptRecord], batch_idx: int) -> dict[str, Any]:
+    def training_step(self, prompts: list[TrainingPrompt], batch_idx: int) -> dict[str, Any]:
         """One optimiser step on B targets; the loss is the mean over their tokens."""
         phases, total, entropy, finite = Phases(self.device), 0.0, 0.0, True
         rate = self.optimizers().param_groups[0]["lr"]
-        rationales = self.targets.rationales([prompt.example for prompt in prompts])
+        rationales = iter(self.targets.rationales([one.example for one in prompts if isinstance(one, PromptRecord)]))
         with phases("update"):
-            targets = [self.target_ids(*pair) for pair in zip(prompts, rationales, strict=True)]
+            targets = [
+                self.target_ids(prompt, next(rationales) if isinstance(prompt, PromptRecord) else "")
+                for prompt in prompts
+            ]
             tokens = sum(len(target) for target in targets)
             self.policy.train()
             self.optimizers().zero_grad()
@@ -69,13 +69,18 @@ class SFTModule(PolicyModule):
         self.log_metrics({f"train/{name}": value for name, value in metrics.items()} | phases.costs())
         return {"groups": []}
 
-    def target_ids(self, prompt: PromptRecord, rationale: str) -> torch.Tensor:
-        """[T] tokens of the completion to learn: rationale, integers in the frame the policy speaks, the end token.
+    def target_ids(self, prompt: TrainingPrompt, rationale: str) -> torch.Tensor:
+        """[T] tokens of the completion to learn, the end token last: rationale and integers in the frame the policy
+        speaks, or a question's answer.
 
         Raises LocusError for a target that validation, which ends completions at a limit, would never see whole.
         """
-        box = convert(prompt.target, prompt.answer_frame, *prompt.answer_size)
-        ids = [*self.encode(answer_text(box, rationale, opened=prompt.opened)), self.policy.end_token_ids[0]]
+        if isinstance(prompt, QuestionRecord):
+            text = completion_text(prompt.answer, rationale, prompt.opened)
+        else:
+            box = convert(prompt.target, prompt.answer_frame, *prompt.answer_size)
+            text = answer_text(box, rationale, opened=prompt.opened)
+        ids = [*self.encode(text), self.policy.end_token_ids[0]]
         limit = self.validation_sampling.max_new_tokens
         if len(ids) > limit:
             raise LocusError(
