@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import base64
 import hashlib
 import http.client
+import io
 import json
 import os
 import threading
@@ -13,6 +15,8 @@ import urllib.request
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
+
+from PIL import Image
 
 from locus.errors import LocusError
 
@@ -136,3 +140,9 @@ class ChatEndpoint:
         if not isinstance(content, str):
             raise TypeError("the reply has no text")
         return content
+
+
+def data_url(picture: Image.Image, kind: str, **options: int) -> str:
+    """The picture as a file of this kind in a data URL, as chat endpoints take it."""
+    picture.save(buffer := io.BytesIO(), kind, **options)
+    return f"data:image/{kind.lower()};base64,{base64.b64encode(buffer.getvalue()).decode()}"

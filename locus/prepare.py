@@ -1,6 +1,7 @@
 """``python -m locus.prepare``: images and boxes -> audited cue corpus (``corpus.parquet``, ``corpus.json``).
 
 With ``targets=``, rationales for its training examples, too (``targets.jsonl``); validation is not trained on.
+With ``expressions=``, expressions of both for ``cue=text_file`` (``expressions.jsonl``).
 """
 
 from __future__ import annotations
@@ -15,16 +16,18 @@ from omegaconf import DictConfig
 
 from locus.data.audits import audited_corpus
 from locus.data.corpus import Corpus, shortfall
+from locus.data.teacher_expressions import write_expressions
 from locus.runtime import entry_point
 from locus.sft.targets import write_targets
 
 
 def prepare(cfg: DictConfig, folder: str | Path) -> Corpus:
-    """Builds the corpus of a configuration and saves it in ``folder``, then the rationales of its training examples.
+    """Builds the corpus of a configuration and saves it in ``folder``, then the rationales and expressions.
 
     Raises LocusError for wrong input.
     """
     targets = instantiate(cfg.targets, _convert_="all")
+    teacher = instantiate(cfg.expressions, _convert_="all")
     corpus = audited_corpus(
         instantiate(cfg.data.source, _convert_="all"),
         instantiate(cfg.crop, _convert_="all"),
@@ -36,6 +39,8 @@ def prepare(cfg: DictConfig, folder: str | Path) -> Corpus:
     )
     corpus.save(folder)
     write_targets(targets, corpus.train, folder)
+    if teacher:
+        write_expressions(teacher, [*corpus.train, *corpus.validation], folder)
     return corpus
 
 

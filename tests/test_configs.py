@@ -35,6 +35,7 @@ VALUES = {
     "runs": "images",
     "targets.path": "boxes.jsonl",
     "targets.model": "teacher",
+    "expressions.model": "teacher",
 }
 # Keys that are ??? and may stay so.
 OPTIONAL = {"resume"}

@@ -24,7 +24,6 @@ from locus.data.cues import PLAIN
 from locus.data.referring_expressions import expression_fault
 from locus.data.scenes import SceneSource
 from locus.data.sources import BoxesSource, CocoSource
-from locus.data.teacher_expressions import teacher_text, write_expressions
 from locus.data.text_cues import AnnotatedTextCue, FileTextCue, object_of
 from locus.errors import LocusError
 from locus.grpo.logprobs import PackedScorer, SeparateScorer
@@ -188,33 +187,6 @@ def test_a_missing_expression_or_file_is_named(file, tmp_path):
         file({"example_id": "x", "expression": "a plate"}).audit([EXAMPLE])
     with pytest.raises(LocusError, match=r"none\.jsonl: cannot be read .*cue\.path"):
         FileTextCue(str(tmp_path / "none.jsonl")).audit([EXAMPLE])
-
-
-# --- Of a teacher ---------------------------------------------------------------------------------------------
-def test_a_teacher_writes_the_file(tmp_path):
-    """Answers taken unchecked, examples asked for twice, or a file that the reader does not take."""
-    samples = [sample((200, 100), (20, 10, 40, 30), str(number)) for number in range(3)]
-    answers = {"example-0": '"The red cup on the left."\n', "example-1": "word " * 30, "example-2": "a plate"}
-    asked: list[str] = []
-
-    def describe(one: CuePixels) -> str:
-        asked.append(one.example.example_id)
-        return answers[one.example.example_id]
-
-    path = tmp_path / "expressions.jsonl"
-    assert write_expressions(samples[:2], describe, lambda one: "the cup", path) == {"teacher": 1, "fallback": 1}
-    assert write_expressions(samples, describe, lambda one: "the cup", path) == {"teacher": 1, "fallback": 0}
-    assert asked == list(answers)
-    assert [FileTextCue(str(path))(one.example) for one in samples] == ["The red cup on the left", "the cup", "a plate"]
-    path.write_text("broken")
-    with pytest.raises(LocusError, match=r"expressions\.jsonl: no file of expressions"):
-        write_expressions(samples, describe, lambda one: "", path)
-
-
-def test_what_a_teacher_is_asked():
-    """The box of another frame, or another limit than the check's."""
-    text = teacher_text(EXAMPLE)
-    assert "[90, 80, 210, 320]" in text and "at most 24 words" in text
 
 
 # --- In the prompt --------------------------------------------------------------------------------------------

@@ -2,20 +2,14 @@
 
 from __future__ import annotations
 
-import base64
-import io
 from collections.abc import Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import numpy as np
 from PIL import Image, ImageDraw
 
-from locus.chat_endpoint import ChatEndpoint
+from locus.data.chat_teacher import ChatTeacher, both_images
 from locus.data.cue_rendering import whole_pixels
-from locus.data.dataset import CueDataset
-from locus.data.sources import ImageSource
-from locus.errors import LocusError
 from locus.sft.targets import Targets, rationale_of
 from locus.types import CueExample, CuePixels
 
@@ -32,57 +26,19 @@ is written to that description and is not the paper's."""
 RED = (255, 0, 0)
 
 
-class TeacherTargets(Targets):
-    """Asks a chat endpoint for each example's rationale, several at a time; replies are kept and never asked for twice.
+class TeacherTargets(ChatTeacher, Targets):
+    """Asks a chat endpoint for each example's rationale; it sees the full image with the target box, and the cue."""
 
-    The teacher sees the full image with the target box drawn in, and the cue.
-    """
-
-    def __init__(
-        self,
-        source: ImageSource,
-        url: str,
-        model: str,
-        cache: str,
-        key_variable: str = "",
-        temperature: float = 1.0,
-        workers: int = 8,
-        tries: int = 5,
-        timeout: float = 120,
-        wait: float = 1,
-    ) -> None:
-        """
-        Args:
-            source: opens the examples' images.
-            workers: requests at a time.
-            others: as of `ChatEndpoint`.
-        """
-        if workers < 1:
-            raise LocusError(f"targets.workers={workers}: give at least 1")
-        self.source, self.workers = source, workers
-        self.endpoint = ChatEndpoint("targets", url, model, cache, key_variable, temperature, tries, timeout, wait)
+    group = "targets"
 
     def rationales(self, examples: Sequence[CueExample]) -> Iterator[str]:
-        """As in `Targets`; raises LocusError when an image cannot be read, and as `ChatEndpoint.ask` does."""
-        dataset = CueDataset(examples, self.source)
-        with ThreadPoolExecutor(self.workers) as pool:
-            yield from pool.map(lambda index: self._ask(dataset[index]), range(len(dataset)))
-
-    def _ask(self, sample: CuePixels) -> str:
-        example_id = sample.example.example_id
-        try:
-            return self.endpoint.ask(messages_of(sample), {"example_id": example_id}, reasoning)
-        except LocusError as error:
-            raise LocusError(f"example {example_id}: {error}") from error
+        """As in `Targets`; raises LocusError as `ChatTeacher.answers` does."""
+        return self.answers(examples, messages_of, reasoning)
 
 
 def messages_of(sample: CuePixels) -> list[dict[str, Any]]:
     """Chat messages of one example: the instruction, the image with the target box, the cue."""
-    # A photograph as PNG is several times as large; a cue of few pixels would not survive JPEG.
-    urls = data_url(with_box(sample), "JPEG", quality=95, subsampling=0), data_url(sample.cue, "PNG")
-    content: list[dict[str, Any]] = []
-    for number, url in enumerate(urls, 1):
-        content += [{"type": "text", "text": f"Image {number}:"}, {"type": "image_url", "image_url": {"url": url}}]
+    content = both_images(with_box(sample), sample.cue)
     return [{"role": "system", "content": INSTRUCTION}, {"role": "user", "content": content}]
 
 
@@ -94,12 +50,6 @@ def with_box(sample: CuePixels) -> Image.Image:
     outer = (x1 - line, y1 - line, x2 + line - 1, y2 + line - 1)  # PIL's corners are both inside
     ImageDraw.Draw(image).rectangle(outer, outline=RED, width=line)
     return image
-
-
-def data_url(picture: Image.Image, kind: str, **options: int) -> str:
-    """The picture as a file of this kind in a data URL, as chat endpoints take it."""
-    picture.save(buffer := io.BytesIO(), kind, **options)
-    return f"data:image/{kind.lower()};base64,{base64.b64encode(buffer.getvalue()).decode()}"
 
 
 def reasoning(reply: str) -> str:
