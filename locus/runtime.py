@@ -189,7 +189,7 @@ def _lose_job(cfg: DictConfig, message: str | None, error: Exception) -> None:
     status, line = ("crashed", f"{type(error).__name__}: {error}") if message is None else ("failed", message)
     _record_end(cfg, status, line)
     record_failure(line)
-    log.error("%s: %s", status, line, exc_info=error if message is None else None)
+    log.error("%s: %s: %s", run_folder(cfg), status, line, exc_info=error if message is None else None)
 
 
 def run_folder(cfg: DictConfig) -> Path:

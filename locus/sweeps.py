@@ -33,12 +33,15 @@ def in_sweep() -> bool:
 
 
 def folder_name(overrides: str) -> str:
-    """Name of a job's folder, the same for every launch: its overrides (``a-1__b-2``), without the folders of paths.
+    """``a=1,b=x/y`` as a job's folder ``a-1__b-y_HASH``: the same for every launch, and to be given without quotes.
 
-    No two jobs share one: a text that had to be changed or cut ends in the hash of the whole. It needs no quotes.
+    Of a path the last part stays. A text that had to be changed or cut ends in the hash of the whole, so that no two
+    jobs share a folder.
     """
-    name = re.sub(r"[^\w.+-]", "_", re.sub(r"[\w.-]*/", "", overrides), flags=re.ASCII)[:100]
-    return (name if name == overrides else f"{name}_{hashlib.sha256(overrides.encode()).hexdigest()[:8]}") or "run"
+    name = re.sub(r"(?<==)[^,=]*/", "", overrides)
+    whole, name = (text.replace("=", "-").replace(",", "__") for text in (overrides, name))
+    name = re.sub(r"[^\w.+-]", "_", name, flags=re.ASCII)[:100]
+    return (name if name == whole else f"{name}_{hashlib.sha256(overrides.encode()).hexdigest()[:8]}") or "run"
 
 
 OmegaConf.register_new_resolver("folder_name", folder_name, replace=True)
@@ -90,8 +93,8 @@ def check_same(folder: Path, cfg: DictConfig) -> None:
     if names:
         changes = ", ".join(f"{name}: {earlier.get(name, 'none')}, now {asked.get(name, 'none')}" for name in names)
         raise LocusError(
-            f"{folder} holds a run with other settings ({changes}): "
-            "give the sweep another folder (hydra.sweep.dir), or remove this one"
+            f"its folder holds a run with other settings ({changes}): "
+            "remove it, or give the sweep another folder (hydra.sweep.dir)"
         )
 
 

@@ -9,13 +9,16 @@ import ast
 import inspect
 import json
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 import yaml
+from hydra import compose, initialize_config_dir
+from hydra.plugins.launcher import Launcher
+from hydra.types import RunMode
 from hydra.utils import get_object, instantiate
 from omegaconf import DictConfig, ListConfig, OmegaConf
 from PIL import Image
@@ -84,8 +87,8 @@ def groups_of(app: str, conf: Path) -> set[str]:
 
 
 def app_of(group: str, conf: Path) -> str | None:
-    """The first app whose overrides can choose from a group."""
-    return next((app for app in apps(conf) if group in groups_of(app, conf)), None)
+    """The first app whose overrides can choose from a group; Hydra's own are in every app."""
+    return next((app for app in apps(conf) if group.startswith("hydra/") or group in groups_of(app, conf)), None)
 
 
 # --- Checkers: each yields what is wrong ----------------------------------------------------------------------
@@ -291,6 +294,33 @@ def test_every_scale_is_some_experiments():
 def test_experiment_says_what_it_is(option):
     """An experiment without its command, result and cost cannot be repeated or judged."""
     assert list(undocumented(CONF / "experiment" / f"{option}.yaml")) == []
+
+
+@pytest.mark.parametrize("option", [option for group, option in options(CONF) if group == "sweep"])
+def test_sweep_is_one_over_keys_that_exist(option, compose_app):
+    """A sweep group that makes a single run, or whose axes no longer exist."""
+    hydra = compose_hydra("train", [f"sweep={option}"])
+    assert hydra.mode == RunMode.MULTIRUN and hydra.sweeper.params
+    config = compose_app("train")
+    assert [key for key in hydra.sweeper.params if OmegaConf.select(config, key) is None] == []
+
+
+@pytest.mark.parametrize("app", apps(CONF))
+def test_every_command_tells_of_failed_jobs(app):
+    """A sweep of this command would end well although a job of it failed."""
+    assert compose_hydra(app).callbacks.failed_jobs._target_ == "locus.sweeps.FailedJobs"
+
+
+@pytest.mark.parametrize("option", [option for group, option in options(CONF) if group == "hydra/launcher"])
+def test_launcher(option):
+    """A launcher that is built only when a sweep of hours is begun."""
+    assert isinstance(instantiate(compose_hydra("train", [f"hydra/launcher={option}"]).launcher), Launcher)
+
+
+def compose_hydra(app: str, overrides: Sequence[str] = ()) -> DictConfig:
+    """The ``hydra`` node."""
+    with initialize_config_dir(str(CONF), version_base="1.3", job_name=app):
+        return compose(app, list(overrides), return_hydra_config=True).hydra
 
 
 # --- The checkers can fail ------------------------------------------------------------------------------------

@@ -139,14 +139,14 @@ def test_a_run_that_fails_does_not_lose_the_others(tmp_path, small, launcher):
     """A sweep that ends at its first failure, or that ends well although one of its runs did not."""
     sweep = tmp_path / "sweep"
     sizes = *small, "trainer.steps=1", f"hydra/launcher={launcher}", f"hydra.sweep.dir={sweep}"
-    ended = finish(spawn("-m", "locus.train", "-m", "algorithm.group_size=4,1,2", *sizes))
+    ended = finish(spawn("-m", "locus.train", "-m", "algorithm.group_size=1,4", *sizes))
     assert ended.status == 2, ended.stderr
     failed, hint = [line for line in ended.stderr.splitlines() if line.startswith("locus: ")]
-    folders = {size: sweep / f"algorithm.group_size-{size}__experiment-small__trainer.steps-1" for size in (4, 1, 2)}
+    folders = {size: sweep / f"algorithm.group_size-{size}__experiment-small__trainer.steps-1" for size in (1, 4)}
     assert failed.startswith(f"locus: {folders[1]}: algorithm.group_size=1")
     assert "1 of the sweep's jobs failed" in hint and f"hydra.sweep.dir={sweep}" in hint
     status = {size: json.loads((folder / "summary.json").read_text())["status"] for size, folder in folders.items()}
-    assert status == {4: "finished", 1: "failed", 2: "finished"}
+    assert status == {1: "failed", 4: "finished"}
 
 
 def test_launched_again_it_does_only_what_is_missing(tmp_path, runs, small):
@@ -169,14 +169,6 @@ def test_launched_again_it_does_only_what_is_missing(tmp_path, runs, small):
     assert written(first) == before
     assert list(differences(second, runs["easyr1", 2])) == []
     assert json.loads((second / "run.json").read_text())["resumed_from_step"] >= 1
-
-    before = {folder: written(folder) for folder in (first, second)}
-    refused_again = finish(spawn(*launch, "optimizer.make.lr=3e-3", "hydra.sweep.subdir=algorithm-easyr1__experiment-"
-                                 "small__seed-${seed}"))  # fmt: skip
-    assert refused_again.status == 2
-    for folder in (first, second):
-        assert f"locus: {folder} holds a run with other settings (optimizer.make.lr: " in refused_again.stderr
-        assert written(folder) == before[folder]
 
 
 def written(folder: Path) -> dict[Path, tuple[int, bytes]]:
