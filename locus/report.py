@@ -42,17 +42,28 @@ def sections_of(cfg: DictConfig, folder: Path) -> list[Section]:
     means = ablation_of(runs)
     if means is not None:
         sections.append(Section("Means over seeds", "Finished runs; ± is half the 95 % interval of the mean.", means))
-    sections += paper_sections(runs, experiment(cfg.runs))
+    sections += paper_sections(runs, paper_table_of(cfg, runs))
     for section in sections:
         ablations.save(section.table, folder / "tables" / section.title.lower().replace(" ", "_").replace(":", ""))
     return sections + figure_sections(cfg, runs, folder / "figures") + rollout_sections(cfg, browsed(cfg))
 
 
+def paper_table_of(cfg: DictConfig, runs: pd.DataFrame) -> str | None:
+    """Name of the paper's table that the runs repeat; raises LocusError for one that is asked for and is not there."""
+    name = cfg.table or experiment(cfg.runs)
+    if name in ABLATIONS and ABLATIONS[name].group in runs:
+        return name
+    if cfg.table is not None:
+        groups = ", ".join(f"{table} ({one.group}=)" for table, one in ABLATIONS.items())
+        raise LocusError(f"table={cfg.table}: give one whose config group differs among the runs, of {groups}")
+    return None
+
+
 def paper_sections(runs: pd.DataFrame, name: str | None) -> list[Section]:
-    """The runs as the paper's table that they repeat, where they do."""
-    ablation = ABLATIONS.get(name or "")
-    if ablation is None or ablation.group not in runs:
+    """The runs as a table of the paper; nothing for None."""
+    if name is None:
         return []
+    ablation = ABLATIONS[name]
     text = (
         "Ours: means over seeds ± half their 95 % interval, after training: held-out cue search, then questions "
         "without a cue. The paper's columns: Qwen2.5-VL-7B, in percent."

@@ -27,9 +27,7 @@ def prompt(frame: Frame, opened: str = "") -> PromptRecord:
     )
 
 
-def judged(
-    text: str, frame: Frame = Frame.FILE, opened: str = "", finished: bool = True, **reward: object
-) -> Rollout:
+def judged(text: str, frame: Frame = Frame.FILE, opened: str = "", finished: bool = True, **reward: object) -> Rollout:
     """A text as the only rollout; ``reward`` are settings of `BoxReward`."""
     completion = Completion(torch.arange(3), torch.zeros(3), finished)
     return judge(completion, text, prompt(frame, opened), BoxReward(**reward))
