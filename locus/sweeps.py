@@ -114,7 +114,14 @@ def record_failure(message: str) -> None:
 
 
 class FailedJobs(Callback):
-    """Ends a sweep in which jobs failed with a line for each and exit status 2, once all have been tried."""
+    """Ends a sweep in which jobs failed with a line for each and exit status 2, once all have been tried.
+
+    Args:
+        again: key that is given the sweep's folder to go on with it; null for a command that begins anew.
+    """
+
+    def __init__(self, again: str | None = None):
+        self.again = again
 
     def on_multirun_start(self, config: DictConfig, **_: Any) -> None:
         """Forgets the failures of an earlier launch."""
@@ -128,10 +135,6 @@ class FailedJobs(Callback):
             return
         for failure in failures:
             print(f"locus: {failure['folder']}: {' '.join(failure['message'].split())}", file=sys.stderr)
-        print(
-            f"locus: {len(failures)} of the sweep's jobs failed; the same command with hydra.sweep.dir={sweep} "
-            "tries again what is not finished",
-            file=sys.stderr,
-            flush=True,
-        )
+        mend = f"; the same command with {self.again}={sweep} goes on with what is not finished" if self.again else ""
+        print(f"locus: {len(failures)} of the sweep's jobs failed{mend}", file=sys.stderr, flush=True)
         sys.exit(2)
