@@ -23,6 +23,7 @@ from locus.analysis.runs_report import (
     browser_of,
     dynamics,
     frames_of,
+    gallery_of,
     iou_histograms,
     rollouts_of,
     setting_of,
@@ -45,7 +46,9 @@ def sections_of(cfg: DictConfig, folder: Path) -> list[Section]:
     sections += paper_sections(runs, paper_table_of(cfg, runs))
     for section in sections:
         ablations.save(section.table, folder / "tables" / section.title.lower().replace(" ", "_").replace(":", ""))
-    return sections + figure_sections(cfg, runs, folder / "figures") + rollout_sections(cfg, browsed(cfg))
+    run = browsed(cfg)
+    sections += figure_sections(cfg, runs, folder / "figures")
+    return sections + gallery_sections(run) + rollout_sections(cfg, run)
 
 
 def paper_table_of(cfg: DictConfig, runs: pd.DataFrame) -> str | None:
@@ -100,6 +103,15 @@ def browsed(cfg: DictConfig) -> Path:
     if cfg.browse not in names:
         raise LocusError(f"browse={cfg.browse}: no such run below {cfg.runs}; give one of {', '.join(names)}")
     return found[names.index(cfg.browse)]
+
+
+def gallery_sections(run: Path) -> list[Section]:
+    """The pictures of a run's last validation, where it drew any."""
+    steps = sorted((run / "validation").glob("step-*"))
+    if not steps:
+        return []
+    text = "Of the last validation: the image with the true box and the predicted one, and the cue."
+    return [Section(f"Gallery: {run.name}", text, pictures=gallery_of(steps[-1]))]
 
 
 def rollout_sections(cfg: DictConfig, run: Path) -> list[Section]:

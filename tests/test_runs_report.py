@@ -138,7 +138,9 @@ def test_command(tmp_path):
         tmp_path / "page" / "figures" / "training.png"
     ).exists()
     refused(command("report", f"runs={tmp_path / 'none'}", out), "no run below it")
+    assert "Gallery: 1" in page
     refused(command("report", f"runs={tmp_path / 'sweep'}", "browse=3", out), "give one of 1, 2")
+    refused(command("report", f"runs={tmp_path / 'sweep'}", "table=table7", out), "table=table7: give one whose config")
 
 
 def test_a_supervised_run_has_a_page(tmp_path):

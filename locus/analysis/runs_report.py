@@ -114,6 +114,15 @@ def rollouts_of(run: Path) -> pd.DataFrame:
         raise LocusError(f"{run / 'rollouts.parquet'}: cannot be read ({error}); leave the run out") from error
 
 
+def gallery_of(folder: Path) -> list[Image.Image]:
+    """The pictures of a validation step's folder, by name."""
+    pictures = []
+    for file in sorted(folder.glob("*.png")):
+        with Image.open(file) as picture:
+            pictures.append(picture.convert("RGB"))
+    return pictures
+
+
 def frames_of(rollouts: pd.DataFrame) -> pd.DataFrame:
     """`corner_fit` of the last tenth of the steps, as text."""
     late = rollouts[rollouts["step"] > 0.9 * rollouts["step"].max()]
