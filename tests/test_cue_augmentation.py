@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 
 import numpy as np
+import pyarrow as pa
 import pytest
 from hydra.utils import instantiate
 from omegaconf import OmegaConf
 from PIL import Image, ImageOps
 
+from locus.data.corpus import SCHEMA, Corpus, CueTable
 from locus.data.cue_augmentation import CueAugmentation
 from locus.data.cue_rendering import render_cue
 from locus.data.cues import PLAIN, VisualCue
@@ -100,8 +102,9 @@ def test_half_are_mirrored():
 
 def test_training_alone_is_augmented():
     """Validation on other pictures than those of all other runs."""
-    tables = {"train": EXAMPLES[:2], "validation": EXAMPLES[2:4]}
-    corpus = type("Examples", (), tables)()
+    rows = [asdict(example) for example in EXAMPLES]
+    tables = [CueTable(pa.Table.from_pylist(part, schema=SCHEMA)) for part in (rows[:2], rows[2:4])]
+    corpus = Corpus(*tables, seed=0, asked={"train": 2, "validation": 2})
     data = CueDataModule(corpus, Source(), lambda batch: batch, 2, 2, 1, 0, 0, cue=shipped())
     ((one, two),), (validation,) = list(data.train_dataloader()), list(data.val_dataloader())
     assert CUE.tobytes() not in (one.cue.tobytes(), two.cue.tobytes())
