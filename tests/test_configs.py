@@ -32,6 +32,7 @@ VALUES = {
     "data.images": "images",
     "data=boxes data.path": "boxes.jsonl",
     "data=folder data.path": "images",
+    "data=refcoco data.path": "images",
     "mix.path": "questions.jsonl",
     "cue=text_file cue.path": "boxes.jsonl",
     "predictions": "boxes.jsonl",

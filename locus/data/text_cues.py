@@ -117,8 +117,7 @@ class FileTextCue:
 
     def audit(self, examples: Sequence[CueExample]) -> dict[str, Any]:
         """Checks that all are there; ambiguous are those that another example of the image has, too."""
-        found = Counter((example.image_id, self(example)) for example in examples)
-        return {"expressions": found.total(), "ambiguous": sum(count for count in found.values() if count > 1)}
+        return _counts(self, examples)
 
     @cached_property
     def _rows(self) -> tuple[dict[str, str], dict[str, list[tuple[list[float], str]]]]:
@@ -161,6 +160,34 @@ class FileTextCue:
             raise LocusError(f"{self.path}: cannot be read ({error.strerror}); pass cue.path=<JSONL>") from None
         except ValueError as error:  # JSON's and UTF-8's are ValueErrors
             raise LocusError(f"{self.path}, line {number}: no JSON object ({error}); write one a line") from None
+
+
+@dataclass(frozen=True)
+class LabelTextCue:
+    """The label itself, of data whose labels are expressions."""
+
+    def over(self, source: ImageSource) -> LabelTextCue:
+        """Itself: an example knows its label."""
+        return self
+
+    def __call__(self, example: CueExample, image: Image.Image | None = None) -> str:
+        """The label; raises LocusError naming the example when it cannot be an expression."""
+        if fault := expression_fault(example.label):
+            raise LocusError(
+                f"cue=text_label: the label {example.label!r} of example {example.example_id} {fault}: use data whose "
+                "labels are expressions, as data=refcoco, and crops of its boxes, or another cue="
+            )
+        return example.label.strip()
+
+    def audit(self, examples: Sequence[CueExample]) -> dict[str, Any]:
+        """Checks all labels; ambiguous are those that another example of the image has, too."""
+        return _counts(self, examples)
+
+
+def _counts(cue: FileTextCue | LabelTextCue, examples: Sequence[CueExample]) -> dict[str, Any]:
+    """How many expressions there are, and how many of them another example of the image has, too."""
+    found = Counter((example.image_id, cue(example)) for example in examples)
+    return {"expressions": found.total(), "ambiguous": sum(count for count in found.values() if count > 1)}
 
 
 def object_of(example: CueExample, boxes: np.ndarray) -> int | None:

@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from locus.boxes import is_valid
-from locus.errors import LocusError
+from locus.data.refcoco_files import referred_objects
 from locus.evaluation.benchmarks.readers import Row, picture_size, read_rows
 from locus.evaluation.items import Picture
 from locus.types import Box, Frame
@@ -61,29 +61,11 @@ def split_name(name: str, splits: Sequence[str]) -> str:
 
 
 def _refer(folder: Path, splits: Sequence[str], images: str) -> Iterator[Reference]:
-    """refer's own pickles are not read: unpickling runs what is in them."""
-    # Google's splits, which lie beside UNC's or UMD's, have the same names and other sentences.
-    refs = min(folder.glob("refs*.json"), key=lambda file: ("google" in file.name, file.name))
-    instances = folder / "instances.json"
-    try:
-        found = json.loads(instances.read_text(encoding="utf-8"))
-        pictures = {one["id"]: (one["file_name"], (one["width"], one["height"])) for one in found["images"]}
-        boxes = {one["id"]: one["bbox"] for one in found["annotations"]}
-        rows = [dict(one) for one in json.loads(refs.read_text(encoding="utf-8"))]
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise LocusError(
-            f"{folder}: {refs.name} and instances.json cannot be read ({error!r}); write them again"
-        ) from None
-    for position, ref in enumerate(rows):
-        row = Row(refs, position + 1, position, ref, Path(images or folder))
-        if row.text("split") not in splits:
-            continue
-        picture, xywh = pictures.get(ref.get("image_id")), boxes.get(ref.get("ann_id"))
-        if picture is None or xywh is None:
-            raise row.error("its image_id or ann_id is not in instances.json; take both files of one source")
-        name, size = picture
-        row = Row(refs, position + 1, position, {**ref, "image": name}, row.folder)
-        yield from _sentences(row, row.text("split"), _box(row, _corners(row, xywh), size))
+    """Of JSON; `references` does not take a folder of refer's pickles alone."""
+    for one in referred_objects(folder, splits):
+        cells = {**one.cells, "image": one.picture}
+        row = Row(one.file, one.number, one.number - 1, cells, Path(images or folder))
+        yield from _sentences(row, row.text("split"), _box(row, _corners(row, one.xywh), one.size))
 
 
 def _annotated(row: Row, splits: Sequence[str]) -> Iterator[Reference]:
