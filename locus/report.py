@@ -13,18 +13,18 @@ from omegaconf import DictConfig, OmegaConf
 
 from locus.analysis import ablations
 from locus.analysis.ablations import cells
-from locus.analysis.paper_tables import against_locus, paper_table
+from locus.analysis.paper_tables import ablation_of, against_locus, paper_table
 from locus.analysis.report import Section, write_report
 from locus.analysis.runs import experiment, find, label, load, metrics
 from locus.analysis.runs_report import (
     ablation_bars,
-    ablation_of,
     attention_by_layer,
     browser_of,
     dynamics,
     frames_of,
     gallery_of,
     iou_histograms,
+    means_over_seeds,
     rollouts_of,
     setting_of,
     table_of,
@@ -40,10 +40,10 @@ def sections_of(cfg: DictConfig, folder: Path) -> list[Section]:
     """What the page shows; the tables are written to ``tables/``, the curves to ``figures/``."""
     runs = load(cfg.runs, cfg.scores)
     sections = [Section("Runs", f"{len(runs)} below {cfg.runs}; settings in which they differ.", table_of(runs))]
-    means = ablation_of(runs)
+    means = means_over_seeds(runs)
     if means is not None:
         sections.append(Section("Means over seeds", "Finished runs; ± is half the 95 % interval of the mean.", means))
-    sections += paper_sections(runs, paper_table_of(cfg, runs))
+    sections += paper_sections(cfg, runs)
     for section in sections:
         ablations.save(section.table, folder / "tables" / section.title.lower().replace(" ", "_").replace(":", ""))
     run = browsed(cfg)
@@ -51,31 +51,25 @@ def sections_of(cfg: DictConfig, folder: Path) -> list[Section]:
     return sections + gallery_sections(run) + rollout_sections(cfg, run)
 
 
-def paper_table_of(cfg: DictConfig, runs: pd.DataFrame) -> str | None:
-    """Name of the paper's table that the runs repeat; raises LocusError for one that is asked for and is not there."""
+def paper_sections(cfg: DictConfig, runs: pd.DataFrame) -> list[Section]:
+    """The runs as the table of the paper that they repeat; raises LocusError for one that they are not of."""
     name = cfg.table or experiment(cfg.runs)
-    if name in ABLATIONS and ABLATIONS[name].group in runs:
-        return name
-    if cfg.table is not None:
-        groups = ", ".join(f"{table} ({one.group}=)" for table, one in ABLATIONS.items())
-        raise LocusError(f"table={cfg.table}: give one whose config group differs among the runs, of {groups}")
-    return None
-
-
-def paper_sections(runs: pd.DataFrame, name: str | None) -> list[Section]:
-    """The runs as a table of the paper; nothing for None."""
-    if name is None:
+    ablation = ablation_of(runs, name)
+    if ablation is None:
+        if cfg.table is not None:
+            groups = ", ".join(f"{table} ({one.group}=)" for table, one in ABLATIONS.items())
+            raise LocusError(f"table={cfg.table}: give one whose config group differs among finished runs, of {groups}")
         return []
-    ablation = ABLATIONS[name]
     text = (
         "Ours: means over seeds ± half their 95 % interval, after training: held-out cue search, then questions "
         "without a cue. The paper's columns: Qwen2.5-VL-7B, in percent."
     )
-    less = "Mean over seeds of the difference within a seed, ± half its 95 % interval: above 0 LOCUS is better."
-    return [
-        Section(f"{ablation.title}: {name}", text, cells(paper_table(runs, ablation))),
-        Section(f"{ablation.title}: LOCUS less the others", less, cells(against_locus(runs, ablation))),
-    ]
+    sections = [Section(f"{ablation.title}: {name}", text, cells(paper_table(runs, ablation)))]
+    less = against_locus(runs, ablation)
+    if len(less):
+        text = "Mean over seeds of the difference within a seed, ± half its 95 % interval: above 0 LOCUS is better."
+        sections.append(Section(f"{ablation.title}: LOCUS less the others", text, cells(less)))
+    return sections
 
 
 def figure_sections(cfg: DictConfig, runs: pd.DataFrame, folder: Path) -> list[Section]:

@@ -17,6 +17,8 @@ from lightning.fabric.plugins import TorchCheckpointIO
 
 from locus.errors import LocusError
 
+BEGUN_WITH = ".hydra/resume.yaml"
+"""The configuration with its interpolations; not Hydra's config.yaml, which any later call for this folder rewrites."""
 XYXY = pa.list_(pa.float64())
 ROLLOUTS = pa.schema(
     {

@@ -30,12 +30,12 @@ from omegaconf import DictConfig, OmegaConf
 
 from locus.errors import LocusError
 from locus.grpo.metrics import peak_memory_gb
-from locus.run_files import latest_checkpoint, write_json, write_text
-from locus.sweeps import BEGUN_WITH, checkpoint_to_go_on_from, in_sweep, record_failure
+from locus.run_files import BEGUN_WITH, latest_checkpoint, write_json, write_text
+from locus.sweeps import checkpoint_to_go_on_from, in_sweep, record_failure
 
 log = logging.getLogger("locus")
 CONF = Path(__file__).resolve().parent.parent / "conf"
-PACKAGES = ("torch", "torchvision", "transformers", "lightning", "hydra-core", "wandb", "numpy")
+PACKAGES = ("torch", "torchvision", "transformers", "peft", "lightning", "hydra-core", "wandb", "numpy")
 ASSETS = Path(__file__).parent / "assets"
 OmegaConf.register_new_resolver("asset", lambda name: str(ASSETS / name), replace=True)
 OmegaConf.register_new_resolver("brief", lambda text: text.replace("/", "_")[:200], replace=True)

@@ -18,11 +18,9 @@ from omegaconf import DictConfig, OmegaConf
 
 from locus.analysis.runs import flat
 from locus.errors import LocusError
-from locus.run_files import latest_checkpoint, write_json
+from locus.run_files import BEGUN_WITH, latest_checkpoint, write_json
 
 log = logging.getLogger("locus")
-BEGUN_WITH = ".hydra/resume.yaml"
-"""The configuration with its interpolations; not Hydra's config.yaml, which any later call for this folder rewrites."""
 FAILURES = ".failures"
 """In the sweep's folder: one file for each job of the last launch that failed."""
 

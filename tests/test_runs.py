@@ -12,9 +12,10 @@ import pytest
 import yaml
 
 from locus.analysis import ablations, runs
-from locus.analysis.paper_tables import against_locus, paper_table
+from locus.analysis.paper_tables import ablation_of, against_locus, paper_table
+from locus.analysis.runs_report import setting_of
 from locus.errors import LocusError
-from locus.evaluation.paper import ABLATIONS
+from locus.evaluation.paper import ABLATIONS, RESULTS
 
 
 def write_run(folder: Path, seed: int, lr: float, iou: float | None, **more: object) -> Path:
@@ -124,6 +125,44 @@ def test_groups_tell_runs_apart(table7):
     assert frame["base/val/mean_iou"].tolist() == [0.1, 0.1, 0.2, 0.2]
 
 
+def test_settings_within_a_group_are_no_seeds(table7):
+    """Another minimum side pooled with the first as if it were one more seed; a setting that some runs lack."""
+    config = table7 / "3" / "config.yaml"
+    config.write_text(config.read_text().replace("side: 1", "side: 2"))
+    frame = runs.load(table7)
+    assert runs.axes(frame) == ["crop", "crop.side"]
+    config.write_text(config.read_text().replace("side: 2", "share: null"))
+    assert setting_of(runs.load(table7)).tolist() == ["object, 1.0", "random, 1.0", "object, 1.0", "random, "]
+
+
+def test_copies_of_settings_are_left_out(sweep):
+    """A rate that is an axis twice, under its own name and where the method copies it."""
+    for folder in sweep.iterdir():
+        config = yaml.safe_load((folder / "config.yaml").read_text())
+        (folder / "config.yaml").write_text(yaml.safe_dump(config | {"method": {"optimizer": config["optimizer"]}}))
+        (folder / ".hydra").mkdir()
+        (folder / ".hydra" / "resume.yaml").write_text("optimizer: {lr: 0.1}\nmethod: {optimizer: '${optimizer}'}\n")
+    assert runs.axes(runs.load(sweep)) == ["optimizer.lr"]
+
+
+def test_a_table_of_unfinished_runs(table7):
+    """A report while the sweep runs: a base of a run that failed, a crash where nothing has ended yet."""
+    (table7 / "0" / "summary.json").unlink()
+    table = paper_table(runs.load(table7), ABLATIONS["table7"])
+    assert table["crop"].tolist() == ["base", "random", "object"] and table["runs"].tolist() == [2, 2, 1]
+    for file in table7.glob("*/summary.json"):
+        file.unlink()
+    assert ablation_of(runs.load(table7), "table7") is None and ablation_of(runs.load(table7), None) is None
+
+
+def test_scores_stand_in_the_papers_columns(table7, tmp_path):
+    """Scores of the real benchmarks that were loaded and shown nowhere."""
+    rows = [(table7 / str(number) / "policy", "vstar", 10.0 * number) for number in range(4)]
+    pd.DataFrame(rows, columns=["policy", "benchmark", "value"]).to_csv(tmp_path / "scores.csv")
+    table = paper_table(runs.load(table7, tmp_path / "scores.csv"), ABLATIONS["table7"])
+    assert table["V*"].tolist()[1:] == [20.0, 10.0] and math.isnan(table["V*"].iloc[0])
+
+
 def test_the_paper_table_by_hand(table7):
     """The base among the trained, rows in another order than the paper's, or seeds compared across each other."""
     frame = runs.load(table7)
@@ -143,5 +182,5 @@ def test_the_paper_table_by_hand(table7):
 def test_the_papers_ablations_are_whole(name):
     """A row with a number too few, or a LOCUS that is no row."""
     ablation = ABLATIONS[name]
-    assert ablation.locus in ablation.rows
+    assert ablation.locus in ablation.rows and set(ablation.benchmarks) <= set(RESULTS)
     assert {len(row) for row in [ablation.base, *ablation.rows.values()]} == {len(ablation.benchmarks)}

@@ -12,6 +12,7 @@ import yaml
 
 from locus.analysis.comparison import AFTER, BEFORE
 from locus.errors import LocusError
+from locus.run_files import BEGUN_WITH
 
 PLACES = ("hydra", "resume", "corpus", "name")
 """Settings of a run that say where it is, not what it does."""
@@ -51,7 +52,7 @@ def load(path: str | Path, scores: str | Path | None = None) -> pd.DataFrame:
         LocusError: no run there, or a file of a run that cannot be read.
     """
     folders = find(path)
-    settings = [flat(_yaml(folder / "config.yaml")) for folder in folders]
+    settings = [_settings(folder) for folder in folders]
     chosen = [choices(folder) for folder in folders]
     rows = []
     for folder, own, groups in zip(folders, settings, chosen, strict=True):
@@ -73,7 +74,12 @@ def axes(frame: pd.DataFrame) -> list[str]:
     """Columns of `load` that tell its runs apart, seeds beside: config groups, then settings that no group explains."""
     plain = [name for name in frame if "/" not in name and name not in FACTS]
     groups = [name for name in plain if "." not in name]
-    return groups + [name for name in plain if "." in name and name.split(".")[0] not in groups]
+
+    def explained(name: str) -> bool:
+        options = [group for group in groups if name.startswith(f"{group}.")]
+        return bool(options) and frame.groupby(options, dropna=False)[name].nunique(dropna=False).max() == 1
+
+    return groups + [name for name in plain if "." in name and not explained(name)]
 
 
 def experiment(path: str | Path) -> str | None:
@@ -114,6 +120,14 @@ def flat(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
         else:
             found[f"{prefix}{name}"] = str(value) if isinstance(value, list) else value
     return found
+
+
+def _settings(folder: Path) -> dict[str, Any]:
+    """A run's settings under dotted names, without those that are copies of others."""
+    begun = flat(_yaml(folder / BEGUN_WITH)) if (folder / BEGUN_WITH).exists() else {}
+    copies = tuple(name for name, value in begun.items() if str(value).startswith("${"))
+    found = flat(_yaml(folder / "config.yaml"))
+    return {name: value for name, value in found.items() if not f"{name}.".startswith(tuple(f"{c}." for c in copies))}
 
 
 def differing(settings: Sequence[Mapping[str, Any]]) -> list[str]:

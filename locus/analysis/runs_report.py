@@ -27,10 +27,11 @@ CURVES = {"train/reward": "reward", "val/mean_iou": "validation IoU", "train/kl"
 def table_of(runs: pd.DataFrame) -> pd.DataFrame:
     """Every run with the settings in which they differ, as text."""
     measures = {name: label for name, label in SHOWN.items() if name in runs}
+    measures |= {name: name.removeprefix("score/") for name in runs if name.startswith("score/")}
     return cells(runs[[*FACTS, *axes(runs), *measures]].rename(columns=measures))
 
 
-def ablation_of(runs: pd.DataFrame) -> pd.DataFrame | None:
+def means_over_seeds(runs: pd.DataFrame) -> pd.DataFrame | None:
     """Means over seeds by the settings in which the runs differ; None where every setting was run once."""
     if runs["seed"].nunique() < 2 or "val/mean_iou" not in runs:
         return None
@@ -43,7 +44,7 @@ def setting_of(runs: pd.DataFrame) -> pd.Series:
     settings = axes(runs)
     if not settings:
         return runs["run"]
-    return runs[settings].astype(str).agg(", ".join, axis=1)
+    return runs[settings].map(lambda value: "" if pd.isna(value) else str(value)).agg(", ".join, axis=1)
 
 
 def ablation_bars(runs: pd.DataFrame) -> Image.Image | None:
