@@ -76,7 +76,7 @@ def figure_sections(cfg: DictConfig, runs: pd.DataFrame, folder: Path) -> list[S
     """The pictures that the runs have the data for; each is saved in ``figures/``, too."""
     folders = list(zip(setting_of(runs), find(cfg.runs), strict=True))
     drawn = {
-        "Training": (dynamics(metrics(cfg.runs)), "Over steps."),
+        "Training": (dynamics(metrics(cfg.runs), dict(zip(runs["run"], setting_of(runs), strict=True))), "Over steps."),
         "Settings": (ablation_bars(runs), "Last validation, with 95 % intervals over seeds."),
         "IoU": (iou_histograms(folders), "Of the last validation's examples."),
         "Attention in box": (attention_by_layer(folders), "By layer; dotted: the boxes' own area."),

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 import pandas as pd
@@ -86,23 +86,31 @@ def attention_by_layer(folders: Sequence[tuple[str, Path]]) -> Image.Image | Non
     return layer_curves(pd.concat(frames)) if frames else None
 
 
-def dynamics(metrics: pd.DataFrame) -> Image.Image:
-    """Reward, validation (with its area bins where there is one run), KL and entropy over steps (paper, Fig. 9)."""
+def dynamics(metrics: pd.DataFrame, settings: Mapping[str, str] | None = None) -> Image.Image:
+    """Reward, validation (with its area bins where there is one run), KL and entropy over steps (paper, Fig. 9).
+
+    Args:
+        metrics: of `runs.metrics`.
+        settings: run -> its setting; runs of one have one colour. None: each run is one of its own.
+    """
+    names = {run: (settings or {}).get(run, run) for run in metrics["run"].unique()}
+    colours = {setting: COLOURS[n % len(COLOURS)] for n, setting in enumerate(dict.fromkeys(names.values()))}
     shown = {name: label for name, label in CURVES.items() if name in metrics}
     figure, places = panels(len(shown), width=4)
     for one, (name, label) in zip(places, shown.items(), strict=True):
-        for index, (run, rows) in enumerate(metrics.groupby("run", sort=False)):
+        for run, rows in metrics.groupby("run", sort=False):
             logged = rows[rows[name].notna()]
-            colour = COLOURS[index % len(COLOURS)]
-            one.plot(logged["step"], logged[name], color=colour, linewidth=1, label=run)
-        bins = [column for column in metrics if column.count("/") == 2 and column.endswith("/mean_iou")]
-        if name == "val/mean_iou" and metrics["run"].nunique() == 1:
+            first = list(names).index(run) == list(names.values()).index(names[run])
+            legend = names[run] if first else None  # once a setting
+            one.plot(logged["step"], logged[name], color=colours[names[run]], linewidth=1, label=legend)
+        if name == "val/mean_iou" and len(names) == 1:
+            bins = [column for column in metrics if column.count("/") == 2 and column.endswith("/mean_iou")]
             for index, column in enumerate(bins, 1):
                 logged = metrics[metrics[column].notna()]
                 one.plot(logged["step"], logged[column], color=COLOURS[index], linewidth=1, label=column.split("/")[1])
         one.set_title(label, fontsize="medium")
         one.set_xlabel("step")
-    if len(places) and metrics["run"].nunique() <= len(COLOURS):
+    if len(places) and len(colours) <= len(COLOURS):
         places[min(1, len(places) - 1)].legend(fontsize="x-small", frameon=False)
     return as_picture(figure)
 
