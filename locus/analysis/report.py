@@ -19,7 +19,7 @@ body { font: 15px/1.5 system-ui, sans-serif; color: #202020; max-width: 68rem; m
 h1, h2 { line-height: 1.2; } h2 { margin-top: 2.5rem; }
 table { border-collapse: collapse; font-variant-numeric: tabular-nums; }
 th, td { padding: .2rem .8rem; text-align: right; border-bottom: 1px solid #ddd; }
-th:nth-child(-n+2), td:nth-child(-n+2) { text-align: left; }
+th:nth-child(-n+2), td:nth-child(-n+2) { text-align: left; } td:not(:first-child) { white-space: nowrap; }
 tr.better td.change { color: #00704f; font-weight: 600; } tr.worse td.change { color: #b04000; font-weight: 600; }
 figure { display: inline-block; margin: .5rem; } figure img { max-width: 31rem; border: 1px solid #ddd; }
 img.wide { max-width: 100%; } .scroll { overflow-x: auto; }
