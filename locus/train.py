@@ -24,7 +24,7 @@ from locus.callbacks import RolloutTable, RunCheckpoint, TableCallback, Validati
 from locus.data.audits import audited_corpus
 from locus.data.collate import CueCollator, QuestionCollator
 from locus.data.corpus import Corpus
-from locus.data.cues import PLAIN, Cue
+from locus.data.cues import Cue
 from locus.data.datamodule import CueDataModule
 from locus.data.mixed_datamodule import MixedDataModule
 from locus.data.sources import ImageSource
@@ -100,7 +100,7 @@ def build_data(cfg: DictConfig, backbone: Backbone, start_step: int) -> CueDataM
     cues, corpus = build_cues(cfg, corpus, source)
     collator = CueCollator(backbone.processor(), parse_frame(backbone.frame), instantiate(cfg.pixels))
     serve = CueDataModule
-    if cfg.get("mix"):
+    if cfg.mix:
         questions = instantiate(cfg.mix.questions, _convert_="all")
         serve = partial(MixedDataModule, questions=questions, share=cfg.mix.share, think=cfg.mix.think)
     return serve(
@@ -121,9 +121,7 @@ def build_data(cfg: DictConfig, backbone: Backbone, start_step: int) -> CueDataM
 def build_cues(cfg: DictConfig, corpus: Corpus, source: ImageSource) -> tuple[dict[str, Cue], Corpus]:
     """What the prompts of each split show of their crops, by key, and the corpus with what was found of it."""
     splits = {"cue": corpus.train, "validation_cue": corpus.validation}
-    # A resumed run may be older than these keys.
-    made = {name: instantiate(cfg[name], _convert_="all") if name in cfg else PLAIN for name in splits}
-    cues = {name: cue.over(source) for name, cue in made.items()}
+    cues = {name: instantiate(cfg[name], _convert_="all").over(source) for name in splits}
     audits = {name: found for name, cue in cues.items() if (found := cue.audit(splits[name]))}
     for name, found in audits.items():
         log.info("%s: %s", name, ", ".join(f"{count} {what}" for what, count in found.items()))
@@ -155,7 +153,7 @@ def check_frames(cfg: DictConfig, backbone: Backbone, data: CueDataModule) -> No
 def build_module(cfg: DictConfig, backbone: Backbone, data: CueDataModule) -> PolicyModule:
     """Policy, reference and rewards in the method's module."""
     collator, policy = data.collator, backbone.load()
-    if cfg.get("weights"):
+    if cfg.weights:
         instantiate(cfg.weights)(policy)
         sizes = [(parameter.numel(), parameter.requires_grad) for parameter in policy.parameters()]
         log.info(

@@ -36,7 +36,8 @@ def command(*arguments: str) -> subprocess.CompletedProcess:
 @pytest.mark.parametrize("name", sorted(path.stem for path in (ROOT / "conf" / "crop").glob("*.yaml")))
 def test_every_shipped_crop_strategy_is_built(name):
     """A config that names what is not there: each must be made of its keys alone."""
-    instantiate(composed(f"crop={name}").crop, _convert_="all")
+    strategy = instantiate(composed(f"crop={name}").crop, _convert_="all")
+    assert set(strategy.bin_names) <= set(strategy.bins) and strategy.ratios.sum() == pytest.approx(1)
 
 
 @pytest.mark.parametrize("name", sorted(path.stem for path in (ROOT / "conf" / "data").glob("*.yaml")))

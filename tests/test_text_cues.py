@@ -11,9 +11,8 @@ import pandas as pd
 import pytest
 import torch
 from models import FAMILIES, LENGTHS, SIZES, collator, completions, sample, tiny_vlm
-from omegaconf import OmegaConf
 from PIL import Image
-from runs import command, refused, resume, succeeded, train
+from runs import command, refused, succeeded, train
 from test_corpus import COCO128
 
 from locus.analysis.pictures import comparison_picture
@@ -282,19 +281,3 @@ def test_textual_validation_and_sft(tmp_path):
     refused(
         command("train", "cue=text_file", "cue.path=none.jsonl", f"hydra.run.dir={tmp_path / 'none'}"), "none.jsonl"
     )
-
-
-@pytest.mark.slow
-def test_a_run_without_these_keys_is_resumed(tmp_path):
-    """A run of before there were cues to choose from: no key in its configuration, no column in its table."""
-    train(tmp_path, "trainer.steps=1")
-    path = tmp_path / ".hydra" / "resume.yaml"
-    config = OmegaConf.load(path)
-    del config["cue"], config["validation_cue"]
-    OmegaConf.save(config, path)
-    table = pd.read_parquet(tmp_path / "rollouts.parquet").drop(columns="expression")
-    table.to_parquet(tmp_path / "rollouts.parquet", index=False)
-    resume(tmp_path, "trainer.steps=2")
-    rollouts = pd.read_parquet(tmp_path / "rollouts.parquet")
-    assert rollouts[rollouts["step"] == 1]["expression"].isna().all()
-    assert set(rollouts[rollouts["step"] == 2]["expression"]) == {""}
