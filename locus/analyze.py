@@ -11,11 +11,11 @@ from hydra.core.hydra_config import HydraConfig
 from hydra.utils import instantiate
 from omegaconf import DictConfig, OmegaConf
 
-from locus.analysis.report import Section, write_report
+from locus.analysis.pages.page import Section, write_report
 from locus.analysis.tables import as_text
 from locus.errors import LocusError
-from locus.evaluate import build_evaluator, check_lengths, choose_policy
-from locus.runtime import entry_point
+from locus.run.policies import build_evaluator, check_lengths, choose_policy
+from locus.run.runtime import entry_point
 
 log = logging.getLogger("locus")
 

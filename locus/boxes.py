@@ -8,7 +8,7 @@ from __future__ import annotations
 import numpy as np
 
 from locus.errors import LocusError
-from locus.types import Box, Frame
+from locus.types import Box, Frame, View
 
 UNIT = 1000.0
 
@@ -35,6 +35,29 @@ def convert(box: Box, frame: Frame, width: float, height: float) -> Box:
     """The same region in another frame of the given size."""
     sx, sy = width / box.width, height / box.height
     return Box(box.x1 * sx, box.y1 * sy, box.x2 * sx, box.y2 * sy, frame, width, height)
+
+
+def view_size(view: View, width: float, height: float) -> tuple[float, float]:
+    """Width and height of the frame that a policy writes boxes in, for an image of this size on disk.
+
+    Raises LocusError where that is the processed frame and nobody says its size.
+    """
+    if view.frame is Frame.PROCESSED and view.processed is None:
+        raise LocusError(
+            "boxes are written in the processed frame, whose size the predictions do not give: predict again, or pass "
+            "backbone.frame=file or backbone.frame=unit1000 if the policy writes one of them"
+        )
+    return frame_size(view.frame, (width, height), view.processed or (UNIT, UNIT))
+
+
+def written_box(xyxy: tuple[float, float, float, float], view: View, width: float, height: float) -> Box:
+    """What a policy wrote -> the box in the file frame of an image of this size: the one way from answer to box."""
+    return convert(Box(*xyxy, view.frame, *view_size(view, width, height)), Frame.FILE, width, height)
+
+
+def to_view(box: Box, view: View) -> Box:
+    """A box of the file frame as a policy writes it."""
+    return convert(box, view.frame, *view_size(view, box.width, box.height))
 
 
 def is_valid(xyxy: tuple[float, float, float, float]) -> bool:

@@ -14,11 +14,11 @@ from hydra.core.hydra_config import HydraConfig
 from hydra.utils import instantiate
 from omegaconf import DictConfig
 
-from locus.data.audits import audited_corpus
-from locus.data.corpus import Corpus, shortfall
-from locus.data.teacher_expressions import write_expressions
-from locus.runtime import entry_point
-from locus.sft.targets import write_targets
+from locus.run.runtime import entry_point
+from locus.tasks.cue_search.audits import audited_corpus
+from locus.tasks.cue_search.corpus import Corpus, shortfall
+from locus.tasks.cue_search.rationales import write_targets
+from locus.tasks.cue_search.teacher_expressions import write_expressions
 
 
 def prepare(cfg: DictConfig, folder: str | Path) -> Corpus:

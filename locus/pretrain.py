@@ -13,17 +13,13 @@ from omegaconf import DictConfig
 from torch.utils.data import DataLoader, Sampler
 
 from locus.boxes import parse_frame
-from locus.callbacks import RunCheckpoint
-from locus.data.audits import audited_corpus
-from locus.data.collate import CueCollator, PixelLimits, QuestionCollator
-from locus.data.dataset import CueDataset
-from locus.data.scene_lessons import SceneLessons
 from locus.evaluation.questions import draw_questions
-from locus.models.backbone import Backbone
-from locus.models.vlm import VLM
-from locus.pretraining.model_card import model_card
-from locus.run_files import AtomicCheckpointIO, write_text
-from locus.runtime import (
+from locus.files.run_files import AtomicCheckpointIO, write_text
+from locus.policy.backbone import Backbone
+from locus.policy.prompts import CueCollator, PixelLimits, QuestionCollator
+from locus.policy.vlm import VLM
+from locus.run.callbacks import RunCheckpoint
+from locus.run.runtime import (
     RunFolder,
     entry_point,
     finish_record,
@@ -32,7 +28,11 @@ from locus.runtime import (
     start_record,
     write_summary,
 )
-from locus.sweeps import finished_before
+from locus.run.sweeps import finished_before
+from locus.tasks.cue_search.audits import audited_corpus
+from locus.tasks.cue_search.dataset import CueDataset
+from locus.training.lessons import SceneLessons
+from locus.training.model_card import model_card
 
 log = logging.getLogger("locus")
 

@@ -13,10 +13,8 @@ from omegaconf import DictConfig, OmegaConf
 
 from locus.analysis import ablations
 from locus.analysis.ablations import cells
-from locus.analysis.paper_tables import ablation_of, against_locus, paper_table
-from locus.analysis.report import Section, write_report
-from locus.analysis.runs import experiment, find, label, load, metrics
-from locus.analysis.runs_report import (
+from locus.analysis.pages.page import Section, write_report
+from locus.analysis.pages.sweep import (
     ablation_bars,
     attention_by_layer,
     browser_of,
@@ -29,9 +27,10 @@ from locus.analysis.runs_report import (
     setting_of,
     table_of,
 )
+from locus.analysis.paper import ABLATIONS, ablation_of, against_locus, paper_table
+from locus.analysis.runs import experiment, find, label, load, metrics
 from locus.errors import LocusError
-from locus.evaluation.paper import ABLATIONS
-from locus.runtime import entry_point
+from locus.run.runtime import entry_point
 
 log = logging.getLogger("locus")
 

@@ -2,25 +2,22 @@
 
 from __future__ import annotations
 
-import csv
 import json
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
 import hydra
-import pandas as pd
 from hydra.core.hydra_config import HydraConfig
 from hydra.utils import instantiate
 from omegaconf import DictConfig
 
 from locus.errors import LocusError
 from locus.evaluation.evaluator import limited
-from locus.evaluation.items import Benchmark
 from locus.evaluation.predictions import Prediction, read_predictions
-from locus.evaluation.scores import Judged, comparison, judged, scores
-from locus.run_files import write_json, write_text
-from locus.runtime import entry_point
+from locus.evaluation.score_files import describe, write_scores
+from locus.evaluation.scores import comparison, judged
+from locus.run.runtime import entry_point
 
 
 def spoken_frame(given: str | None, predictions: Iterable[Prediction], path: str) -> str | None:
@@ -32,67 +29,6 @@ def spoken_frame(given: str | None, predictions: Iterable[Prediction], path: str
     if given is not None and frame != given:
         raise LocusError(f"{path}: boxes are in {frame}, not in backbone.frame={given}: leave backbone.frame out")
     return frame
-
-
-def write_scores(folder: Path, benchmark: Benchmark, found: Judged, resamples: int, **facts: Any) -> dict[str, Any]:
-    """``scores.json`` and ``verdicts.parquet`` (one row an item and extractor); returns the first."""
-    made = {**scores(benchmark, found, resamples), **facts}
-    write_json(folder / "scores.json", made)
-    table = pd.concat([table.assign(extractor=name) for name, table in found.tables.items()])
-    table.to_parquet(folder / "verdicts.parquet", index=False)
-    return made
-
-
-def read_scores(folder: Path) -> tuple[dict[str, Any], Judged]:
-    """What `write_scores` wrote; raises LocusError that names the folder where it cannot be read."""
-    try:
-        made = json.loads((folder / "scores.json").read_text(encoding="utf-8"))
-        table = pd.read_parquet(folder / "verdicts.parquet")
-        counts = (made[name] for name in ("n", "n_missing", "n_truncated", "n_unparsed"))
-        tables = {name: table[table["extractor"] == name].drop(columns="extractor") for name in made["scores"]}
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise LocusError(f"{folder}: its scores cannot be read ({error}): remove scores.json, score again") from error
-    return made, Judged({name: table.reset_index(drop=True) for name, table in tables.items()}, *counts)
-
-
-def read_rows(file: Path) -> list[dict[str, str]]:
-    """The rows of a CSV; none where there is no file."""
-    if not file.exists():
-        return []
-    with file.open(encoding="utf-8", newline="") as lines:
-        return list(csv.DictReader(lines))
-
-
-def add_row(file: Path, row: Mapping[str, Any], keys: tuple[str, ...]) -> None:
-    """Adds a row to a CSV, in the place of the one with the same keys."""
-    rows, ours = read_rows(file), {name: "" if value is None else str(value) for name, value in row.items()}
-    places = [place for place, one in enumerate(rows) if all(one.get(key) == ours[key] for key in keys)]
-    if places:
-        rows[places[0]] = ours
-    else:
-        rows.append(ours)
-    names = list(dict.fromkeys(name for one in (ours, *rows) for name in one))
-    text = [",".join(names), *(",".join(_cell(one.get(name) or "") for name in names) for one in rows)]
-    write_text(file, "\n".join(text) + "\n")
-
-
-def _cell(text: str) -> str:
-    return '"' + text.replace('"', '""') + '"' if any(mark in text for mark in ',"\n') else text
-
-
-def describe(made: Mapping[str, Any]) -> str:
-    """The scores as lines of a terminal."""
-    lines = [
-        f"{made['benchmark']}: {made['n']} items, {made['n_missing']} missing, {made['n_truncated']} truncated, unread "
-        + ", ".join(f"{count} ({name})" for name, count in made["n_unparsed"].items())
-    ]
-    for extractor, named in made["scores"].items():
-        for name, one in named.items():
-            mark = " *" if name == made["headline"]["name"] else ""
-            if one["value"] is not None:
-                interval = f"[{one['low']:.1f}, {one['high']:.1f}]" if one["low"] is not None else ""
-                lines.append(f"  {extractor:<12}{name:<24}{one['value']:6.1f} {interval}{mark}")
-    return "\n".join(lines)
 
 
 def score_file(cfg: DictConfig, folder: Path) -> dict[str, Any]:

@@ -16,27 +16,20 @@ from lightning.pytorch.callbacks import EarlyStopping
 from omegaconf import DictConfig, OmegaConf
 
 from locus.analysis.comparison import AFTER, BEFORE, compare, cue_search_section
-from locus.analysis.run_report import write_run_report
+from locus.analysis.pages.run import write_run_report
+from locus.analysis.run_metrics import final_validation, phase_seconds, read_metrics, save_curve, validation_table
 from locus.analysis.tables import as_text
-from locus.analysis.training import final_validation, phase_seconds, read_metrics, save_curve, validation_table
 from locus.boxes import parse_frame
-from locus.callbacks import RolloutTable, RunCheckpoint, TableCallback, ValidationTable
-from locus.data.audits import audited_corpus
-from locus.data.collate import CueCollator, QuestionCollator
-from locus.data.corpus import Corpus
-from locus.data.cues import Cue
-from locus.data.datamodule import CueDataModule
-from locus.data.mixed_datamodule import MixedDataModule
-from locus.data.sources import ImageSource
 from locus.errors import LocusError
 from locus.evaluation.evaluator import Evaluator
-from locus.grpo.preflight import preflight
-from locus.loggers import close_loggers
-from locus.models.backbone import Backbone
-from locus.models.lora import merged_state
-from locus.policy_module import PolicyModule, RunParts
-from locus.run_files import AtomicCheckpointIO
-from locus.runtime import (
+from locus.files.run_files import AtomicCheckpointIO
+from locus.images.sources import ImageSource
+from locus.policy.backbone import Backbone
+from locus.policy.lora import merged_state
+from locus.policy.prompts import CueCollator, QuestionCollator
+from locus.run.callbacks import RolloutTable, RunCheckpoint, TableCallback, ValidationTable
+from locus.run.loggers import close_loggers
+from locus.run.runtime import (
     RunFolder,
     differences,
     entry_point,
@@ -46,7 +39,14 @@ from locus.runtime import (
     start_record,
     write_summary,
 )
-from locus.sweeps import finished_before
+from locus.run.sweeps import finished_before
+from locus.tasks.cue_search.audits import audited_corpus
+from locus.tasks.cue_search.corpus import Corpus
+from locus.tasks.cue_search.cues import Cue
+from locus.tasks.datamodule import CueDataModule
+from locus.tasks.mixture import MixedDataModule
+from locus.tasks.preflight import preflight
+from locus.training.module import PolicyModule, RunParts
 
 log = logging.getLogger("locus")
 

@@ -50,6 +50,25 @@ class Box:
         return (self.x2 - self.x1) * (self.y2 - self.y1) / (self.width * self.height)
 
 
+@dataclass(frozen=True, slots=True)
+class View:
+    """How a policy sees one sample: the frame it writes boxes in, and the size of the first image as processed."""
+
+    frame: Frame
+    processed: tuple[float, float] | None = None
+    """Width and height as the vision tower sees it, from the grid of this very sample; None where nobody says."""
+
+
+@dataclass(frozen=True, slots=True)
+class Response:
+    """What a policy answered."""
+
+    text: str
+    """What the chat template opened, then the completion, special tokens removed."""
+    finished: bool = True
+    """False when the token limit cut it."""
+
+
 @dataclass(frozen=True, slots=True, eq=False)
 class ImageTable:
     """All images and boxes of a source as columns: M images, N boxes. Boxes are xyxy in the file frame."""

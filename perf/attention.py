@@ -20,9 +20,9 @@ import torch
 from PIL import Image
 
 from locus.analysis.attention import attention_maps
-from locus.data.collate import PixelLimits, QuestionCollator
-from locus.models.backbone import Backbone
-from locus.models.tiny import TinyQwen3VL
+from locus.policy.backbone import Backbone
+from locus.policy.prompts import PixelLimits, QuestionCollator
+from locus.policy.tiny import TinyQwen3VL
 from locus.types import Frame, QuestionPrompt
 
 TOKENS = (500, 2000, 4000)

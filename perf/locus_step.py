@@ -17,19 +17,19 @@ from lightning import LightningModule, Trainer
 from lightning.pytorch.callbacks import Callback
 from lightning.pytorch.loggers import CSVLogger
 
-from locus.callbacks import RolloutTable
-from locus.data.collate import CueCollator, PixelLimits
-from locus.data.corpus import Corpus
-from locus.data.datamodule import CueDataModule
-from locus.data.sources import ImageFiles
-from locus.grpo.algorithm import Algorithm
-from locus.grpo.logprobs import PackedScorer
-from locus.grpo.module import GRPOModule
-from locus.grpo.rewards import BoxReward
-from locus.models.backbone import Backbone
-from locus.models.vlm import VLM
-from locus.policy_module import RunParts
-from locus.runtime import quiet_lightning
+from locus.images.sources import ImageFiles
+from locus.policy.backbone import Backbone
+from locus.policy.logprobs import PackedScorer
+from locus.policy.prompts import CueCollator, PixelLimits
+from locus.policy.vlm import VLM
+from locus.run.callbacks import RolloutTable
+from locus.run.runtime import quiet_lightning
+from locus.tasks.cue_search.corpus import Corpus
+from locus.tasks.cue_search.reward import BoxReward
+from locus.tasks.datamodule import CueDataModule
+from locus.training.algorithm import Algorithm
+from locus.training.grpo import GRPOModule
+from locus.training.module import RunParts
 from locus.types import Sampling
 from perf.step_workload import FRAME, Meter, Workload, answered, forbid_end_token, read_inputs, resident_bytes
 

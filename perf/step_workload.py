@@ -18,16 +18,16 @@ import torch
 from torch import nn
 
 from locus.boxes import convert
-from locus.data.corpus import Corpus, build_corpus
-from locus.data.crop_sampling import CropStrategy
-from locus.data.cue_rendering import render_cue
-from locus.data.scenes import SceneSource
-from locus.grpo.advantages import has_spread
-from locus.grpo.rewards import BoxReward
-from locus.models.backbone import Backbone
-from locus.models.tiny import TinyQwen2_5VL
-from locus.models.vlm import VLM
-from locus.parsing import parse_answer
+from locus.policy.backbone import Backbone
+from locus.policy.tiny import TinyQwen2_5VL
+from locus.policy.vlm import VLM
+from locus.scenes.source import SceneSource
+from locus.tasks.answers import parse_answer
+from locus.tasks.cue_search.corpus import Corpus, build_corpus
+from locus.tasks.cue_search.crops import CropStrategy
+from locus.tasks.cue_search.cues import render_cue
+from locus.tasks.cue_search.reward import BoxReward
+from locus.training.advantages import has_spread
 from locus.types import Box, Frame
 
 FRAME = Frame.PROCESSED

@@ -19,8 +19,8 @@ from datasets import Dataset, Image, List
 from transformers import AutoProcessor, TrainerCallback
 from trl import GRPOConfig, GRPOTrainer
 
-from locus.data.corpus import Corpus
-from locus.prompts import cue_search_messages
+from locus.tasks.cue_search.corpus import Corpus
+from locus.tasks.cue_search.prompts import cue_search_messages
 from perf.step_workload import FRAME, Meter, Workload, answered, read_inputs, resident_bytes, reward_of
 
 

@@ -13,7 +13,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from PIL import Image
 
-from locus.evaluation.items import Benchmark
+from locus.evaluation.benchmark import Benchmark
 
 
 def picture(seed: int = 0, size: tuple[int, int] = (40, 30)) -> bytes:

@@ -10,12 +10,12 @@ import numpy as np
 import torch
 from PIL import Image
 
-from locus.data.collate import CueCollator, PixelLimits
-from locus.data.cue_rendering import render_cue
-from locus.grpo.logprobs import CompletionBatch
-from locus.models.backbone import Backbone
-from locus.models.tiny import TinyArchitecture, TinyQwen2_5VL, TinyQwen3VL
-from locus.models.vlm import VLM
+from locus.policy.backbone import Backbone
+from locus.policy.logprobs import CompletionBatch
+from locus.policy.prompts import CueCollator, PixelLimits
+from locus.policy.tiny import TinyArchitecture, TinyQwen2_5VL, TinyQwen3VL
+from locus.policy.vlm import VLM
+from locus.tasks.cue_search.cues import render_cue
 from locus.types import CueExample, CuePixels, Frame, PromptRecord
 
 FAMILIES: dict[str, tuple[type[TinyArchitecture], Frame]] = {

@@ -7,7 +7,7 @@ import math
 import pytest
 import torch
 
-from locus.grpo.advantages import SPREAD, group_advantages, has_spread
+from locus.training.advantages import SPREAD, group_advantages, has_spread
 
 
 def rewards(*groups: list[float]) -> torch.Tensor:

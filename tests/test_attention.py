@@ -13,8 +13,8 @@ from PIL import Image
 from transformers import AutoModelForImageTextToText
 
 from locus.analysis.attention import attention_in_box, attention_maps, coverage
-from locus.data.collate import PixelLimits, QuestionCollator
-from locus.models.group_attention import WatchedContinuation
+from locus.policy.group_attention import WatchedContinuation
+from locus.policy.prompts import PixelLimits, QuestionCollator
 from locus.types import Box, Frame
 
 

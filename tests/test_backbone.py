@@ -13,10 +13,10 @@ from safetensors.torch import load_file, save_file
 from transformers import AutoModelForImageTextToText, AutoProcessor, LlavaConfig
 
 from locus.errors import LocusError
-from locus.grpo.logprobs import PackedScorer, SeparateScorer
-from locus.models.backbone import Backbone
-from locus.models.reference import FrozenCopy
-from locus.models.vlm import VLM
+from locus.policy.backbone import Backbone
+from locus.policy.logprobs import PackedScorer, SeparateScorer
+from locus.policy.reference import FrozenCopy
+from locus.policy.vlm import VLM
 from locus.types import Frame
 
 FAMILY = pytest.mark.parametrize("family", FAMILIES)

@@ -27,6 +27,7 @@ from benchmark_files_choice import (
 )
 
 from locus.errors import LocusError
+from locus.evaluation.benchmark import Item, Picture, Reading
 from locus.evaluation.benchmarks.ai2d import AI2D
 from locus.evaluation.benchmarks.choice import mean_over, vlmevalkit_prompt
 from locus.evaluation.benchmarks.cv_bench import CVBench
@@ -37,7 +38,6 @@ from locus.evaluation.benchmarks.readers import picture_size, read_rows
 from locus.evaluation.benchmarks.realworldqa import RealWorldQA
 from locus.evaluation.benchmarks.shared import by_column
 from locus.evaluation.benchmarks.vstar import VStar
-from locus.evaluation.items import Item, Picture, Reading
 from locus.evaluation.statistics import difference, mean_of, score
 
 SELECT = "Please select the correct answer from the options above. \n"

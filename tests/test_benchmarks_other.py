@@ -22,6 +22,7 @@ from benchmark_files_other import (
 from chat_server import endpoint
 
 from locus.errors import LocusError
+from locus.evaluation.benchmark import Benchmark, Reading
 from locus.evaluation.benchmarks.babyvision import BabyVision, same_blank
 from locus.evaluation.benchmarks.hallusionbench import HallusionBench
 from locus.evaluation.benchmarks.logicvista import LogicVista
@@ -30,7 +31,6 @@ from locus.evaluation.benchmarks.mathvision import MathVision
 from locus.evaluation.benchmarks.ocrbench import OCRBench
 from locus.evaluation.benchmarks.pope import POPE
 from locus.evaluation.benchmarks.wemath import WeMath, split_options
-from locus.evaluation.items import Benchmark, Reading
 from locus.evaluation.judge import ChatJudge
 
 

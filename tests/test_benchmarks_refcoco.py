@@ -13,9 +13,9 @@ from benchmark_files import scores, write_parquet
 from benchmark_files_other import GOLD, XYWH, jpeg, jxu124, refer, vlmevalkit
 
 from locus.errors import LocusError
+from locus.evaluation.benchmark import Item, Reading
 from locus.evaluation.benchmarks.refcoco import RefCOCO
-from locus.evaluation.benchmarks.refcoco_files import split_name
-from locus.evaluation.items import Item, Reading
+from locus.evaluation.benchmarks.refcoco_forms import split_name
 from locus.types import Frame
 
 UNC = ("val", "testA", "testB")

@@ -15,10 +15,10 @@ from omegaconf import OmegaConf
 from PIL import Image
 
 from locus.boxes import convert
-from locus.data.collate import CueCollator, PixelLimits, opened_by_template
 from locus.errors import LocusError
-from locus.grpo.rewards import BoxReward, judge
-from locus.prompts import answer_text, cue_search_text
+from locus.policy.prompts import CueCollator, PixelLimits, opened_by_template
+from locus.tasks.cue_search.prompts import answer_text, cue_search_text
+from locus.tasks.cue_search.reward import BoxReward, judge
 from locus.types import Box, Completion, Frame, PromptRecord, Rollout, Status
 
 CONF = Path(__file__).parents[1] / "conf"

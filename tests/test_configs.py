@@ -309,7 +309,7 @@ def test_sweep_is_one_over_keys_that_exist(option, compose_app):
 @pytest.mark.parametrize("app", apps(CONF))
 def test_every_command_tells_of_failed_jobs(app):
     """A sweep of this command would end well although a job of it failed."""
-    assert compose_hydra(app).callbacks.failed_jobs._target_ == "locus.sweeps.FailedJobs"
+    assert compose_hydra(app).callbacks.failed_jobs._target_ == "locus.run.sweeps.FailedJobs"
 
 
 @pytest.mark.parametrize("option", [option for group, option in options(CONF) if group == "hydra/launcher"])

@@ -16,11 +16,11 @@ from hydra import compose, initialize_config_dir
 from hydra.utils import instantiate
 from PIL import Image
 
-from locus.data.audits import ambiguity, audited_corpus, best_match_elsewhere, duplicate_boxes
-from locus.data.corpus import Corpus, build_corpus, shortfall
-from locus.data.crop_sampling import CropStrategy
-from locus.data.sources import CocoSource
 from locus.errors import LocusError
+from locus.images.sources import CocoSource
+from locus.tasks.cue_search.audits import ambiguity, audited_corpus, best_match_elsewhere, duplicate_boxes
+from locus.tasks.cue_search.corpus import Corpus, build_corpus, shortfall
+from locus.tasks.cue_search.crops import CropStrategy
 from locus.types import CueExample, ImageTable
 
 CONF = Path(__file__).parents[1] / "conf"

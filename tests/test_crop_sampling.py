@@ -11,8 +11,8 @@ import pytest
 from hydra import compose, initialize_config_dir
 from hydra.utils import instantiate
 
-from locus.data.crop_sampling import CropStrategy, draw, feasible, pairs_within_images, quotas
 from locus.errors import LocusError
+from locus.tasks.cue_search.crops import CropStrategy, draw, feasible, pairs_within_images, quotas
 from locus.types import ImageTable
 
 CONF = Path(__file__).parents[1] / "conf"

@@ -12,13 +12,11 @@ from hydra.utils import instantiate
 from omegaconf import OmegaConf
 from PIL import Image, ImageOps
 
-from locus.data.corpus import SCHEMA, Corpus, CueTable
-from locus.data.cue_augmentation import CueAugmentation
-from locus.data.cue_rendering import render_cue
-from locus.data.cues import PLAIN, VisualCue
-from locus.data.datamodule import CueDataModule
-from locus.data.dataset import CueDataset
 from locus.errors import LocusError
+from locus.tasks.cue_search.corpus import SCHEMA, Corpus, CueTable
+from locus.tasks.cue_search.cues import PLAIN, CueAugmentation, VisualCue, render_cue
+from locus.tasks.cue_search.dataset import CueDataset
+from locus.tasks.datamodule import CueDataModule
 from locus.types import CueExample
 
 CONF = Path(__file__).parents[1] / "conf" / "cue"

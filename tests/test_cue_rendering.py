@@ -6,9 +6,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from locus.data.cue_rendering import render_cue, whole_pixels
-from locus.data.dataset import CueDataset
 from locus.errors import LocusError
+from locus.tasks.cue_search.cues import render_cue, whole_pixels
+from locus.tasks.cue_search.dataset import CueDataset
 from locus.types import CueExample
 
 

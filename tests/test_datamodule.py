@@ -12,10 +12,10 @@ import pytest
 import torch
 from PIL import Image
 
-from locus.data.corpus import SCHEMA, Corpus, CueTable
-from locus.data.datamodule import CueDataModule, StepSampler
-from locus.data.order import Curriculum, Uniform
 from locus.errors import LocusError
+from locus.tasks.cue_search.corpus import SCHEMA, Corpus, CueTable
+from locus.tasks.datamodule import CueDataModule, StepSampler
+from locus.tasks.order import Curriculum, Uniform
 from locus.types import CuePixels
 
 

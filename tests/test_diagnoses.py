@@ -19,21 +19,20 @@ from locus.analysis.diagnoses.context_suppression import ContextSuppression, sup
 from locus.analysis.diagnoses.cue_search import CueSearchOnEvidence
 from locus.analysis.diagnoses.grounding_vs_answers import GroundingVsAnswers, bin_of
 from locus.analysis.diagnoses.shared import before_answer, located
-from locus.analysis.overlays import MARGIN, WIDTH, blend, overlay_picture
-from locus.analysis.pictures import TRUE
+from locus.analysis.pictures import MARGIN, TRUE, WIDTH, blend, overlay_picture
 from locus.analysis.tables import as_text, paired_table
-from locus.data.collate import PixelLimits, QuestionCollator
-from locus.data.scene_questions import colour, relation, shape
-from locus.data.scene_rendering import render
-from locus.data.scenes import SceneSource
 from locus.errors import LocusError
+from locus.evaluation.benchmark import Item
+from locus.evaluation.benchmarks.scene_suite import SceneBenchmark
+from locus.evaluation.benchmarks.scenes import SceneQuestions
 from locus.evaluation.benchmarks.vstar import VStar
 from locus.evaluation.evaluator import Evaluator
-from locus.evaluation.items import Item
 from locus.evaluation.predictions import Prediction
 from locus.evaluation.questions import draw_questions
-from locus.evaluation.scene_benchmarks import SceneQuestions
-from locus.evaluation.scene_suite import SceneBenchmark
+from locus.policy.prompts import PixelLimits, QuestionCollator
+from locus.scenes.questions import colour, relation, shape
+from locus.scenes.render import render
+from locus.scenes.source import SceneSource
 from locus.types import Box, Frame, Sampling
 
 SOURCE = {"count": 1, "height": 128, "stretch": 1.2, "object_side": (10, 26), "clutter": 0.4}

@@ -10,9 +10,9 @@ import time
 import pytest
 
 from locus.errors import LocusError
-from locus.evaluation.equality import MEMORY, BoundedRules, equal
-from locus.evaluation.equality_rules import clean, same
-from locus.evaluation.expressions import NotMathsError, expression
+from locus.evaluation.maths.equality import MEMORY, BoundedRules, equal
+from locus.evaluation.maths.expressions import NotMathsError, expression
+from locus.evaluation.maths.rules import clean, same
 
 
 @pytest.mark.parametrize(

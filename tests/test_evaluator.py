@@ -12,12 +12,12 @@ import torch
 from benchmark_files import picture
 from models import FAMILIES, backbone, tiny_vlm
 
-from locus.data.collate import PixelLimits, QuestionCollator
 from locus.errors import LocusError
+from locus.evaluation.benchmark import Extracted, Item, Picture, Reading, Verdict
 from locus.evaluation.evaluator import Evaluator, evaluate
-from locus.evaluation.items import Extracted, Item, Picture, Reading, Verdict
 from locus.evaluation.predictions import Prediction, PredictionFile, fingerprint, read_predictions
 from locus.evaluation.statistics import Statistic, accuracy
+from locus.policy.prompts import PixelLimits, QuestionCollator
 from locus.types import Sampling
 
 GREEDY = Sampling(temperature=0.0, max_new_tokens=6)

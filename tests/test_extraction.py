@@ -16,9 +16,10 @@ from pathlib import Path
 
 import pytest
 
-from locus.evaluation import extraction, vlmevalkit
-from locus.evaluation.items import Extracted, Reading
-from locus.evaluation.responses import ExtractedBox, boxed, ends, final_span, half_width
+from locus.evaluation.benchmark import Extracted, Reading
+from locus.evaluation.reading import short as extraction
+from locus.evaluation.reading import vlmevalkit
+from locus.evaluation.reading.responses import ExtractedBox, boxed, ends, final_span, half_width
 
 RESPONSES = Path(__file__).parent / "data" / "responses.jsonl"
 DOCS = Path(__file__).parent.parent / "docs" / "benchmarks_extraction.md"

@@ -7,7 +7,7 @@ import torch
 from models import completions, prompts, tiny_vlm
 from runs import SMALLEST, command, metrics, succeeded
 
-from locus.grpo.logprobs import CompletionBatch, PackedScorer, SeparateScorer
+from locus.policy.logprobs import CompletionBatch, PackedScorer, SeparateScorer
 
 pytestmark = pytest.mark.gpu
 

@@ -24,11 +24,11 @@ from torch.nn.utils.rnn import pad_sequence
 from transformers import AutoModelForImageTextToText
 
 from locus.errors import LocusError
-from locus.grpo import logprobs
-from locus.grpo.logprobs import CompletionBatch, PackedScorer, SeparateScorer, TokenScores
-from locus.grpo.rollouts import sample_groups
-from locus.models.group_attention import NAME
-from locus.models.vlm import VLM
+from locus.policy import logprobs
+from locus.policy.group_attention import NAME
+from locus.policy.logprobs import CompletionBatch, PackedScorer, SeparateScorer, TokenScores
+from locus.policy.rollouts import sample_groups
+from locus.policy.vlm import VLM
 from locus.types import Completion, Sampling
 
 FAMILY = pytest.mark.parametrize("family", FAMILIES)

@@ -15,23 +15,23 @@ from lightning import Trainer
 from lightning.pytorch.loggers.logger import DummyLogger
 from models import backbone, collator
 
-from locus import policy_module
-from locus.data.corpus import Corpus, build_corpus
-from locus.data.crop_sampling import CropStrategy
-from locus.data.datamodule import CueDataModule
-from locus.data.scenes import SceneSource
 from locus.errors import LocusError
-from locus.grpo.algorithm import Algorithm
-from locus.grpo.logprobs import CompletionBatch, PackedScorer, SeparateScorer, TokenScores
-from locus.grpo.loss import Loss
-from locus.grpo.module import GRPOModule
-from locus.grpo.rewards import BoxReward, judge
-from locus.models.lora import LoRA
-from locus.models.reference import FrozenCopy
-from locus.models.vlm import VLM
-from locus.policy_module import PolicyModule, RunParts
-from locus.sft.module import SFTModule
-from locus.sft.targets import EmptyTargets, Targets
+from locus.policy.logprobs import CompletionBatch, PackedScorer, SeparateScorer, TokenScores
+from locus.policy.lora import LoRA
+from locus.policy.reference import FrozenCopy
+from locus.policy.vlm import VLM
+from locus.scenes.source import SceneSource
+from locus.tasks.cue_search.corpus import Corpus, build_corpus
+from locus.tasks.cue_search.crops import CropStrategy
+from locus.tasks.cue_search.rationales import EmptyTargets, Targets
+from locus.tasks.cue_search.reward import BoxReward, judge
+from locus.tasks.datamodule import CueDataModule
+from locus.training import module as policy_module
+from locus.training.algorithm import Algorithm
+from locus.training.grpo import GRPOModule
+from locus.training.loss import Loss
+from locus.training.module import PolicyModule, RunParts
+from locus.training.sft import SFTModule
 from locus.types import (
     Completion,
     CueExample,

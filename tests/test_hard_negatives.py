@@ -11,12 +11,12 @@ import pytest
 from hydra import compose, initialize_config_dir
 from hydra.utils import instantiate
 
-from locus.data.audits import audited_corpus
-from locus.data.corpus import build_corpus
-from locus.data.hard_negatives import HardNegatives, has_look_alike
-from locus.data.scenes import SceneSource
-from locus.data.sources import CocoSource
 from locus.errors import LocusError
+from locus.images.sources import CocoSource
+from locus.scenes.source import SceneSource
+from locus.tasks.cue_search.audits import audited_corpus
+from locus.tasks.cue_search.corpus import build_corpus
+from locus.tasks.cue_search.hard_negatives import HardNegatives, has_look_alike
 from locus.types import ImageTable
 
 CONF = Path(__file__).parents[1] / "conf"

@@ -12,10 +12,10 @@ from models import FAMILIES, backbone, completions, gradients, prompts, tiny_vlm
 from transformers import AutoModelForImageTextToText
 
 from locus.errors import LocusError
-from locus.grpo.logprobs import PackedScorer, Scorer, SeparateScorer
-from locus.models.backbone import Backbone
-from locus.models.lora import LoRA, adapters_off, fingerprint, frozen_state, merged_state
-from locus.models.vlm import VLM
+from locus.policy.backbone import Backbone
+from locus.policy.logprobs import PackedScorer, Scorer, SeparateScorer
+from locus.policy.lora import LoRA, adapters_off, fingerprint, frozen_state, merged_state
+from locus.policy.vlm import VLM
 
 FAMILY = pytest.mark.parametrize("family", FAMILIES)
 RANK, ALPHA = 4, 6.0

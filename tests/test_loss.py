@@ -9,7 +9,7 @@ from dataclasses import replace
 import pytest
 import torch
 
-from locus.grpo.loss import MAX_LOG_RATIO, Loss, Totals, constant_length, k1, k2, k3, sequence_mean, token_mean
+from locus.training.loss import MAX_LOG_RATIO, Loss, Totals, constant_length, k1, k2, k3, sequence_mean, token_mean
 from locus.types import LossTerms
 
 LOG2 = math.log(2)

@@ -18,23 +18,23 @@ from test_grpo_module import FAMILY, LARGE_BUDGET, PROMPTS, SMALL_BUDGET, Run, f
 from test_grpo_module import data_module as cue_data_module
 from test_resume import cut
 
-from locus import policy_module
 from locus.analysis.frame_check import corner_fit
-from locus.analysis.rollout_browser import groups_of
-from locus.analysis.runs_report import rollouts_of
-from locus.callbacks import RolloutTable
-from locus.data.collate import CueCollator
-from locus.data.mixed_datamodule import MixedDataModule, interleaved
-from locus.data.question_sources import GeneratedQuestions
-from locus.data.scene_questions import colour, existence_random
-from locus.data.scenes import SceneSource
+from locus.analysis.pages.rollouts import groups_of
+from locus.analysis.pages.sweep import rollouts_of
 from locus.errors import LocusError
-from locus.grpo.batching import micro_batches
-from locus.grpo.logprobs import CompletionBatch, PackedScorer, SeparateScorer
-from locus.grpo.metrics import rollout_metrics
-from locus.grpo.rewards import BoxReward, judge
-from locus.parsing import normalised, parse_text
-from locus.prompts import THINK_ANSWER
+from locus.policy.batching import micro_batches
+from locus.policy.logprobs import CompletionBatch, PackedScorer, SeparateScorer
+from locus.policy.prompts import CueCollator
+from locus.run.callbacks import RolloutTable
+from locus.scenes.questions import colour, existence_random
+from locus.scenes.source import SceneSource
+from locus.tasks.answers import normalised, parse_text
+from locus.tasks.cue_search.prompts import THINK_ANSWER
+from locus.tasks.cue_search.reward import BoxReward, judge
+from locus.tasks.mixture import MixedDataModule, interleaved
+from locus.tasks.questions import GeneratedQuestions
+from locus.training import module as policy_module
+from locus.training.metrics import rollout_metrics
 from locus.types import (
     Completion,
     CueExample,

@@ -9,9 +9,9 @@ import numpy as np
 import pytest
 from hydra.utils import instantiate
 
-from locus.data.datamodule import StepSampler
-from locus.data.order import Balanced, Curriculum, Order, Uniform, batches, whole_parts
 from locus.errors import LocusError
+from locus.tasks.datamodule import StepSampler
+from locus.tasks.order import Balanced, Curriculum, Order, Uniform, batches, whole_parts
 
 BINS = np.array(["tiny"] * 30 + ["small"] * 12 + ["large"] * 8)
 ORDERS = {

@@ -9,7 +9,7 @@ from collections import Counter
 import numpy as np
 import pytest
 
-from locus.parsing import parse_answer
+from locus.tasks.answers import parse_answer
 from locus.types import ParsedAnswer, Status
 
 BOX = (1.0, 2.0, 30.0, 40.0)

@@ -13,11 +13,11 @@ from models import FAMILIES, collator, sample
 from PIL import Image
 
 from locus.boxes import frame_size
-from locus.data.collate import CueCollator
-from locus.data.dataset import CueDataset
 from locus.errors import LocusError
-from locus.grpo.preflight import PreflightReport, preflight
-from locus.grpo.rewards import BoxReward
+from locus.policy.prompts import CueCollator
+from locus.tasks.cue_search.dataset import CueDataset
+from locus.tasks.cue_search.reward import BoxReward
+from locus.tasks.preflight import PreflightReport, preflight
 from locus.types import CuePixels, Frame, PromptRecord
 
 FAMILY = pytest.mark.parametrize("family", FAMILIES)

@@ -13,10 +13,10 @@ from hydra.utils import instantiate
 from omegaconf import OmegaConf
 from PIL import Image
 
-from locus.data.corpus import Corpus
 from locus.errors import LocusError
 from locus.prepare import describe, prepare
-from locus.runtime import missing_keys
+from locus.run.runtime import missing_keys
+from locus.tasks.cue_search.corpus import Corpus
 
 ROOT = Path(__file__).parents[1]
 SMALL = ["data.source.count=60", "data.train_examples=100", "data.validation_examples=10", "audit.ambiguity_sample=5"]

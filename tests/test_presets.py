@@ -13,9 +13,9 @@ import torch
 from hydra.utils import instantiate
 
 from locus.errors import LocusError
-from locus.grpo.advantages import group_advantages
-from locus.grpo.algorithm import Algorithm
-from locus.grpo.loss import Loss, Totals, constant_length, k1, k2, k3, sequence_mean, token_mean
+from locus.training.advantages import group_advantages
+from locus.training.algorithm import Algorithm
+from locus.training.loss import Loss, Totals, constant_length, k1, k2, k3, sequence_mean, token_mean
 
 
 @dataclass(frozen=True)

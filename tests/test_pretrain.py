@@ -10,17 +10,18 @@ from models import tiny_vlm
 from runs import command, succeeded, weights
 from transformers import AutoModelForImageTextToText, AutoProcessor
 
-from locus.data.audits import audited_corpus
-from locus.data.collate import CueCollator, PixelLimits, QuestionCollator
-from locus.data.crop_sampling import CropStrategy
-from locus.data.dataset import CueDataset
-from locus.data.scene_lessons import NOTHING, SceneLessons, patch_labels, questions_of, shown_by
-from locus.data.scene_questions import colour, count, grounding
-from locus.data.scene_rendering import render
-from locus.data.scenes import ATTRIBUTES, Scene, SceneObject, SceneSource
-from locus.models.tiny import TinyQwen3VL
-from locus.parsing import parse_answer
-from locus.pretraining.module import start_matching
+from locus.policy.prompts import CueCollator, PixelLimits, QuestionCollator
+from locus.policy.tiny import TinyQwen3VL
+from locus.scenes.questions import colour, count, grounding
+from locus.scenes.render import render
+from locus.scenes.scene import Scene, SceneObject
+from locus.scenes.source import ATTRIBUTES, SceneSource
+from locus.tasks.answers import parse_answer
+from locus.tasks.cue_search.audits import audited_corpus
+from locus.tasks.cue_search.crops import CropStrategy
+from locus.tasks.cue_search.dataset import CueDataset
+from locus.training.lessons import NOTHING, SceneLessons, patch_labels, questions_of, shown_by
+from locus.training.pretraining import start_matching
 from locus.types import Box, Frame
 
 SMALLEST = (

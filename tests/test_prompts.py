@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from locus.parsing import parse_answer
-from locus.prompts import COORDINATE_WORDS, answer_text, box_text, cue_search_messages, cue_search_text
+from locus.tasks.answers import parse_answer
+from locus.tasks.cue_search.prompts import COORDINATE_WORDS, answer_text, box_text, cue_search_messages, cue_search_text
 from locus.types import Box, Frame, Status
 
 PAPER = (

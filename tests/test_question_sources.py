@@ -13,11 +13,11 @@ import pytest
 from PIL import Image
 from test_scene_questions import derived
 
-from locus.data.question_sources import FileQuestions, GeneratedQuestions, ImageQuestion
-from locus.data.scene_questions import KINDS, SceneQuestion, grounding, relation
-from locus.data.scene_rendering import render
-from locus.data.scenes import SceneSource
 from locus.errors import LocusError
+from locus.scenes.questions import KINDS, SceneQuestion, grounding, relation
+from locus.scenes.render import render
+from locus.scenes.source import SceneSource
+from locus.tasks.questions import FileQuestions, GeneratedQuestions, ImageQuestion
 
 WORDED = tuple(ask for ask in KINDS if ask is not grounding)
 

@@ -15,13 +15,12 @@ import pytest
 from models import FAMILIES, collator
 from PIL import Image
 
-from locus.data.audits import audited_corpus
-from locus.data.crop_sampling import CropStrategy
-from locus.data.dataset import CueDataset
-from locus.data.refcoco_files import references_file
-from locus.data.refcoco_source import RefcocoSource
-from locus.data.text_cues import LabelTextCue
 from locus.errors import LocusError
+from locus.images.refcoco import RefcocoSource, references_file
+from locus.tasks.cue_search.audits import audited_corpus
+from locus.tasks.cue_search.crops import CropStrategy
+from locus.tasks.cue_search.dataset import CueDataset
+from locus.tasks.cue_search.text_cues import LabelTextCue
 
 CROPS = CropStrategy(bins={"all": (0, 1)}, mixture={"all": 1}, min_side=4, scale={}, padding={})
 IMAGES = [{"id": number, "file_name": f"{number}.png", "width": 160, "height": 120} for number in (9, 2)]

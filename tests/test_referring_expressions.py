@@ -5,8 +5,9 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from locus.data.referring_expressions import MOST_WORDS, Expression, expression_fault, referring_expressions
-from locus.data.scenes import SceneSource
+from locus.images.labels import MOST_WORDS, expression_fault
+from locus.scenes.source import SceneSource
+from locus.tasks.cue_search.expressions import Expression, referring_expressions
 
 SIZE = (300, 150)
 

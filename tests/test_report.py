@@ -11,11 +11,11 @@ import pytest
 from PIL import Image
 
 from locus.analysis.comparison import compare, cue_search_section
-from locus.analysis.report import Section
-from locus.analysis.run_report import gallery, write_run_report
+from locus.analysis.pages.page import Section
+from locus.analysis.pages.run import gallery, write_run_report
 from locus.analysis.tables import paired_table
-from locus.data.cue_rendering import render_cue
 from locus.errors import LocusError
+from locus.tasks.cue_search.cues import render_cue
 from locus.types import CueExample, CuePixels
 
 EXAMPLES = 15

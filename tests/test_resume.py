@@ -37,11 +37,11 @@ from runs import (
     warm_run,
 )
 
-from locus import loggers
-from locus.grpo.module import GRPOModule
-from locus.loggers import csv_logger
-from locus.run_files import StepTable
-from locus.runtime import RunFolder
+from locus.files.run_files import StepTable
+from locus.run import loggers
+from locus.run.loggers import csv_logger
+from locus.run.runtime import RunFolder
+from locus.training.grpo import GRPOModule
 
 STEPS = 4
 """Validations are at 0, 2 and 4, a checkpoint at each step."""

@@ -9,8 +9,8 @@ import torch
 
 from locus.boxes import convert, frame_size
 from locus.errors import LocusError
-from locus.grpo.rewards import BoxReward, IouThreshold, file_box, giou_reward, judge
-from locus.prompts import answer_text
+from locus.tasks.cue_search.prompts import answer_text
+from locus.tasks.cue_search.reward import BoxReward, IouThreshold, file_box, giou_reward, judge
 from locus.types import Box, Completion, CueExample, Frame, ParsedAnswer, PromptRecord, Rollout, Status
 
 TARGET = (100.0, 100.0, 200.0, 200.0)

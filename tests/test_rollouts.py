@@ -8,10 +8,10 @@ import pytest
 import torch
 from models import FAMILIES, prompts, tiny_vlm
 
-from locus.grpo import rollouts
-from locus.grpo.logprobs import sampling_logits
-from locus.grpo.rollouts import choose_tokens, prompt_generator, sample_groups
-from locus.models.vlm import VLM
+from locus.policy import rollouts
+from locus.policy.logprobs import sampling_logits
+from locus.policy.rollouts import choose_tokens, prompt_generator, sample_groups
+from locus.policy.vlm import VLM
 from locus.types import Completion, PromptRecord, Sampling
 
 FAMILY = pytest.mark.parametrize("family", FAMILIES)

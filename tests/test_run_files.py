@@ -18,9 +18,9 @@ import pyarrow.parquet as pq
 import pytest
 import torch
 
-from locus import run_files
 from locus.errors import LocusError
-from locus.run_files import (
+from locus.files import run_files
+from locus.files.run_files import (
     ROLLOUTS,
     VALIDATION,
     XYXY,

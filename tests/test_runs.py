@@ -12,10 +12,9 @@ import pytest
 import yaml
 
 from locus.analysis import ablations, runs
-from locus.analysis.paper_tables import ablation_of, against_locus, paper_table
-from locus.analysis.runs_report import setting_of
+from locus.analysis.pages.sweep import setting_of
+from locus.analysis.paper import ABLATIONS, RESULTS, ablation_of, against_locus, paper_table
 from locus.errors import LocusError
-from locus.evaluation.paper import ABLATIONS, RESULTS
 
 
 def write_run(folder: Path, seed: int, lr: float, iou: float | None, **more: object) -> Path:

@@ -14,9 +14,9 @@ from test_report import browser  # noqa: F401
 
 from locus.analysis.ablations import cells
 from locus.analysis.frame_check import corner_fit
-from locus.analysis.report import Section, write_report
-from locus.analysis.rollout_browser import FOUND, LOOSE, PARSE, TRUNCATED, WRONG, browser_html, failure, groups_of
-from locus.analysis.runs_report import dynamics
+from locus.analysis.pages.page import Section, write_report
+from locus.analysis.pages.rollouts import FOUND, LOOSE, PARSE, TRUNCATED, WRONG, browser_html, failure, groups_of
+from locus.analysis.pages.sweep import dynamics
 
 
 def rollouts(steps: int = 10, prompts: int = 8, group: int = 8) -> pd.DataFrame:
@@ -127,7 +127,7 @@ def test_browser_is_clicked_through(tmp_path, browser):  # noqa: F811
 def test_seeds_of_a_setting_share_a_colour_and_a_legend():
     """Six runs of two settings as six colours, in a legend that hides the curves."""
     metrics = pd.DataFrame({"run": list("aabbcc"), "step": [1, 2] * 3, "train/reward": 0.5, "val/mean_iou": 0.5})
-    with mock.patch("locus.analysis.runs_report.as_picture") as drawn:
+    with mock.patch("locus.analysis.pages.sweep.as_picture") as drawn:
         dynamics(metrics, {"a": "x", "b": "x", "c": "y"})
     _, validation = drawn.call_args[0][0].axes
     assert [text.get_text() for text in validation.get_legend().get_texts()] == ["x", "y"]

@@ -9,7 +9,7 @@ from hydra.utils import instantiate
 from omegaconf import DictConfig
 from runs import command, refused, succeeded
 
-from locus.score import read_rows
+from locus.evaluation.score_files import read_rows
 from tests.sample_benchmarks import write_samples
 
 CONFIGS = sorted((Path(__file__).resolve().parent.parent / "conf/benchmark").glob("*.yaml"))

@@ -7,10 +7,11 @@ from collections import Counter, defaultdict
 import numpy as np
 import pytest
 
-from locus.data.scene_questions import KINDS, LARGEST_COUNT, SceneQuestion
-from locus.data.scenes import ATTRIBUTES, Scene, SceneObject, SceneSource
 from locus.evaluation.questions import draw_questions
-from locus.models.tiny_tokenizer import tiny_tokenizer
+from locus.policy.tiny_tokenizer import tiny_tokenizer
+from locus.scenes.questions import KINDS, LARGEST_COUNT, SceneQuestion
+from locus.scenes.scene import Scene, SceneObject
+from locus.scenes.source import ATTRIBUTES, SceneSource
 
 SCENES = 2000
 SHAPES, COLOURS, PATTERNS = ATTRIBUTES

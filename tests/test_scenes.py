@@ -14,9 +14,10 @@ import pytest
 from hydra.utils import instantiate
 from omegaconf import OmegaConf
 
-from locus.data.scene_rendering import COLOURS, PATTERNS, SHAPES, background, render
-from locus.data.scenes import Scene, SceneObject, SceneSource
 from locus.errors import LocusError
+from locus.scenes.render import COLOURS, PATTERNS, SHAPES, background, render
+from locus.scenes.scene import Scene, SceneObject
+from locus.scenes.source import SceneSource
 from locus.types import Box, Frame
 
 ARGUMENTS = {
@@ -50,7 +51,7 @@ def tight_box(mask: np.ndarray) -> tuple[int, int, int, int]:
 def test_another_process_makes_the_same_scenes_and_bytes():
     """Bug: a hash seed, a global generator or a set's order in the scene; a corpus would not fit its images."""
     code = (
-        "import hashlib; from locus.data.scenes import SceneSource\n"
+        "import hashlib; from locus.scenes.source import SceneSource\n"
         f"s = SceneSource(**{ARGUMENTS!r})\n"
         "print(s.scene(7)); print(hashlib.sha256(s.open(s.table().path[7]).tobytes()).hexdigest())"
     )

@@ -15,18 +15,19 @@ from hydra.utils import instantiate
 from models import backbone
 from runs import command, refused, succeeded
 
-from locus.data.scene_questions import colour, grounding, shape
-from locus.data.scenes import SceneSource
+from locus.analysis.paper import paper_numbers
 from locus.errors import LocusError
 from locus.evaluate import compared
+from locus.evaluation.benchmarks.scene_suite import SceneBenchmark
+from locus.evaluation.benchmarks.scenes import SceneQuestions
 from locus.evaluation.benchmarks.vstar import VStar
-from locus.evaluation.paper import paper_numbers
 from locus.evaluation.predictions import Prediction, PredictionFile, read_predictions
-from locus.evaluation.scene_benchmarks import SceneQuestions
-from locus.evaluation.scene_suite import SceneBenchmark
+from locus.evaluation.score_files import add_row, read_rows, read_scores, write_scores
 from locus.evaluation.scores import comparison, judged, scores
 from locus.evaluation.statistics import accuracy, difference, mcnemar
-from locus.score import add_row, read_rows, read_scores, spoken_frame, write_scores
+from locus.scenes.questions import colour, grounding, shape
+from locus.scenes.source import SceneSource
+from locus.score import spoken_frame
 
 ANSWERS = "ABABAB"
 SMALL = (
@@ -291,7 +292,7 @@ def test_sweep_of_policies_and_benchmarks(tmp_path, vstar):
     evaluated(tmp_path / "one", "limit=2")  # the default benchmark, for the policy's files
     policy = run / "policy"
     save_policy(policy)
-    settings = "backbone:\n  _target_: locus.models.backbone.Backbone\n  frame: processed\n  path: null\n"
+    settings = "backbone:\n  _target_: locus.policy.backbone.Backbone\n  frame: processed\n  path: null\n"
     (run / "config.yaml").write_text(settings)
     policies, benchmarks = f"policy=tiny_random,{policy}", "benchmark=scenes_grounding,cue_search"
     succeeded(command("evaluate", "-m", *TINY, f"folder={tmp_path / 'out'}", policies, benchmarks, "limit=2"))

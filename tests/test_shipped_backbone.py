@@ -12,11 +12,11 @@ import torch
 from runs import REPO, command, succeeded
 from transformers import AutoModelForImageTextToText, AutoProcessor, Qwen3VLForConditionalGeneration
 
-from locus.data.collate import PixelLimits, QuestionCollator
-from locus.data.scene_questions import colour, grounding
-from locus.data.scenes import SceneSource
 from locus.evaluation.questions import ask_policy, draw_questions
-from locus.models.backbone import Backbone
+from locus.policy.backbone import Backbone
+from locus.policy.prompts import PixelLimits, QuestionCollator
+from locus.scenes.questions import colour, grounding
+from locus.scenes.source import SceneSource
 
 TINY = REPO / "locus" / "assets" / "tiny"
 UNSEEN = SceneSource(1, 128, 128, (4, 7), (10, 26), stretch=1.2, clutter=0.4, seed=31)

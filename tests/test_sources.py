@@ -10,8 +10,8 @@ import pandas as pd
 import pytest
 from PIL import Image
 
-from locus.data.sources import BoxesSource, CocoSource, FolderSource, drop_images, keep_boxes
 from locus.errors import LocusError
+from locus.images.sources import BoxesSource, CocoSource, FolderSource, drop_images, keep_boxes
 
 COCO128 = Path(__file__).parents[2] / "shared" / "coco128"
 

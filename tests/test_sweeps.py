@@ -19,9 +19,9 @@ from runs import Ended, command
 
 import locus.train
 from locus.errors import LocusError
-from locus.run_files import BEGUN_WITH, write_text
-from locus.runtime import open_run, write_summary
-from locus.sweeps import checkpoint_to_go_on_from, folder_name
+from locus.files.run_files import BEGUN_WITH, write_text
+from locus.run.runtime import open_run, write_summary
+from locus.run.sweeps import checkpoint_to_go_on_from, folder_name
 
 
 @pytest.mark.parametrize(

@@ -12,12 +12,12 @@ import pandas as pd
 import pytest
 from runs import SMALLEST, command, refused, succeeded, train
 
-from locus.data.scene_rendering import COLOURS, PATTERNS, SHAPES
 from locus.errors import LocusError
-from locus.models.tiny_tokenizer import tiny_tokenizer
-from locus.prompts import answer_text
-from locus.sft.targets import EmptyTargets, FileTargets, Targets, write_targets
-from locus.sft.templates import TEMPLATES, UNNAMED, TemplateTargets, rationale
+from locus.policy.tiny_tokenizer import tiny_tokenizer
+from locus.scenes.render import COLOURS, PATTERNS, SHAPES
+from locus.tasks.cue_search.prompts import answer_text
+from locus.tasks.cue_search.rationales import EmptyTargets, FileTargets, Targets, write_targets
+from locus.tasks.cue_search.templates import TEMPLATES, UNNAMED, TemplateTargets, rationale
 from locus.types import CueExample
 
 ROOM = 48

@@ -15,9 +15,9 @@ from chat_server import endpoint
 from PIL import Image
 from runs import SMALLEST, command, refused, succeeded, train
 
-from locus.data.cue_rendering import render_cue
 from locus.errors import LocusError
-from locus.sft.teacher import TeacherTargets, reasoning
+from locus.tasks.cue_search.cues import render_cue
+from locus.tasks.cue_search.teacher_rationales import TeacherTargets, reasoning
 from locus.types import CueExample
 
 SIZE, BOX = (120, 90), (30.0, 20.0, 60.0, 50.0)

@@ -10,11 +10,11 @@ from chat_server import endpoint
 from runs import SMALLEST, command, refused, succeeded
 from test_teacher import BOX, Noise, examples, picture
 
-from locus.data.corpus import Corpus
-from locus.data.cue_rendering import render_cue
-from locus.data.teacher_expressions import TeacherExpressions, expression_of
-from locus.data.text_cues import FileTextCue
 from locus.errors import LocusError
+from locus.tasks.cue_search.corpus import Corpus
+from locus.tasks.cue_search.cues import render_cue
+from locus.tasks.cue_search.teacher_expressions import TeacherExpressions, expression_of
+from locus.tasks.cue_search.text_cues import FileTextCue
 
 TOO_LONG = "word " * 25
 ASKED = [text for text in SMALLEST if text.startswith(("data", "crop"))] + [

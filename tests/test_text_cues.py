@@ -15,19 +15,19 @@ from PIL import Image
 from runs import command, refused, succeeded, train
 from test_corpus import COCO128
 
+from locus.analysis.pages.rollouts import groups_of
 from locus.analysis.pictures import comparison_picture
-from locus.analysis.rollout_browser import groups_of
-from locus.data.audits import audited_corpus
-from locus.data.crop_sampling import CropStrategy, RandomCrops
-from locus.data.cues import PLAIN
-from locus.data.referring_expressions import expression_fault
-from locus.data.scenes import SceneSource
-from locus.data.sources import BoxesSource, CocoSource
-from locus.data.text_cues import AnnotatedTextCue, FileTextCue, object_of
 from locus.errors import LocusError
-from locus.grpo.logprobs import PackedScorer, SeparateScorer
-from locus.grpo.preflight import preflight
-from locus.grpo.rewards import BoxReward
+from locus.images.labels import expression_fault
+from locus.images.sources import BoxesSource, CocoSource
+from locus.policy.logprobs import PackedScorer, SeparateScorer
+from locus.scenes.source import SceneSource
+from locus.tasks.cue_search.audits import audited_corpus
+from locus.tasks.cue_search.crops import CropStrategy, RandomCrops
+from locus.tasks.cue_search.cues import PLAIN
+from locus.tasks.cue_search.reward import BoxReward
+from locus.tasks.cue_search.text_cues import AnnotatedTextCue, FileTextCue, object_of
+from locus.tasks.preflight import preflight
 from locus.types import CueExample, CuePixels
 
 FAMILY = pytest.mark.parametrize("family", FAMILIES)

@@ -9,9 +9,9 @@ import sys
 
 import pytest
 
-from locus.models.tiny import TinyQwen3VL
-from locus.models.tiny_tokenizer import END, LARGEST_INTEGER, PAD, SPECIAL, TAGS, tiny_tokenizer
-from locus.prompts import answer_text, cue_search_text
+from locus.policy.tiny import TinyQwen3VL
+from locus.policy.tiny_tokenizer import END, LARGEST_INTEGER, PAD, SPECIAL, TAGS, tiny_tokenizer
+from locus.tasks.cue_search.prompts import answer_text, cue_search_text
 from locus.types import Box, Frame
 
 TOKENIZER = tiny_tokenizer()

@@ -289,7 +289,7 @@ OUT_OF_RANGE = {
     "optimizer.make.lr=-1": "learning rate",
     "pixels.max_pixels=0": "max_pixels",
     "seed=one": "seed",
-    "algorithm.loss.average.path=locus.grpo.loss.nothing": "locus.grpo.loss.nothing",
+    "algorithm.loss.average.path=locus.training.loss.nothing": "locus.training.loss.nothing",
     "preflight_prompts=0": "preflight_prompts",
     "data.source.width=0": "width",
 }

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 
-from locus.models.vlm import VLM, VisionFeatures
+from locus.policy.vlm import VLM, VisionFeatures
 from locus.types import Box, QuestionPrompt
 
 

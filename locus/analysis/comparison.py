@@ -8,7 +8,7 @@ from pathlib import Path
 import pandas as pd
 
 from locus.analysis.diagnoses.shared import Diagnosis
-from locus.analysis.report import Section
+from locus.analysis.pages.page import Section
 from locus.analysis.tables import paired_table
 from locus.errors import LocusError
 from locus.evaluation.evaluator import Evaluator

@@ -12,7 +12,7 @@ import yaml
 
 from locus.analysis.comparison import AFTER, BEFORE
 from locus.errors import LocusError
-from locus.run_files import BEGUN_WITH
+from locus.files.run_files import BEGUN_WITH
 
 PLACES = ("hydra", "resume", "corpus", "name")
 """Settings of a run that say where it is, not what it does."""

@@ -14,12 +14,12 @@ from itertools import islice
 
 import torch
 
-from locus.data.collate import PictureInputs, QuestionCollator
 from locus.errors import LocusError
-from locus.evaluation.items import Benchmark, Item
+from locus.evaluation.benchmark import Benchmark, Item
 from locus.evaluation.predictions import Prediction, PredictionFile
-from locus.grpo.rollouts import sample_groups
-from locus.models.vlm import VLM, VisionFeatures
+from locus.policy.prompts import PictureInputs, QuestionCollator
+from locus.policy.rollouts import sample_groups
+from locus.policy.vlm import VLM, VisionFeatures
 from locus.types import QuestionPrompt, Sampling
 
 REMEMBERED = 65_536

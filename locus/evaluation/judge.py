@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from typing import Protocol
 
-from locus.chat_endpoint import ChatEndpoint
+from locus.files.chat_endpoint import ChatEndpoint
 
 INSTRUCTION = (
     "You compare an answer to a question with the correct one. The answer may be long; only what it concludes with "

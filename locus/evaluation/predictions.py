@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from locus.errors import LocusError
-from locus.run_files import write_json
+from locus.files.run_files import write_json
 
 HASHED = 256 * 2**20
 """Files up to this many bytes are told apart by their content, larger ones by size and time."""

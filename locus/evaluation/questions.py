@@ -11,13 +11,14 @@ import numpy as np
 import torch
 
 from locus.boxes import box_iou, convert, frame_size
-from locus.data.collate import QuestionCollator
-from locus.data.scene_questions import Ask, SceneQuestion
-from locus.data.scene_rendering import render
-from locus.data.scenes import Scene, SceneSource
-from locus.grpo.rollouts import sample_groups
-from locus.models.vlm import VLM
-from locus.parsing import answer_block, parse_answer
+from locus.policy.prompts import QuestionCollator
+from locus.policy.rollouts import sample_groups
+from locus.policy.vlm import VLM
+from locus.scenes.questions import Ask, SceneQuestion
+from locus.scenes.render import render
+from locus.scenes.scene import Scene
+from locus.scenes.source import SceneSource
+from locus.tasks.answers import answer_block, parse_answer
 from locus.types import Box, Prompt, PromptRecord, QuestionPrompt, Sampling
 
 GREEDY = Sampling(temperature=0.0, max_new_tokens=24)

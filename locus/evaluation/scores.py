@@ -13,8 +13,8 @@ from typing import Any
 import pandas as pd
 
 from locus.errors import LocusError
+from locus.evaluation.benchmark import Benchmark, Item, Reading, Verdict
 from locus.evaluation.benchmarks.shared import EXTRACTORS
-from locus.evaluation.items import Benchmark, Item, Reading, Verdict
 from locus.evaluation.predictions import Prediction
 from locus.evaluation.statistics import Score, difference, mcnemar, score
 
@@ -134,8 +134,7 @@ def comparison(
 def extractor_version() -> str:
     """Digest of the source that reads answers and compares values: the same for as long as verdicts are alike."""
     here = Path(__file__).parent
-    names = ("extraction*.py", "responses.py", "vlmevalkit.py", "equality*.py", "expressions.py")
-    files = [file for name in names for file in sorted(here.glob(name))]
+    files = sorted([*here.glob("reading/*.py"), *here.glob("maths/*.py")])
     return hashlib.sha256(b"".join(file.read_bytes() for file in files)).hexdigest()[:16]
 
 

@@ -12,12 +12,12 @@ from PIL import Image
 
 from locus.analysis.attention import attention_in_box
 from locus.analysis.diagnoses.shared import kind_of, located, looked, unit_of, verdict_of
-from locus.analysis.overlays import overlay_picture
+from locus.analysis.pages.page import Section
+from locus.analysis.pictures import overlay_picture
 from locus.analysis.plots import as_picture, curves, panels
-from locus.analysis.report import Section
 from locus.analysis.tables import paired_table
+from locus.evaluation.benchmark import Benchmark, Item
 from locus.evaluation.evaluator import Evaluator
-from locus.evaluation.items import Benchmark, Item
 
 TEXT = (
     "Share of the attention to the image, from the position that predicts the answer's first token, that lies in the "

@@ -10,17 +10,18 @@ import pandas as pd
 
 from locus.analysis.attention import attention_in_box
 from locus.analysis.diagnoses.shared import looked
+from locus.analysis.pages.page import Section
 from locus.analysis.plots import as_picture, curves, panels
-from locus.analysis.report import Section
 from locus.analysis.tables import paired_table
-from locus.data.scene_questions import Ask, SceneQuestion
-from locus.data.scene_rendering import render
-from locus.data.scenes import Scene, SceneObject, SceneSource
 from locus.errors import LocusError
+from locus.evaluation.benchmark import Item
+from locus.evaluation.benchmarks.scenes import item_of, picture_of, word_verdict
 from locus.evaluation.evaluator import Evaluator
-from locus.evaluation.items import Item
 from locus.evaluation.questions import draw_questions
-from locus.evaluation.scene_benchmarks import item_of, picture_of, word_verdict
+from locus.scenes.questions import Ask, SceneQuestion
+from locus.scenes.render import render
+from locus.scenes.scene import Scene, SceneObject
+from locus.scenes.source import SceneSource
 from locus.types import Box
 
 TEXT = (

@@ -8,12 +8,12 @@ from dataclasses import dataclass, replace
 import pandas as pd
 
 from locus.analysis.diagnoses.shared import answered, kind_of, located, unit_of
+from locus.analysis.pages.page import Section
 from locus.analysis.plots import as_picture, bars, panels
-from locus.analysis.report import Section
 from locus.analysis.tables import paired_table
-from locus.data.scene_rendering import only_boxes
+from locus.evaluation.benchmark import Benchmark, Item, Picture
 from locus.evaluation.evaluator import Evaluator
-from locus.evaluation.items import Benchmark, Item, Picture
+from locus.scenes.render import only_boxes
 
 TEXT = (
     "Accuracy on whole images and with everything outside the evidence boxes black; canvas and scale stay. Where the "

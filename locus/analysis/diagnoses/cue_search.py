@@ -9,15 +9,15 @@ from dataclasses import dataclass, replace
 import pandas as pd
 
 from locus.analysis.diagnoses.shared import located
+from locus.analysis.pages.page import Section
 from locus.analysis.plots import as_picture, bars, histogram, panels
-from locus.analysis.report import Section
 from locus.analysis.tables import paired_table
 from locus.boxes import parse_frame
-from locus.data.cue_rendering import render_cue
+from locus.evaluation.benchmark import Benchmark, Item, Picture
+from locus.evaluation.benchmarks.scenes import box_verdict
 from locus.evaluation.evaluator import Evaluator
-from locus.evaluation.items import Benchmark, Item, Picture
-from locus.evaluation.scene_benchmarks import box_verdict
-from locus.prompts import cue_search_text
+from locus.tasks.cue_search.cues import render_cue
+from locus.tasks.cue_search.prompts import cue_search_text
 from locus.types import Box
 
 TEXT = "The evidence boxes of a benchmark as cues: where in the image is this crop? By the area of the box."

@@ -9,17 +9,17 @@ import numpy as np
 import pandas as pd
 
 from locus.analysis.diagnoses.shared import answered, kind_of, located, unit_of
+from locus.analysis.pages.page import Section
 from locus.analysis.plots import as_picture, bars, histogram, panels
-from locus.analysis.report import Section
 from locus.analysis.tables import paired_table
 from locus.boxes import box_iou, parse_frame
 from locus.errors import LocusError
+from locus.evaluation.benchmark import Benchmark, Item
 from locus.evaluation.benchmarks.refcoco import PROMPT, in_file
 from locus.evaluation.benchmarks.shared import written_size
 from locus.evaluation.evaluator import Evaluator
-from locus.evaluation.extraction import extract_box
-from locus.evaluation.items import Benchmark, Item
-from locus.prompts import COORDINATE_WORDS
+from locus.evaluation.reading.short import extract_box
+from locus.tasks.cue_search.prompts import COORDINATE_WORDS
 
 TEXT = (
     "Each question is asked, and apart from it where the object is that it asks about. Accuracy by the IoU of that "

@@ -8,11 +8,11 @@ from dataclasses import dataclass
 import pandas as pd
 
 from locus.analysis.diagnoses.shared import answered, kind_of, unit_of
-from locus.analysis.report import Section
+from locus.analysis.pages.page import Section
 from locus.analysis.tables import paired_table
+from locus.evaluation.benchmarks.scene_suite import SceneBenchmark
+from locus.evaluation.benchmarks.scenes import SceneQuestions
 from locus.evaluation.evaluator import Evaluator
-from locus.evaluation.scene_benchmarks import SceneQuestions
-from locus.evaluation.scene_suite import SceneBenchmark
 
 TEXT = (
     "Accuracy of greedy answers to the same questions (text grounding: IoU of at least 0.5). No question needs a cue."

@@ -11,10 +11,10 @@ import pandas as pd
 import torch
 
 from locus.analysis.attention import attention_maps
-from locus.analysis.report import Section
+from locus.analysis.pages.page import Section
 from locus.errors import LocusError
+from locus.evaluation.benchmark import Benchmark, Item, Verdict
 from locus.evaluation.evaluator import Evaluator
-from locus.evaluation.items import Benchmark, Item, Verdict
 from locus.evaluation.predictions import Prediction
 from locus.types import QuestionPrompt
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import ClassVar
 
+from locus.evaluation.benchmark import Item
 from locus.evaluation.benchmarks.choice import (
     ChoiceBenchmark,
     lettered,
@@ -12,7 +13,6 @@ from locus.evaluation.benchmarks.choice import (
     vlmevalkit_prompt,
 )
 from locus.evaluation.benchmarks.readers import LETTERS, Row
-from locus.evaluation.items import Item
 
 
 @dataclass(frozen=True)

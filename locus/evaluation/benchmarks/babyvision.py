@@ -7,11 +7,11 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from locus.evaluation.benchmark import Extracted, Item, Verdict
 from locus.evaluation.benchmarks.readers import LETTERS, Row, read_rows
 from locus.evaluation.benchmarks.shared import counted, labelled, marked, read_by
-from locus.evaluation.extraction import extract_letter, extract_value
-from locus.evaluation.items import Extracted, Item, Verdict
 from locus.evaluation.judge import Judge
+from locus.evaluation.reading.short import extract_letter, extract_value
 from locus.evaluation.statistics import Statistic, accuracy
 
 INSTRUCTION = "\nThink about the question and give your final answer in \\boxed{Answer} format."

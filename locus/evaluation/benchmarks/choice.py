@@ -12,11 +12,11 @@ from typing import ClassVar
 import numpy as np
 import pandas as pd
 
-from locus.evaluation import vlmevalkit
+from locus.evaluation.benchmark import Extracted, Item, Verdict
 from locus.evaluation.benchmarks.readers import LETTERS, Row, files_of, read_rows
 from locus.evaluation.benchmarks.shared import counted, read_by
-from locus.evaluation.extraction import extract_letter
-from locus.evaluation.items import Extracted, Item, Verdict
+from locus.evaluation.reading import vlmevalkit
+from locus.evaluation.reading.short import extract_letter
 from locus.evaluation.statistics import Statistic, accuracy, mean_of, rows_of
 
 SELECT = "Please select the correct answer from the options above. \n"

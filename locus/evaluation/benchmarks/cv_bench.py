@@ -7,9 +7,9 @@ from dataclasses import dataclass
 from typing import ClassVar
 
 from locus.errors import LocusError
+from locus.evaluation.benchmark import Item, Picture
 from locus.evaluation.benchmarks.choice import ChoiceBenchmark, letter_of, lettered, options_in
 from locus.evaluation.benchmarks.readers import Row, picture_size
-from locus.evaluation.items import Item, Picture
 from locus.evaluation.statistics import Statistic, accuracy, mean_of
 from locus.types import Box, Frame
 

@@ -7,11 +7,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import ClassVar
 
-from locus.evaluation import vlmevalkit
+from locus.evaluation.benchmark import Item, Verdict
 from locus.evaluation.benchmarks.readers import Row, read_rows
 from locus.evaluation.benchmarks.shared import counted, read_by
-from locus.evaluation.extraction import extract_yes_no
-from locus.evaluation.items import Item, Verdict
+from locus.evaluation.reading import vlmevalkit
+from locus.evaluation.reading.short import extract_yes_no
 from locus.evaluation.statistics import Statistic, accuracy, all_right, mean_of
 
 KEYS = ("category", "subcategory", "visual_input", "set_id", "figure_id", "question_id")

@@ -7,9 +7,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import ClassVar
 
+from locus.evaluation.benchmark import Item
 from locus.evaluation.benchmarks.choice import VLMEVALKIT_COLUMNS, ChoiceBenchmark, mean_over, vlmevalkit_item
 from locus.evaluation.benchmarks.readers import Row
-from locus.evaluation.items import Item
 from locus.evaluation.statistics import Statistic, all_right
 
 

@@ -9,12 +9,12 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from locus.errors import LocusError
+from locus.evaluation.benchmark import Extracted, Item, Reading, Verdict
 from locus.evaluation.benchmarks.readers import Row, files_of, read_rows
 from locus.evaluation.benchmarks.shared import counted, labelled, marked, read_by
-from locus.evaluation.equality import equal
-from locus.evaluation.extraction import extract_letters, extract_value
-from locus.evaluation.items import Extracted, Item, Reading, Verdict
 from locus.evaluation.judge import Judge
+from locus.evaluation.maths.equality import equal
+from locus.evaluation.reading.short import extract_letters, extract_value
 from locus.evaluation.statistics import Statistic, accuracy
 
 SKILLS = ("inductive", "deductive", "numerical", "spatial", "mechanical")

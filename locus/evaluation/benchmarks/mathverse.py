@@ -7,14 +7,14 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from locus.evaluation.benchmark import Item, Verdict
 from locus.evaluation.benchmarks.logicvista import letters_of
 from locus.evaluation.benchmarks.mathvision import chosen
 from locus.evaluation.benchmarks.readers import Row, read_rows
 from locus.evaluation.benchmarks.shared import counted, labelled, marked, read_by, whole
-from locus.evaluation.equality import equal
-from locus.evaluation.extraction import extract_letters, extract_value
-from locus.evaluation.items import Item, Verdict
 from locus.evaluation.judge import Judge
+from locus.evaluation.maths.equality import equal
+from locus.evaluation.reading.short import extract_letters, extract_value
 from locus.evaluation.statistics import Statistic, accuracy, mean_of
 
 VERSIONS = ("Text Dominant", "Text Lite", "Vision Intensive", "Vision Dominant", "Vision Only")

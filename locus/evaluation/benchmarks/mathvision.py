@@ -7,13 +7,13 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from locus.evaluation import vlmevalkit
+from locus.evaluation.benchmark import Extracted, Item, Reading, Verdict
 from locus.evaluation.benchmarks.readers import LETTERS, Row, read_rows
 from locus.evaluation.benchmarks.shared import counted, labelled, marked, read_by, whole
-from locus.evaluation.equality import equal
-from locus.evaluation.extraction import extract_letter, extract_value
-from locus.evaluation.items import Extracted, Item, Reading, Verdict
 from locus.evaluation.judge import Judge
+from locus.evaluation.maths.equality import equal
+from locus.evaluation.reading import vlmevalkit
+from locus.evaluation.reading.short import extract_letter, extract_value
 from locus.evaluation.statistics import Statistic, accuracy
 
 INSTRUCTION = (

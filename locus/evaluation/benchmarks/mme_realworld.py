@@ -6,11 +6,11 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import ClassVar
 
-from locus.evaluation import vlmevalkit
+from locus.evaluation.benchmark import Item, Verdict
 from locus.evaluation.benchmarks.choice import ChoiceBenchmark, letter_of, lettered, mean_over, options_in
 from locus.evaluation.benchmarks.readers import Row
 from locus.evaluation.benchmarks.shared import by_column
-from locus.evaluation.items import Item, Verdict
+from locus.evaluation.reading import vlmevalkit
 from locus.evaluation.statistics import Statistic, accuracy
 
 TASKS = ("Perception", "Reasoning")

@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import ClassVar
 
+from locus.evaluation.benchmark import Item
 from locus.evaluation.benchmarks.choice import (
     SELECT,
     VLMEVALKIT_COLUMNS,
@@ -17,7 +18,6 @@ from locus.evaluation.benchmarks.choice import (
     vlmevalkit_prompt,
 )
 from locus.evaluation.benchmarks.readers import Row
-from locus.evaluation.items import Item
 from locus.evaluation.statistics import Statistic, accuracy
 
 CATEGORIES = (

@@ -7,10 +7,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import ClassVar
 
+from locus.evaluation.benchmark import Extracted, Item, Reading, Verdict
 from locus.evaluation.benchmarks.readers import read_rows
 from locus.evaluation.benchmarks.shared import by_column, counted, read_by, whole
-from locus.evaluation.items import Extracted, Item, Reading, Verdict
-from locus.evaluation.responses import final_span
+from locus.evaluation.reading.responses import final_span
 from locus.evaluation.statistics import Statistic, accuracy
 
 HANDWRITTEN_MATHS = "Handwritten Mathematical Expression Recognition"

@@ -23,7 +23,7 @@ import pyarrow.parquet as pq
 from PIL import Image
 
 from locus.errors import LocusError
-from locus.evaluation.items import Picture
+from locus.evaluation.benchmark import Picture
 
 SUFFIXES = (".parquet", ".tsv", ".jsonl", ".json")
 """In the order in which a folder is searched."""

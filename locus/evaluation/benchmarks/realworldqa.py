@@ -6,11 +6,11 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import ClassVar
 
+from locus.evaluation.benchmark import Item, Verdict
 from locus.evaluation.benchmarks.choice import ChoiceBenchmark, options_in, vlmevalkit_item
 from locus.evaluation.benchmarks.readers import Row
 from locus.evaluation.benchmarks.shared import by_column, read_by, whole
-from locus.evaluation.extraction import extract_short
-from locus.evaluation.items import Item, Verdict
+from locus.evaluation.reading.short import extract_short
 from locus.evaluation.statistics import Statistic, accuracy
 
 BROKEN = ("105", "633", "731")

@@ -11,13 +11,13 @@ import numpy as np
 
 from locus.boxes import box_iou, convert, is_valid, parse_frame
 from locus.errors import LocusError
-from locus.evaluation import vlmevalkit
-from locus.evaluation.benchmarks.refcoco_files import Reference, references
+from locus.evaluation.benchmark import Extracted, Item, Reading, Verdict
+from locus.evaluation.benchmarks.refcoco_forms import Reference, references
 from locus.evaluation.benchmarks.shared import by_column, counted, read_by, written_size
-from locus.evaluation.extraction import extract_box
-from locus.evaluation.items import Extracted, Item, Reading, Verdict
+from locus.evaluation.reading import vlmevalkit
+from locus.evaluation.reading.short import extract_box
 from locus.evaluation.statistics import Statistic, accuracy, mean_of
-from locus.prompts import COORDINATE_WORDS
+from locus.tasks.cue_search.prompts import COORDINATE_WORDS
 from locus.types import Box, Frame
 
 PROMPT = (

@@ -9,9 +9,9 @@ from typing import TypeVar
 
 from locus.boxes import UNIT, frame_size
 from locus.errors import LocusError
-from locus.evaluation.items import Extracted, Item, Reading, Verdict
+from locus.evaluation.benchmark import Extracted, Item, Reading, Verdict
 from locus.evaluation.judge import Judge
-from locus.evaluation.responses import final_span
+from locus.evaluation.reading.responses import final_span
 from locus.evaluation.statistics import Statistic
 from locus.types import Box, Frame
 

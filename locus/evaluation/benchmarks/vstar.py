@@ -10,6 +10,7 @@ from typing import ClassVar
 
 from locus.boxes import is_valid
 from locus.errors import LocusError
+from locus.evaluation.benchmark import Item, Picture
 from locus.evaluation.benchmarks.choice import (
     VLMEVALKIT_COLUMNS,
     ChoiceBenchmark,
@@ -18,7 +19,6 @@ from locus.evaluation.benchmarks.choice import (
     vlmevalkit_item,
 )
 from locus.evaluation.benchmarks.readers import Row, picture_size
-from locus.evaluation.items import Item, Picture
 from locus.evaluation.statistics import Statistic, accuracy
 from locus.types import Box, Frame
 

@@ -11,12 +11,12 @@ import numpy as np
 import pandas as pd
 
 from locus.errors import LocusError
-from locus.evaluation import vlmevalkit
+from locus.evaluation.benchmark import Item, Verdict
 from locus.evaluation.benchmarks.choice import SELECT, vlmevalkit_prompt
 from locus.evaluation.benchmarks.readers import Row, read_rows
 from locus.evaluation.benchmarks.shared import counted, read_by
-from locus.evaluation.extraction import extract_letter
-from locus.evaluation.items import Item, Verdict
+from locus.evaluation.reading import vlmevalkit
+from locus.evaluation.reading.short import extract_letter
 from locus.evaluation.statistics import Statistic, every
 
 TEMPLATE = (

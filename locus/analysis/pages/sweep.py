@@ -1,0 +1,143 @@
+"""The page of one run or of several: tables, curves, boxes by frame, and a browser of rollouts."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+
+import pandas as pd
+from PIL import Image
+
+from locus.analysis.ablations import cells, over_seeds
+from locus.analysis.comparison import AFTER, BEFORE
+from locus.analysis.diagnoses.attention import layer_curves
+from locus.analysis.frame_check import corner_fit
+from locus.analysis.pages.rollouts import browser_html, groups_of
+from locus.analysis.plots import COLOURS, as_picture, histogram, mean_bars, panels
+from locus.analysis.runs import FACTS, axes
+from locus.errors import LocusError
+
+SHOWN = {
+    "val/mean_iou": "mean IoU", "val/acc@0.5": "ACC@0.5", "val/acc@0.75": "ACC@0.75", "val/format": "format",
+    "time/rollout_s": "rollout, s", "time/update_s": "update, s",
+}  # fmt: skip
+CURVES = {"train/reward": "reward", "val/mean_iou": "validation IoU", "train/kl": "KL", "train/entropy": "entropy"}
+
+
+def table_of(runs: pd.DataFrame) -> pd.DataFrame:
+    """Every run with the settings in which they differ, as text."""
+    measures = {name: label for name, label in SHOWN.items() if name in runs}
+    measures |= {name: name.removeprefix("score/") for name in runs if name.startswith("score/")}
+    return cells(runs[[*FACTS, *axes(runs), *measures]].rename(columns=measures))
+
+
+def means_over_seeds(runs: pd.DataFrame) -> pd.DataFrame | None:
+    """Means over seeds by the settings in which the runs differ; None where every setting was run once."""
+    if runs["seed"].nunique() < 2 or "val/mean_iou" not in runs:
+        return None
+    measures = {name: label for name, label in SHOWN.items() if name.startswith("val/") and name in runs}
+    return cells(over_seeds(runs.assign(all="all"), axes(runs) or ["all"], measures))
+
+
+def setting_of(runs: pd.DataFrame) -> pd.Series:
+    """[runs] the settings of `runs.axes` in one text; where there are none, the run's name."""
+    settings = axes(runs)
+    if not settings:
+        return runs["run"]
+    return runs[settings].map(lambda value: "" if pd.isna(value) else str(value)).agg(", ".join, axis=1)
+
+
+def ablation_bars(runs: pd.DataFrame) -> Image.Image | None:
+    """Last validation of every setting with its 95 % interval over seeds; None where nothing was validated."""
+    measures = {name: label for name, label in SHOWN.items() if name.startswith("val/") and name in runs}
+    finished = runs[runs["status"] == "finished"]
+    if not measures or not len(finished):
+        return None
+    table = over_seeds(finished.assign(setting=setting_of(finished)), ["setting"], measures)
+    figure, (one,) = panels(width=max(5.0, 1.2 * len(table) + 2))
+    mean_bars(one, table, "setting", list(measures.values()))
+    return as_picture(figure)
+
+
+def iou_histograms(folders: Sequence[tuple[str, Path]]) -> Image.Image | None:
+    """IoU of the last validation, an outline a setting, its seeds together; None where nothing was validated.
+
+    folders: (setting, run folder).
+    """
+    frames = []
+    for setting, folder in folders:
+        if (folder / "validation.parquet").exists():
+            rows = pd.read_parquet(folder / "validation.parquet", columns=["step", "iou"])
+            frames.append(rows[rows["step"] == rows["step"].max()].assign(policy=setting))
+    if not frames:
+        return None
+    figure, (one,) = panels()
+    histogram(one, pd.concat(frames), "iou")
+    return as_picture(figure)
+
+
+def attention_by_layer(folders: Sequence[tuple[str, Path]]) -> Image.Image | None:
+    """`layer_curves` of the base and of every setting, its seeds together (paper, Fig. 8); None without any."""
+    frames = [
+        pd.read_parquet(folder / "attention.parquet").replace({"policy": {BEFORE: "base", AFTER: setting}})
+        for setting, folder in folders
+        if (folder / "attention.parquet").exists()
+    ]
+    return layer_curves(pd.concat(frames)) if frames else None
+
+
+def dynamics(metrics: pd.DataFrame, settings: Mapping[str, str] | None = None) -> Image.Image:
+    """Reward, validation (with its area bins where there is one run), KL and entropy over steps (paper, Fig. 9).
+
+    Args:
+        metrics: of `runs.metrics`.
+        settings: run -> its setting; runs of one have one colour. None: each run is one of its own.
+    """
+    names = {run: (settings or {}).get(run, run) for run in metrics["run"].unique()}
+    colours = {setting: COLOURS[n % len(COLOURS)] for n, setting in enumerate(dict.fromkeys(names.values()))}
+    shown = {name: label for name, label in CURVES.items() if name in metrics}
+    figure, places = panels(len(shown), width=4)
+    for one, (name, label) in zip(places, shown.items(), strict=True):
+        for run, rows in metrics.groupby("run", sort=False):
+            logged = rows[rows[name].notna()]
+            first = list(names).index(run) == list(names.values()).index(names[run])
+            legend = names[run] if first else None  # once a setting
+            one.plot(logged["step"], logged[name], color=colours[names[run]], linewidth=1, label=legend)
+        if name == "val/mean_iou" and len(names) == 1:
+            bins = [column for column in metrics if column.count("/") == 2 and column.endswith("/mean_iou")]
+            for index, column in enumerate(bins, 1):
+                logged = metrics[metrics[column].notna()]
+                one.plot(logged["step"], logged[column], color=COLOURS[index], linewidth=1, label=column.split("/")[1])
+        one.set_title(label, fontsize="medium")
+        one.set_xlabel("step")
+    if len(places) and len(colours) <= len(COLOURS):
+        places[min(1, len(places) - 1)].legend(fontsize="x-small", frameon=False)
+    return as_picture(figure)
+
+
+def rollouts_of(run: Path) -> pd.DataFrame:
+    """The cue-search rows of a run's ``rollouts.parquet``; raises LocusError when it cannot be read."""
+    try:
+        return pd.read_parquet(run / "rollouts.parquet").dropna(subset="target", ignore_index=True)
+    except (OSError, ValueError) as error:
+        raise LocusError(f"{run / 'rollouts.parquet'}: cannot be read ({error}); leave the run out") from error
+
+
+def gallery_of(folder: Path) -> list[Image.Image]:
+    """The pictures of a validation step's folder, by name."""
+    pictures = []
+    for file in sorted(folder.glob("*.png")):
+        with Image.open(file) as picture:
+            pictures.append(picture.convert("RGB"))
+    return pictures
+
+
+def frames_of(rollouts: pd.DataFrame) -> pd.DataFrame:
+    """`corner_fit` of the last tenth of the steps, as text."""
+    late = rollouts[rollouts["step"] > 0.9 * rollouts["step"].max()]
+    return cells(corner_fit(late), digits=2)
+
+
+def browser_of(rollouts: pd.DataFrame, open_image: Callable[[str], Image.Image], most: int) -> str:
+    """The rollout browser as a part of the page."""
+    return browser_html(groups_of(rollouts, open_image, most))

@@ -1,0 +1,28 @@
+"""What a policy can do without a cue: questions about held-out scenes, with small objects and large."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from locus.evaluation.questions import AskedScene, draw_questions
+from locus.scenes.questions import Ask
+from locus.scenes.source import SceneSource
+
+
+@dataclass(frozen=True)
+class SceneBenchmark:
+    """One benchmark: questions of some kinds about one family of scenes.
+
+    Example: ``SceneBenchmark("attributes", source, (colour, shape, pattern), 400)``.
+    """
+
+    name: str
+    source: SceneSource
+    kinds: Sequence[Ask]
+    questions: int
+    """Of each kind; each about a scene of its own."""
+
+    def draw(self, seed: int) -> list[AskedScene]:
+        """The questions, the same for a seed."""
+        return [entry for ask in self.kinds for entry in draw_questions(self.source, ask, self.questions, seed)]

@@ -1,0 +1,180 @@
+"""Generated scenes as benchmarks: questions with exact answers, and cue search itself. Layer 3."""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import ClassVar
+
+from PIL import Image
+
+from locus.boxes import box_iou, convert, parse_frame
+from locus.errors import LocusError
+from locus.evaluation.benchmark import Extracted, Item, Picture, Reading, Verdict
+from locus.evaluation.benchmarks.scene_suite import SceneBenchmark
+from locus.evaluation.benchmarks.shared import by_column, read_by, whole, written_size
+from locus.evaluation.reading.short import extract_short
+from locus.evaluation.statistics import Statistic, accuracy
+from locus.images.sources import ImageSource
+from locus.scenes.questions import SceneQuestion
+from locus.scenes.render import render
+from locus.scenes.scene import Scene
+from locus.tasks.answers import parse_answer
+from locus.tasks.cue_search.audits import audited_corpus
+from locus.tasks.cue_search.corpus import Corpus
+from locus.tasks.cue_search.crops import CropStrategy
+from locus.tasks.cue_search.dataset import CueDataset
+from locus.tasks.cue_search.prompts import cue_search_text
+from locus.types import Box, ParsedAnswer, Status
+
+READINGS = {Status.OK: Reading.OK, Status.TRUNCATED: Reading.TRUNCATED, Status.INVALID_BOX: Reading.OUT_OF_RANGE}
+"""Of an answer block; the other statuses are none."""
+
+
+@dataclass(frozen=True)
+class SceneQuestions:
+    """Questions of a `SceneBenchmark`, put as they are; answered by a word, or by a box in the policy's frame.
+
+    ``frame`` is the one in which the policy writes boxes (``backbone.frame``).
+    """
+
+    name: str
+    scenes: SceneBenchmark
+    frame: str
+    seed: int = 1
+    rows: int | None = None
+    max_new_tokens: int = 24
+    """Enough for an answer; an evaluation's default."""
+
+    headline: ClassVar[str] = "accuracy"
+
+    def __post_init__(self) -> None:
+        parse_frame(self.frame)
+
+    def items(self) -> Iterator[Item]:
+        """Drawn alike for a seed."""
+        for number, entry in enumerate(self.scenes.draw(self.seed)):
+            key = f"{self.name}-{self.seed}-{number}"
+            scene = str(entry.scene.background_seed)  # no two scenes have the same
+            yield item_of(entry.scene, entry.question, key, picture_of(key, render(entry.scene)), scene=scene)
+
+    def judge(self, item: Item, response: str, finished: bool, extractor: str) -> Verdict:
+        """A word must be the answer, once both are normalised; a box needs an IoU of 0.5. Both extractors read boxes by
+        the answer block, since neither kit knows these; ``vlmevalkit`` takes the whole response for a word."""
+        if isinstance(item.answer, Box):
+            return box_verdict(item, response, finished, self.frame, extractor)
+        return word_verdict(item, response, finished, extractor)
+
+    def statistics(self) -> Mapping[str, Statistic]:
+        """Over all questions, and of each kind."""
+        kinds = [_kind(ask) for ask in self.scenes.kinds]
+        each = {kind: accuracy(kind=kind) for kind in kinds} if len(kinds) > 1 else {}
+        return {"accuracy": accuracy(), **each, **(_box_statistics() if kinds == ["grounding"] else {})}
+
+    def unit(self) -> Sequence[str]:
+        """A scene: the kinds of question are drawn from the same ones."""
+        return ("scene",)
+
+
+@dataclass(frozen=True)
+class CueSearch:
+    """Where in the image is this crop? Held-out examples of a corpus, by the paper's prompt (its Table 10).
+
+    ``corpus`` is the folder that ``python -m locus.prepare`` made; empty draws ``rows`` examples of the source now.
+    """
+
+    source: ImageSource
+    crop: CropStrategy
+    frame: str
+    rows: int | None = 500
+    corpus: str = ""
+    seed: int = 1
+    name: str = "cue_search"
+    max_new_tokens: int = 48
+    """Enough for a short thought and an answer; an evaluation's default."""
+
+    headline: ClassVar[str] = "mean_iou"
+
+    def __post_init__(self) -> None:
+        parse_frame(self.frame)
+
+    def items(self) -> Iterator[Item]:
+        """The validation examples. Raises LocusError when they are not ``rows``."""
+        if self.corpus:
+            examples = Corpus.load(self.corpus).validation
+        else:  # the one training example is never used: a corpus has some
+            examples = audited_corpus(self.source, self.crop, 1, self.rows or 500, self.seed).validation
+        if self.rows is not None and len(examples) != self.rows:
+            raise LocusError(
+                f"{self.name} has {self.rows} examples, found {len(examples)}: give another number of benchmark.rows, "
+                "or null for any"
+            )
+        samples = CueDataset(examples, self.source)
+        for index, example in enumerate(examples):
+            sample = samples[index]
+            name = example.example_id
+            pictures = picture_of(f"{name}-image", sample.image), picture_of(f"{name}-cue", sample.cue)
+            groups = {"bin": example.bin, "image": example.image_id}
+            prompt = cue_search_text(parse_frame(self.frame))
+            yield Item(name, prompt, example.target, pictures, groups=groups, evidence=(example.target,))
+
+    def judge(self, item: Item, response: str, finished: bool, extractor: str) -> Verdict:
+        """By the answer block, for both extractors: the rule of the reward."""
+        return box_verdict(item, response, finished, self.frame, extractor)
+
+    def statistics(self) -> Mapping[str, Statistic]:
+        """Mean IoU, accuracies at IoU 0.5 and 0.75, share of well-formed answers."""
+        return {**_box_statistics(), "format": by_column("format", accuracy())}
+
+    def unit(self) -> Sequence[str]:
+        """An image: several crops may be of one."""
+        return ("image",)
+
+
+def item_of(shown: Scene, question: SceneQuestion, item_id: str, picture: Picture, /, **groups: str) -> Item:
+    """A scene's question as an item of a benchmark."""
+    labels = {each.box: each.label for each in shown.objects}
+    names = tuple(labels[box] for box in question.evidence)
+    answer, groups = question.answer or question.evidence[0], {"kind": question.kind, **groups}
+    return Item(item_id, question.text, answer, (picture,), groups=groups, evidence=question.evidence, names=names)
+
+
+def picture_of(key: str, image: Image.Image) -> Picture:
+    """The image as a benchmark's picture."""
+    image.save(file := io.BytesIO(), "PNG")
+    return Picture(key, file.getvalue())
+
+
+def _kind(ask: object) -> str:
+    return getattr(ask, "__name__", str(ask))
+
+
+def word_verdict(item: Item, response: str, finished: bool, extractor: str) -> Verdict:
+    """Whether the response's answer is the item's word."""
+    word = response.strip().rstrip(".").lower()
+    read = read_by(extractor, lambda: extract_short(response, finished), lambda: whole(word))
+    truth = extract_short(str(item.answer)).answer if extractor == "locus" else str(item.answer)
+    return Verdict(item.item_id, read, float(read.answer == truth), dict(item.groups))
+
+
+def box_verdict(item: Item, response: str, finished: bool, frame: str, extractor: str) -> Verdict:
+    """The box of the answer block against the item's, in the file frame."""
+
+    def parse() -> ParsedAnswer:
+        return parse_answer(response, finished=finished)
+
+    truth, parsed = item.answer, read_by(extractor, parse, parse)
+    answer, value = None, 0.0
+    if parsed.xyxy is not None:
+        spoken = parse_frame(frame)
+        box = Box(*parsed.xyxy, spoken, *written_size(item, spoken, truth))
+        value = box_iou(convert(box, truth.frame, truth.width, truth.height), truth)
+        answer = str(list(parsed.xyxy))
+    read = Extracted(answer, READINGS.get(parsed.status, Reading.NONE))
+    columns = {**item.groups, "iou": value, "at_75": float(value >= 0.75), "format": float(parsed.well_formed)}
+    return Verdict(item.item_id, read, float(value >= 0.5), columns)
+
+
+def _box_statistics() -> dict[str, Statistic]:
+    return {"mean_iou": by_column("iou", accuracy()), "acc@0.5": accuracy(), "acc@0.75": by_column("at_75", accuracy())}

@@ -1,0 +1,115 @@
+"""Values of a response, as they are written: the half of the extractor `locus` that reads maths. Layer 1."""
+
+from __future__ import annotations
+
+import re
+
+from locus.evaluation.benchmark import Extracted, Reading
+from locus.evaluation.reading.responses import boxed, ends, final_span, half_width
+from locus.evaluation.reading.texts import digits
+
+_CUE = re.compile(
+    r"(?<![A-Za-z])(?i:answer|result|solution)\b[^.\n:=]{0,40}?(?<!not )(?:(?i:\bis(?! not\b)|\bwould be)\b|[:=])\s*:?"
+    r"|答案(?:是|为|:)"
+)
+_CUE_END = re.compile(
+    r"[.;!](?=\s|[*$]*$)|\n|(?:,| )(?:because|since|as|so|which|but|given|not|and not|that is|wait"
+    r"|i\.e|e\.g|namely|meaning|where|or (?:about|approximately|roughly))\b",
+    re.IGNORECASE,
+)
+_WRAPPED = " \t\r\n*_`\"'$"
+_ADVERBS = r"(?i:therefore|thus|hence|then|also|simply|indeed|exactly|approximately|about|equal to),?\s"
+_WRAPPING = re.compile(rf"[\s*_`\"'$:]*(?:\\\[\s*\n\s*)?(?:{_ADVERBS}[\s*_`\"'$:]*)?")
+# "This result is consistent with the figure" names no value.
+_REMARK = re.compile(
+    r"[\s*_]{0,9}(?i:(?:also|therefore|indeed|thus)\s)?(?i:consistent|verified|correct|complete|reasonable|based|confirmed"
+    r"|valid|supported|derived|obtained|rounded|in (?:line|agreement))\b"
+)
+_LATEX_MARKS = re.compile(r"^(?:\\[(\[]\s*)|(?:\s*\\[)\]])$")
+# A sentence that ends in a value, or in a sum and its value: "The total is 12 + 30 = 42".
+_SUM = r"(?=[^\n]*=)(?:[^A-Za-z\n\\]|\\[a-z]{1,9}|(?<![A-Za-z])[A-Za-z](?![A-Za-z])){1,80}(?:[a-z]{1,3}\b)?"
+_TELLS = re.compile(
+    rf"[a-z]\s(?:is|are|equals|gives|yields|makes)\s(?:{_ADVERBS})?((?=[^\s]*[\d\\$])[^\s]+(?: [^\s]+){{0,2}}|{_SUM})$"
+)
+_LEAD = re.compile(
+    r"^(?i:(?:so|thus|hence|therefore|then|finally|we|i|this|that|which|get|have|think|obtain|find|conclude|gives?|yields?"
+    r"|means)\b[\s,:]{0,3}){1,9}(?=[^\s]*[\d\\$]|[A-Za-z]{1,3}\s?=)"
+)
+_COUNT = re.compile(
+    r"\b(?:there (?:are|is|were)|(?:i|we) (?:can )?(?:count|see|find|need)) (\d+(?:\.\d+)?)(?: [a-z-]+){1,4}$"
+)
+_DOUBT = re.compile(
+    r"\b(?:cannot|unable|sorry|unclear|unknown|unsure|impossible|if|may|might|could|between|maybe|perhaps"
+    r"|not (?:sure|enough|possible|clear))\b"
+    r"|n't\b",
+    re.IGNORECASE,
+)
+_SEVERAL = re.compile(r"[,;](?!\d{3})|\b(?:and|or)\b|\\(?:q?quad|\\|implies|Rightarrow|text)|[<>!]=")
+_OUTCOME = re.compile(r"[\s$]*[-+]?[\s$]*[\d.\\][^xyz]*")
+_VARIABLE = re.compile(r"(?<![\\A-Za-z])[A-Za-z]")
+_WORD = re.compile(r"(?<!\\)(?<![A-Za-z\\])[A-Za-z]{3,}")
+
+
+def extract_value(response: str, finished: bool = True) -> Extracted:
+    r"""What stands in the last ``\boxed{}``, else after the last "answer is", else a last line that is only a value.
+
+    The text as it is written, LaTeX kept: whether two values are equal is asked elsewhere.
+    """
+    span = half_width(final_span(response, finished))
+    value = explicit(span, finished)
+    value = _last_line(span, finished) if value is None else value
+    if value:
+        return Extracted(outcome(value), Reading.OK)
+    return Extracted(None, Reading.NONE if finished else Reading.TRUNCATED)
+
+
+def _last_line(span: str, finished: bool) -> str | None:
+    """The value that the last line is, or that it says in a short sentence; none of a refusal."""
+    lines = [line for line in ends(span).split("\n") if line.strip(_WRAPPED) not in ("", "\\[", "\\]")]
+    last = _unwrapped(lines[-1]) if lines and len(lines[-1]) < 200 else ""
+    if not last or _DOUBT.search(last):
+        return None
+    alone = len(lines) == 1 and len(last.split()) == 1
+    counted = _COUNT.search(digits(last))
+    if counted and finished:
+        return counted[1]
+    told = _TELLS.search(last)
+    last = outcome(_unwrapped(told[1] if told else _LEAD.sub("", last)))
+    short = len(last.split()) <= 6 and len(_WORD.findall(last)) < (3 if len(lines) == 1 else 2)
+    return last if short and last and (finished or alone) else None
+
+
+def outcome(value: str) -> str:
+    """What a sum comes to, 42 of "= 42", "12 + 30 = 42" and "A = 6 * 7 = 42"; "x = 42" and "x + y = 3" stay."""
+    before, _, after = value.rpartition("=")
+    worked = "=" in value and ("=" in before or not _VARIABLE.search(before))
+    if not worked or _SEVERAL.search(value) or not _OUTCOME.fullmatch(after):
+        return value
+    return _unwrapped(after) or value
+
+
+def explicit(span: str, finished: bool) -> str | None:
+    """What a box or an "answer is" names, the later of the two; None without one. Remarks behind a box are passed."""
+    box = boxed(span, finished)
+    inside = _unwrapped(ends(box[0])) if box else ""
+    text = ends(span[box[1] :] if inside else span)
+    cues = [cue.end() for cue in _CUE.finditer(text) if not _REMARK.match(text, cue.end())]
+    if not cues:
+        return inside or None
+    start = _WRAPPING.match(text, cues[-1]).end()
+    end = _CUE_END.search(text, start)
+    value = _unwrapped(text[start : end.start() if end else len(text)])
+    remark = inside and len(_WORD.findall(value)) > 1
+    cut = end is None and not finished  # "The answer is 1" may become 12
+    return value if value and len(value) < 500 and not remark and not cut else inside or None
+
+
+def _unwrapped(value: str) -> str:
+    """Without stars, dollars, quotes and stops around it."""
+    previous = None
+    while value != previous:
+        previous = value
+        value = _LATEX_MARKS.sub("", value.strip(_WRAPPED).rstrip(".,;")).strip()
+        if value.endswith("}") and value.count("}") > value.count("{"):
+            value = value[:-1]
+    return value

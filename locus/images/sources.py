@@ -1,0 +1,263 @@
+"""Where images and object boxes come from: COCO instances, a box list, a folder of images.
+
+A source gives all its images and boxes as one columnar `ImageTable` and opens an image by the table's path. Boxes
+are xyxy, float, half-open, in pixels of the image as stored; EXIF orientation is therefore not applied on open. What
+a source leaves out is counted in its ``audit``. Generated scenes (`locus.scenes.source`) satisfy the same protocol.
+"""
+
+from __future__ import annotations
+
+import io
+import json
+from collections.abc import Iterator, Sequence
+from contextlib import redirect_stdout
+from pathlib import Path
+from typing import Any, Protocol
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+from PIL import Image
+from pycocotools.coco import COCO
+
+from locus.boxes import area
+from locus.errors import LocusError
+from locus.types import ImageTable
+
+IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".webp")
+LISTED = 20
+"""How many names an audit lists; the rest is only counted."""
+
+
+class ImageSource(Protocol):
+    """Images with, or without, object boxes."""
+
+    def table(self) -> ImageTable:
+        """All images and boxes, in an order that does not depend on the order in the files."""
+
+    def open(self, path: str) -> Image.Image:
+        """The RGB image at a path of the table, as stored; raises LocusError when it cannot be read."""
+
+
+class ImageFiles:
+    """Image files under one folder; what the three file sources share."""
+
+    def __init__(self, folder: str | Path) -> None:
+        self.folder = Path(folder)
+        self.audit: dict[str, Any] = {}
+        """What the last `table` left out: counts by reason, and names of unreadable images."""
+
+    def open(self, path: str) -> Image.Image:
+        """The RGB image at ``path``, relative to the folder, wholly decoded, EXIF orientation not applied.
+
+        Raises LocusError naming the file when it is missing or cannot be decoded.
+        """
+        return self._read(path, lambda image: image.convert("RGB"))
+
+    def size(self, path: str) -> tuple[int, int]:
+        """Width and height in pixels from the file's header; raises LocusError as `open` does."""
+        return self._read(path, lambda image: image.size)
+
+    def _read(self, path: str, read: Any) -> Any:
+        file = self.folder / path
+        try:
+            with Image.open(file) as image:
+                return read(image)
+        except FileNotFoundError:
+            raise LocusError(f"image {file}: no such file; check the image folder (data.images) or add it") from None
+        # PIL's decoders raise many kinds (OSError, SyntaxError, struct.error, DecompressionBombError, ...).
+        except Exception as error:
+            raise LocusError(
+                f"image {file}: cannot be read ({error}); replace the file, or leave it out of the data"
+            ) from error
+
+    def _measure(self, paths: Sequence[str]) -> list[tuple[str, int, int]]:
+        """(path, width, height) of the readable ones; the others are counted and listed in the audit."""
+        rows, unreadable = [], []
+        for path in paths:
+            try:
+                rows.append((path, *self.size(path)))
+            except LocusError as error:
+                unreadable.append(str(error))
+        self.audit |= {"images_unreadable": len(unreadable), "images_unreadable_first": unreadable[:LISTED]}
+        if not rows:
+            reason = f"; the first: {unreadable[0]}" if unreadable else ""
+            raise LocusError(f"{self.folder}: none of {len(paths)} images can be read{reason}")
+        return rows
+
+
+class CocoSource(ImageFiles):
+    """COCO instances JSON and its image folder.
+
+    Crowd regions (``iscrowd``) are dropped; xywh becomes xyxy; the category name is the label. Images are in the
+    order of their ids, an image's boxes in the order of the annotation ids.
+    """
+
+    def __init__(self, annotations: str, images: str) -> None:
+        super().__init__(images)
+        self.annotations = Path(annotations)
+
+    def table(self) -> ImageTable:
+        """Raises LocusError naming the JSON file when it is missing, broken, no COCO instances, or without images."""
+        coco = self._load()
+        try:
+            images = [coco.imgs[key] for key in sorted(coco.imgs)]
+            row = {image["id"]: index for index, image in enumerate(images)}
+            known = [a for a in coco.dataset["annotations"] if a["image_id"] in row]
+            single = sorted((a for a in known if not a.get("iscrowd", 0)), key=lambda a: a["id"])
+            labels = [coco.cats[a["category_id"]]["name"] for a in single]
+            boxes = np.array([a["bbox"] for a in single], dtype=np.float64).reshape(len(single), 4)
+            boxes[:, 2:] += boxes[:, :2]
+            box_image = np.array([row[a["image_id"]] for a in single], dtype=np.int64)
+            columns = [(f"coco-{i['id']}", i["file_name"], int(i["width"]), int(i["height"])) for i in images]
+        except (KeyError, TypeError, ValueError) as error:
+            raise LocusError(
+                f"{self.annotations}: not COCO instances JSON ({type(error).__name__}: {error}); it needs images (id, "
+                "file_name, width, height), annotations (id, image_id, category_id, bbox [x, y, w, h]) and categories"
+            ) from error
+        if not columns:
+            raise LocusError(f"{self.annotations}: lists no images; pass an instances file that has some")
+        self.audit = {
+            "boxes_of_unknown_image": len(coco.dataset["annotations"]) - len(known),
+            "boxes_crowd": len(known) - len(single),
+        }
+        table, counts = image_table(columns, box_image, boxes, labels)
+        self.audit |= counts
+        return table
+
+    def _load(self) -> COCO:
+        try:
+            with redirect_stdout(io.StringIO()):  # pycocotools prints its progress
+                return COCO(str(self.annotations))
+        except OSError as error:
+            raise LocusError(
+                f"{self.annotations}: cannot be read ({error.strerror}); pass data.annotations=<instances JSON>"
+            ) from None
+        except (json.JSONDecodeError, UnicodeDecodeError) as error:
+            raise LocusError(f"{self.annotations}: not valid JSON ({error}); fetch the file again") from None
+        except (KeyError, TypeError, AssertionError) as error:
+            raise LocusError(
+                f"{self.annotations}: not COCO instances JSON ({type(error).__name__}: {error}); pass an instances file"
+            ) from None
+
+
+class BoxesSource(ImageFiles):
+    """A list of boxes, JSONL or parquet, with columns image, box and, if known, label.
+
+    Example of a line: ``{"image": "street/1.jpg", "box": [10, 20, 42, 60], "label": "sign"}``. The image is a path
+    relative to ``images`` or, without that, to the list's folder. Sizes are read from the image headers; an image
+    that cannot be read is left out with its boxes and counted.
+    """
+
+    def __init__(self, path: str, images: str = "") -> None:
+        self.path = Path(path)
+        super().__init__(images or self.path.parent)
+
+    def table(self) -> ImageTable:
+        """Raises LocusError naming the file and line for a row that is not as above, and when there are no rows."""
+        rows = [self._checked(where, row) for where, row in self._rows()]
+        if not rows:
+            raise LocusError(f"{self.path}: has no boxes; write one row per box with image and box")
+        self.audit = {}
+        columns = [(path, path, w, h) for path, w, h in self._measure(sorted({path for path, _, _ in rows}))]
+        index = {path: number for number, (path, *_) in enumerate(columns)}
+        kept = [row for row in rows if row[0] in index]
+        self.audit["boxes_of_unreadable_image"] = len(rows) - len(kept)
+        box_image = np.array([index[path] for path, _, _ in kept], dtype=np.int64)
+        boxes = np.array([box for _, box, _ in kept], dtype=np.float64)
+        table, counts = image_table(columns, box_image, boxes, [label for _, _, label in kept])
+        self.audit |= counts
+        return table
+
+    def _rows(self) -> Iterator[tuple[str, Any]]:
+        """(where, row as read) for each row of the list."""
+        try:
+            if self.path.suffix == ".parquet":
+                yield from ((f"row {n}", row) for n, row in enumerate(pq.read_table(self.path).to_pylist(), 1))
+                return
+            with self.path.open(encoding="utf-8") as lines:
+                for number, line in enumerate(lines, 1):
+                    if line.strip():
+                        yield f"line {number}", _parse_json(self.path, number, line)
+        except (OSError, pa.ArrowInvalid, UnicodeDecodeError) as error:
+            raise LocusError(f"{self.path}: cannot be read ({error}); pass data.path=<JSONL or parquet>") from None
+
+    def _checked(self, where: str, row: Any) -> tuple[str, list[float], str]:
+        try:
+            path, box, label = row["image"], [float(value) for value in row["box"]], row.get("label") or ""
+        except (KeyError, TypeError, ValueError, AttributeError) as error:
+            path, box, label = None, error, ""
+        if not isinstance(path, str) or not path or not isinstance(label, str) or len(box) != 4:
+            raise LocusError(
+                f'{self.path}, {where}: not a box row; write {{"image": "1.jpg", "box": [x1, y1, x2, y2], "label": ""}}'
+            )
+        return path, box, label
+
+
+def _parse_json(path: Path, number: int, line: str) -> Any:
+    try:
+        return json.loads(line)
+    except json.JSONDecodeError as error:
+        raise LocusError(f"{path}, line {number}: not valid JSON ({error}); write one JSON object a line") from None
+
+
+class FolderSource(ImageFiles):
+    """Images without boxes: every jpg, jpeg, png and webp under a folder, sorted by path."""
+
+    def __init__(self, path: str) -> None:
+        super().__init__(path)
+
+    def table(self) -> ImageTable:
+        """Raises LocusError when the folder is missing or has no readable image; unreadable ones are counted."""
+        files = [file for file in self.folder.rglob("*") if file.suffix.lower() in IMAGE_SUFFIXES and file.is_file()]
+        paths = sorted(file.relative_to(self.folder).as_posix() for file in files)
+        if not paths:
+            raise LocusError(f"{self.folder}: no images ({', '.join(IMAGE_SUFFIXES)}) there; pass data.path=<folder>")
+        self.audit = {}
+        columns = [(path, path, width, height) for path, width, height in self._measure(paths)]
+        return image_table(columns, np.empty(0, np.int64), np.empty((0, 4)), [])[0]
+
+
+def image_table(
+    images: Sequence[tuple[str, str, int, int]], box_image: np.ndarray, boxes: np.ndarray, labels: Sequence[str]
+) -> tuple[ImageTable, dict[str, int]]:
+    """Columns from rows: boxes clipped to their image and sorted by it; those that keep no area are dropped.
+
+    Args:
+        images: M rows of (id, path, width, height).
+        box_image: [N] row of each box's image.
+        boxes: [N, 4] xyxy, file frame.
+        labels: N names.
+
+    Returns:
+        The table, and how many boxes were clipped (and kept) and how many dropped, not finite ones included.
+    """
+    ids, paths, width, height = zip(*images, strict=True)
+    size = np.array([width, height], dtype=np.int64).T  # [M, 2]
+    order = np.argsort(box_image, kind="stable")
+    box_image, boxes = box_image[order], boxes[order]
+    inside = np.clip(boxes, 0, np.tile(size[box_image], 2))
+    keep = np.isfinite(boxes).all(axis=1) & (area(inside) > 0)
+    clipped = keep & (np.abs(inside - boxes) > 1e-6).any(axis=1)  # x + w of float text is off by less
+    counts = {"boxes_clipped": int(clipped.sum()), "boxes_without_area": int((~keep).sum())}
+    kept_labels = tuple(labels[index] for index in order[keep])
+    return ImageTable(ids, paths, size[:, 0], size[:, 1], box_image[keep], inside[keep], kept_labels), counts
+
+
+def keep_boxes(table: ImageTable, keep: np.ndarray) -> ImageTable:
+    """The table with only the boxes where ``keep`` [N] is true; all its images stay."""
+    labels = tuple(label for label, kept in zip(table.labels, keep, strict=True) if kept)
+    images = (table.image_id, table.path, table.width, table.height)
+    return ImageTable(*images, table.box_image[keep], table.boxes[keep], labels)
+
+
+def drop_images(table: ImageTable, drop: set[str]) -> ImageTable:
+    """The table without the images of these ids and without their boxes."""
+    keep = np.array([image_id not in drop for image_id in table.image_id], dtype=bool)
+    table = keep_boxes(table, keep[table.box_image])
+    rows = np.flatnonzero(keep)
+    ids, paths = tuple(table.image_id[r] for r in rows), tuple(table.path[r] for r in rows)
+    new_row = np.cumsum(keep) - 1
+    return ImageTable(
+        ids, paths, table.width[rows], table.height[rows], new_row[table.box_image], table.boxes, table.labels
+    )

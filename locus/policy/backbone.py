@@ -1,0 +1,93 @@
+"""Where a policy comes from: a hub id, a local folder, or a configuration with random weights."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from transformers import (
+    AutoConfig,
+    AutoModelForImageTextToText,
+    AutoProcessor,
+    PreTrainedModel,
+    ProcessorMixin,
+)
+
+from locus.boxes import parse_frame
+from locus.errors import LocusError
+from locus.policy.tiny import TinyArchitecture
+from locus.policy.vlm import VLM
+
+
+@dataclass(frozen=True)
+class Backbone:
+    """How to build a policy and its processor; `load` may be called again for the reference, with the same weights.
+
+    Either ``path`` (hub id or local folder) or ``architecture`` (a tiny one, random weights from ``seed``) is given;
+    with both, the path wins: so a run may start from a trained tiny policy.
+    """
+
+    frame: str | None
+    """The frame the model writes boxes in; it must be declared (peers' silent error)."""
+    path: str | None = None
+    architecture: TinyArchitecture | None = None
+    random_weights: bool = False
+    """With ``path``: take its configuration and processor only, and initialise at random from ``seed``."""
+    seed: int = 0
+    dtype: str = "float32"
+    """Of the weights. float32 for training: at lr 1e-6 a bfloat16 AdamW loses most updates to rounding."""
+    train_vision: bool = True
+    gradient_checkpointing: bool = False
+
+    def __post_init__(self) -> None:
+        if self.frame is None:
+            raise LocusError("backbone.frame is not declared: say in which frame this model writes boxes")
+        parse_frame(self.frame)
+        if self.path is None and self.architecture is None:
+            raise LocusError("backbone.path is not set: give a hub id, a local folder, or use backbone=tiny")
+        dtype = getattr(torch, self.dtype, None)
+        if not isinstance(dtype, torch.dtype) or not dtype.is_floating_point:
+            raise LocusError(f"backbone.dtype={self.dtype} is no floating-point type: use float32 or bfloat16")
+
+    def processor(self) -> ProcessorMixin:
+        """The model's own processor, with its own chat template."""
+        if self.path is None:
+            return self.architecture.processor()
+        return self._from(AutoProcessor)
+
+    def load(self) -> VLM:
+        """Builds the model; the same weights at every call."""
+        processor = self.processor()
+        model = self._model(processor)
+        if self.gradient_checkpointing:
+            model.gradient_checkpointing_enable({"use_reentrant": False})
+        end = model.generation_config.eos_token_id or processor.tokenizer.eos_token_id
+        end_ids = [end] if isinstance(end, int) else list(end)
+        pads = [processor.tokenizer.get_vocab().get("<|vision_pad|>")]  # Qwen's fifth, unknown to the configuration
+        return VLM(model, parse_frame(self.frame), end_ids, self.train_vision, [pad for pad in pads if pad is not None])
+
+    def _model(self, processor: ProcessorMixin) -> PreTrainedModel:
+        dtype = getattr(torch, self.dtype)
+        if self.path is not None and not self.random_weights:
+            model, report = self._from(AutoModelForImageTextToText, dtype=dtype, output_loading_info=True)
+            if report["missing_keys"]:  # transformers would fill them with random numbers
+                raise LocusError(
+                    f"backbone.path={self.path} lacks the weights of {', '.join(sorted(report['missing_keys'])[:3])}"
+                    f" ({len(report['missing_keys'])} in all): save the whole model, or fetch its files again"
+                )
+            return model
+        config = self._from(AutoConfig) if self.path is not None else self.architecture.config(processor)
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(self.seed)
+            return AutoModelForImageTextToText.from_config(config, dtype=dtype)
+
+    def _from(self, loader: type, **kwargs: object) -> object:
+        try:
+            return loader.from_pretrained(self.path, **kwargs)
+        except Exception as error:  # transformers raises many kinds here; the cause is kept
+            where = "folder" if Path(str(self.path)).exists() else "hub id or folder"
+            raise LocusError(
+                f"backbone.path={self.path}: {loader.__name__} cannot open this {where} ({type(error).__name__}: "
+                f"{str(error).splitlines()[0] if str(error) else 'no message'}): check the path, or download it first"
+            ) from error

@@ -1,0 +1,118 @@
+"""Low-rank adapters (LoRA, arXiv 2106.09685) by peft: put into a policy, switched off, merged for its export.
+
+A layer's weight W becomes W + (alpha / rank) B A; only A and B train. B begins at zero: fresh adapters change nothing.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+
+import torch
+from torch import nn
+
+from locus.errors import LocusError
+from locus.policy.vlm import VLM
+
+
+@dataclass(frozen=True)
+class LoRA:
+    """Freezes a policy and puts adapters at its linear layers, in place: it stays of its transformers class."""
+
+    rank: int = 16
+    alpha: float = 32.0
+    dropout: float = 0.0
+    """Of the adapters' input, while training."""
+    targets: str = r"model\.language_model\..*"
+    """Regular expression that the names of linear layers match as a whole."""
+    vision_targets: str = r"model\.visual\..*"
+    """The same for the vision tower, where the policy trains it."""
+    seed: int = 0
+    """Of A's first values."""
+
+    def __post_init__(self) -> None:
+        if self.rank < 1 or not self.alpha > 0 or not 0 <= self.dropout < 1:
+            raise LocusError(
+                f"weights.rank={self.rank} weights.alpha={self.alpha} weights.dropout={self.dropout}: "
+                "give a rank from 1, an alpha above 0 and a dropout in [0, 1)"
+            )
+        for key in ("targets", "vision_targets"):
+            try:
+                re.compile(getattr(self, key))
+            except re.error as error:
+                raise LocusError(f"weights.{key}={getattr(self, key)} is no regular expression: {error}") from error
+
+    def __call__(self, policy: VLM) -> None:
+        """Changes the policy; raises LocusError where no linear layer has a name that fits."""
+        # These take a second, for which runs of full weights need not wait.
+        from peft import LoraConfig, inject_adapter_in_model
+        from peft.tuners.lora import LoraLayer
+
+        config = LoraConfig(
+            r=self.rank, lora_alpha=self.alpha, lora_dropout=self.dropout, target_modules=self._targets(policy)
+        )
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(self.seed)
+            inject_adapter_in_model(config, policy.model)
+        policy.adapters = {name: part for name, part in policy.model.named_modules() if isinstance(part, LoraLayer)}
+        for layer in policy.adapters.values():  # peft gives them the backbone's type; bfloat16 would lose small updates
+            layer.lora_A.float()
+            layer.lora_B.float()
+
+    def _targets(self, policy: VLM) -> list[str]:
+        patterns = [self.targets, self.vision_targets] if policy.train_vision else [self.targets]
+        found = {}
+        for pattern in patterns:
+            for name, part in policy.model.named_modules():
+                # The head may be tied to the embedding, from which an adapter would part it in the export.
+                if isinstance(part, nn.Linear) and part is not policy.lm_head and re.fullmatch(pattern, name):
+                    found.setdefault(name, pattern)
+            if pattern not in found.values():
+                raise LocusError(
+                    f"weights.targets={self.targets} weights.vision_targets={self.vision_targets}: {pattern} is the "
+                    "whole name of no linear layer; one is called model.language_model.layers.0.mlp.up_proj"
+                )
+        return list(found)
+
+
+@contextmanager
+def adapters_off(policy: VLM) -> Iterator[VLM]:
+    """The policy as it was before training, for as long as the context lasts."""
+    for layer in policy.adapters.values():
+        layer.enable_adapters(False)
+    try:
+        yield policy
+    finally:
+        for layer in policy.adapters.values():
+            layer.enable_adapters(True)
+
+
+@torch.no_grad()
+def merged_state(policy: VLM) -> dict[str, torch.Tensor]:
+    """The transformers model's weights, the adapters added in float32; the policy itself is left as it is."""
+    merged = {}
+    for name, tensor in policy.model.state_dict().items():
+        layer, base, parameter = name.partition(".base_layer.")
+        if base and parameter == "weight":
+            delta = policy.adapters[layer].get_delta_weight("default")
+            merged[f"{layer}.weight"] = (tensor.float() + delta).to(tensor.dtype)
+        elif base:
+            merged[f"{layer}.{parameter}"] = tensor
+        elif name.rpartition(".lora_")[0] not in policy.adapters:
+            merged[name] = tensor
+    return merged
+
+
+def frozen_state(policy: VLM) -> dict[str, torch.Tensor]:
+    """The weights that a policy with adapters keeps from its backbone; empty for one without."""
+    if not policy.adapters:
+        return {}
+    trained = {name for name, parameter in policy.named_parameters() if parameter.requires_grad}
+    return {name: tensor for name, tensor in policy.state_dict().items() if name not in trained}
+
+
+def fingerprint(weights: dict[str, torch.Tensor]) -> torch.Tensor:
+    """Some values of every tensor: tells whether adapters meet the backbone that they were trained on."""
+    return torch.cat([tensor.flatten()[:: max(1, tensor.numel() // 16)].float().cpu() for tensor in weights.values()])

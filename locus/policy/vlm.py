@@ -1,0 +1,244 @@
+"""A vision-language model as the trainer sees it: pictures once, prompts once, then G rows.
+
+Wraps a stock transformers model of the Qwen-VL families. The language model is called with embeddings, explicit M-RoPE
+positions and an attention plan (`group_attention`); the vision tower is called apart, so that its features can serve
+rollout, reference and policy.
+
+Shapes: B prompts, G rollouts per prompt, P prompt tokens, T completion tokens, D width, V vocabulary, L layers.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import nn
+from torch.nn.utils.rnn import pad_sequence
+from transformers import PreTrainedModel
+
+from locus.errors import LocusError
+from locus.policy.group_attention import NAME, AttentionPlan, Continuation, Decoding, Prefill, Watched
+from locus.types import Frame, Prompt
+
+
+@dataclass(frozen=True, eq=False)
+class VisionFeatures:
+    """The vision tower's output for one prompt's images, in order."""
+
+    embeddings: torch.Tensor
+    """[image tokens, D]."""
+    deepstack: tuple[torch.Tensor, ...]
+    """One [image tokens, D] for each early layer that adds them (Qwen3-VL); empty for Qwen2.5-VL."""
+
+
+@dataclass(frozen=True, eq=False)
+class EncodedPrompts:
+    """Prompts after one pass through the model: all that a completion needs to go on from them."""
+
+    features: list[VisionFeatures]
+    """Of each prompt's images."""
+    hidden: torch.Tensor
+    """[B, D] the state that predicts the first completion token."""
+    prefill: Prefill
+    """Every layer's keys and values."""
+    next_position: torch.Tensor
+    """[B] the M-RoPE position of the first completion token."""
+
+
+class VLM(nn.Module):
+    """A policy or reference: a transformers model and the frame it writes boxes in."""
+
+    def __init__(
+        self,
+        model: PreTrainedModel,
+        frame: Frame,
+        end_token_ids: Sequence[int],
+        train_vision: bool = True,
+        vision_token_ids: Sequence[int] = (),
+    ):
+        super().__init__()
+        if not all(
+            hasattr(getattr(model, "model", None), part) for part in ("visual", "language_model", "get_rope_index")
+        ):
+            raise LocusError(
+                f"{type(model).__name__} is not supported: backbone.path must be of the Qwen2.5-VL or Qwen3-VL classes"
+            )
+        text = model.config.get_text_config()
+        if getattr(text, "use_sliding_window", False):
+            raise LocusError(
+                "sliding-window attention is not supported: set use_sliding_window to false in config.json"
+            )
+        model.set_attn_implementation({"text_config": NAME, "vision_config": "sdpa"})
+        self.model = model
+        self.frame = frame
+        self.end_token_ids = tuple(end_token_ids)
+        self.train_vision = train_vision
+        self.adapters: dict[str, Any] = {}
+        """Layers with low-rank adapters, by their name in ``model``, where only those train (see `lora`)."""
+        model.model.visual.requires_grad_(train_vision)
+        forbidden = [model.config.image_token_id, model.config.video_token_id]
+        forbidden += [model.config.vision_start_token_id, model.config.vision_end_token_id]
+        forbidden += [token for token in vision_token_ids if token not in forbidden]
+        # Not sampled and masked alike when scoring: with one of them in a completion the image features and the
+        # image tokens no longer match, and transformers stops.
+        self.register_buffer("forbidden", torch.tensor(forbidden), persistent=False)
+
+    @property
+    def device(self) -> torch.device:
+        return self.forbidden.device
+
+    @property
+    def lm_head(self) -> nn.Linear:
+        """[D] -> [V]."""
+        return self.model.lm_head
+
+    @property
+    def recomputes(self) -> bool:
+        """Whether activations are computed again in the backward pass (gradient checkpointing)."""
+        return any(getattr(part, "gradient_checkpointing", False) for part in self.model.modules())
+
+    @property
+    def drops_out(self) -> bool:
+        """Whether training is at random: some layer has dropout."""
+        return any(isinstance(part, nn.Dropout) and part.p > 0 for part in self.modules())
+
+    def vision_features(self, prompts: Sequence[Prompt]) -> list[VisionFeatures]:
+        """Runs the vision tower once over all images of these prompts; without gradient when it is frozen."""
+        pictured = [prompt for prompt in prompts if len(prompt.image_grid_thw)]
+        none = VisionFeatures(torch.empty(0, self.lm_head.in_features, device=self.device), ())
+        if not pictured:
+            return [none for _ in prompts]
+        pixels = torch.cat([prompt.pixel_values for prompt in pictured]).to(self.device)
+        grids = torch.cat([prompt.image_grid_thw for prompt in pictured]).to(self.device)
+        with torch.set_grad_enabled(torch.is_grad_enabled() and self.train_vision):
+            output = self.model.model.get_image_features(pixels, grids, return_dict=True)
+        deepstack = getattr(output, "deepstack_features", None) or []
+        features, start = [], 0
+        for prompt in prompts:
+            images = slice(start, start + len(prompt.image_grid_thw))
+            start = images.stop
+            if images.start == images.stop:
+                features.append(none)
+                continue
+            layers = tuple(torch.cat(layer[images]) for layer in deepstack)
+            features.append(VisionFeatures(torch.cat(output.pooler_output[images]), layers))
+        return features
+
+    def encode(
+        self,
+        prompts: Sequence[Prompt],
+        features: Sequence[VisionFeatures] | None = None,
+        plan_type: type[Prefill] = Prefill,
+    ) -> EncodedPrompts:
+        """Runs B prompts through the model once; with gradient, what goes on from them is differentiable, too.
+
+        Args:
+            prompts: B prompts; their batch is padded on the right.
+            features: of their images, where they are known already.
+            plan_type: what is kept of every layer.
+
+        Raises:
+            LocusError: features that do not fit a prompt's image tokens.
+        """
+        features = self.vision_features(prompts) if features is None else list(features)
+        pad = self.model.config.get_text_config().pad_token_id or 0
+        ids = pad_sequence([prompt.input_ids for prompt in prompts], True, pad).to(self.device)
+        mask = pad_sequence([torch.ones_like(prompt.input_ids, dtype=torch.bool) for prompt in prompts], True, False)
+        mask = mask.to(self.device)
+        image_mask = (ids == self.model.config.image_token_id) & mask
+        embeddings, deepstack = self._with_images(prompts, self.model.get_input_embeddings()(ids), image_mask, features)
+        positions = [self._positions(prompt) for prompt in prompts]
+        next_position = torch.stack([position.max() + 1 for position in positions]).to(self.device)
+        padded = pad_sequence([position.T for position in positions], True, 0).permute(2, 0, 1).to(self.device)
+        plan = plan_type(mask)
+        hidden = self._language_model(embeddings, padded, plan, image_mask, deepstack)
+        last = hidden[torch.arange(len(hidden), device=self.device), mask.sum(1) - 1]
+        return EncodedPrompts(features, last, plan, next_position)
+
+    def _with_images(
+        self,
+        prompts: Sequence[Prompt],
+        embeddings: torch.Tensor,
+        image_mask: torch.Tensor,
+        features: list[VisionFeatures],
+    ) -> tuple[torch.Tensor, list[torch.Tensor] | None]:
+        """[B, P, D] embeddings with the images' features at the image tokens' places, and DeepStack's layers."""
+        for prompt, tokens, feature in zip(prompts, image_mask.sum(1).tolist(), features, strict=True):
+            if tokens != len(feature.embeddings):
+                count = len(feature.embeddings)
+                raise LocusError(
+                    f"prompt {prompt.prompt_id} has {tokens} image tokens for {count} image features: "
+                    "they are of another prompt, or its text was cut"
+                )
+        if not image_mask.any():
+            return embeddings, None
+        images = torch.cat([feature.embeddings for feature in features]).to(embeddings.dtype)
+        layers = [feature.deepstack for feature in features if feature.deepstack]
+        deepstack = [torch.cat(layer) for layer in zip(*layers, strict=True)] or None
+        return embeddings.masked_scatter(image_mask[..., None], images), deepstack
+
+    def _positions(self, prompt: Prompt) -> torch.Tensor:
+        """[3, P] M-RoPE positions of one prompt, by the model's own rule."""
+        if prompt.image_grid_thw.shape[0] == 0:
+            return torch.arange(prompt.length).expand(3, -1)
+        positions, _ = self.model.model.get_rope_index(
+            prompt.input_ids[None],
+            mm_token_type_ids=prompt.mm_token_type_ids[None],
+            image_grid_thw=prompt.image_grid_thw,
+        )
+        return positions[:, 0]
+
+    def attention_from_last(
+        self, prompts: Sequence[Prompt], features: Sequence[VisionFeatures] | None = None
+    ) -> torch.Tensor:
+        """[L, B, P] where each prompt's last token looks, mean over heads, in every layer."""
+        return torch.stack(self.encode(prompts, features, plan_type=Watched).prefill.weights)
+
+    def decode(self, token_ids: torch.Tensor, next_position: torch.Tensor, decoding: Decoding) -> torch.Tensor:
+        """One token for each active row: ids [B, A], first completion position [B] -> hidden [B, A, D]."""
+        positions = (next_position[:, None] + decoding.step).expand(token_ids.shape)
+        hidden = self._language_model(
+            self.model.get_input_embeddings()(token_ids), positions.expand(3, -1, -1), decoding
+        )
+        decoding.step += 1
+        return hidden
+
+    def completion_hidden(
+        self, prompts: EncodedPrompts, token_ids: torch.Tensor, plan_type: Callable[..., Continuation] = Continuation
+    ) -> torch.Tensor:
+        """Hidden states that predict each completion token.
+
+        Args:
+            prompts: B encoded prompts.
+            token_ids: [B, G, T] completions, padded on the right with any valid id.
+            plan_type: makes the plan; another one may keep what it sees.
+
+        Returns:
+            [B, G, T, D]: the state at t predicts token t. The last token is predicted, not fed.
+        """
+        _, group, length = token_ids.shape
+        first = prompts.hidden[:, None, None].expand(-1, group, 1, -1)  # shared by the group
+        if length == 1:
+            return first
+        fed = token_ids[:, :, :-1].flatten(1)  # [B, G·(T-1)]
+        steps = torch.arange(length - 1, device=self.device).repeat(group)
+        positions = (prompts.next_position[:, None] + steps).expand(3, -1, -1)
+        plan = plan_type(prompts.prefill, group, length - 1)
+        hidden = self._language_model(self.model.get_input_embeddings()(fed), positions, plan)
+        return torch.cat([first, hidden.unflatten(1, (group, length - 1))], dim=2)
+
+    def _language_model(
+        self,
+        embeddings: torch.Tensor,
+        positions: torch.Tensor,
+        plan: AttentionPlan,
+        image_mask: torch.Tensor | None = None,
+        deepstack: list[torch.Tensor] | None = None,
+    ) -> torch.Tensor:
+        """[B, S, D] embeddings, [3, B, S] positions -> [B, S, D] final hidden states."""
+        visual = {} if deepstack is None else {"visual_pos_masks": image_mask, "deepstack_visual_embeds": deepstack}
+        return self.model.model.language_model(
+            inputs_embeds=embeddings, position_ids=positions, use_cache=False, group=plan, **visual
+        ).last_hidden_state

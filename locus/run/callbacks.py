@@ -1,0 +1,220 @@
+"""What happens beside the algorithm: tables of rollouts and validation, pictures, checkpoints."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from lightning import LightningModule, Trainer
+from lightning.pytorch.callbacks import Callback, Checkpoint
+from lightning.pytorch.loggers import WandbLogger
+from lightning.pytorch.trainer.states import TrainerFn
+
+from locus.analysis.diagnoses.attention import Attention
+from locus.analysis.diagnoses.shared import located
+from locus.analysis.pictures import rollout_picture
+from locus.evaluation.benchmark import Benchmark
+from locus.evaluation.evaluator import Evaluator
+from locus.evaluation.questions import GREEDY
+from locus.files.run_files import ROLLOUTS, VALIDATION, StepTable, checkpoint_path
+from locus.policy.prompts import QuestionCollator
+from locus.types import Box, QuestionRecord, Rollout, RolloutGroup, TrainingPrompt
+
+
+def _xyxy(box: Box | None) -> list[float] | None:
+    return None if box is None else list(box.xyxy)
+
+
+def _judged(prompt: TrainingPrompt, rollout: Rollout) -> dict[str, Any]:
+    """What a rollout was judged by; the columns of the other kind of prompt stay empty."""
+    if isinstance(prompt, QuestionRecord):
+        columns = {"question": prompt.question, "expected": prompt.answer, "correct": rollout.reward.correct}
+        return columns | {"image_path": prompt.image_path}
+    return {
+        "image_path": prompt.example.image_path,
+        "bin": prompt.example.bin,
+        "expression": prompt.expression,
+        "target": list(prompt.target.xyxy),
+        "box": _xyxy(rollout.box),
+        "written": None if rollout.answer.xyxy is None else list(rollout.answer.xyxy),
+        "iou": rollout.reward.iou,
+    }
+
+
+class TableCallback(Callback):
+    """A callback that fills a table of the run; whoever ends the run closes it."""
+
+    table: StepTable
+
+
+class RolloutTable(TableCallback):
+    """Writes every training rollout to ``rollouts.parquet``, one row each."""
+
+    def __init__(self, folder: Path, last_step: int):
+        self.table = StepTable(folder / "rollouts.parquet", ROLLOUTS, last_step)
+
+    def on_train_batch_end(
+        self, trainer: Trainer, module: LightningModule, outputs: Any, batch: Any, batch_idx: int
+    ) -> None:
+        """Appends the rollouts of the step that just ended."""
+        groups: list[tuple[RolloutGroup, torch.Tensor]] = outputs["groups"]
+        if groups:
+            rows = (row for group, advantages in groups for row in self.rows(module, group, advantages))
+            self.table.append(module.finished_steps, rows)
+
+    @staticmethod
+    def rows(module: LightningModule, group: RolloutGroup, advantages: torch.Tensor) -> list[dict[str, Any]]:
+        """The G rows of a group."""
+        return [
+            {
+                "step": module.finished_steps,
+                "prompt_id": group.prompt.prompt_id,
+                "rollout": index,
+                "text": rollout.text,
+                "status": rollout.answer.status.value,
+                "format": rollout.reward.format,
+                "reward": rollout.reward.total,
+                "advantage": float(advantages[index]),
+                "logprob_sum": float(rollout.completion.logprobs.sum()),
+                "length": len(rollout.completion.token_ids),
+                "finished": rollout.completion.finished,
+            }
+            | _judged(group.prompt, rollout)
+            for index, rollout in enumerate(group.rollouts)
+        ]
+
+
+class ValidationTable(TableCallback):
+    """Writes every validation sample to ``validation.parquet``, and pictures of the first ones.
+
+    Args:
+        folder: of the run.
+        last_step: rows of later steps are dropped.
+        pictures: how many samples of each validation are drawn.
+    """
+
+    def __init__(self, folder: Path, last_step: int, pictures: int = 4):
+        self.folder, self.pictures = folder, pictures
+        self.table = StepTable(folder / "validation.parquet", VALIDATION, last_step)
+
+    def on_validation_batch_end(
+        self,
+        trainer: Trainer,
+        module: LightningModule,
+        outputs: Any,
+        batch: Any,
+        batch_idx: int,
+        dataloader_idx: int = 0,
+    ) -> None:
+        """Appends the samples of a batch; draws the first ones of the first batch."""
+        groups: list[RolloutGroup] = outputs["groups"]
+        self.table.append(module.finished_steps, (self.row(module, group) for group in groups))
+        if batch_idx == 0:
+            self.draw(trainer, module, groups[: self.pictures])
+
+    @staticmethod
+    def row(module: LightningModule, group: RolloutGroup) -> dict[str, Any]:
+        """The row of one sample."""
+        example, rollout = group.prompt.example, group.rollouts[0]
+        return {
+            "step": module.finished_steps,
+            "example_id": example.example_id,
+            "image_id": example.image_id,
+            "image_path": example.image_path,
+            "bin": example.bin,
+            "area_ratio": example.area_ratio,
+            "text": rollout.text,
+            "status": rollout.answer.status.value,
+            "target": list(group.prompt.target.xyxy),
+            "box": _xyxy(rollout.box),
+            "iou": rollout.reward.iou,
+            "format": rollout.reward.format,
+            "reward": rollout.reward.total,
+        }
+
+    def draw(self, trainer: Trainer, module: LightningModule, groups: Sequence[RolloutGroup]) -> None:
+        """Saves a picture of each group to ``validation/step-…`` and sends them to W&B where that is on."""
+        folder = self.folder / "validation" / f"step-{module.finished_steps:06d}"
+        folder.mkdir(parents=True, exist_ok=True)
+        pictures = []
+        for index, group in enumerate(groups):
+            pictures.append(rollout_picture(trainer.datamodule.validation[index], group))
+            pictures[-1].save(folder / f"{index:02d}.png")
+        for logger in trainer.loggers:
+            if isinstance(logger, WandbLogger) and pictures:
+                texts = [group.rollouts[0].text for group in groups]
+                logger.log_image("val/rollouts", pictures, step=module.finished_steps, caption=texts)
+
+
+class AttentionWatch(Callback):
+    """Logs how much of the attention lies in the evidence boxes of a fixed batch of questions, at every validation.
+
+    Args:
+        benchmark: whose items have evidence boxes.
+        limit: items, taken evenly over the benchmark, the same ones every time; null for all.
+        token_budget: padded tokens of a batch.
+    """
+
+    def __init__(self, benchmark: Benchmark, limit: int | None, token_budget: int):
+        self.diagnosis, self.token_budget = Attention(benchmark, limit, overlays=0), token_budget
+        self.items = located(benchmark, limit)
+
+    def on_validation_epoch_end(self, trainer: Trainer, module: LightningModule) -> None:
+        """``val/attention_in_box``, ``val/peak_in_box`` and ``val/attention_in_box/layer_<n>``."""
+        cues = trainer.datamodule.collator
+        evaluator = Evaluator(module.policy, QuestionCollator(cues.processor, cues.pixels), GREEDY, self.token_budget)
+        means = self.diagnosis.looks(evaluator, self.items).mean(numeric_only=True)
+        names = {name: f"val/{name}" for name in ("attention_in_box", "peak_in_box")}
+        names |= {
+            one: f"val/attention_in_box/{one.replace(' ', '_')}" for one in means.index if one.startswith("layer")
+        }
+        module.log_metrics({shown: float(means[name]) for name, shown in names.items()})
+
+
+class RunCheckpoint(Checkpoint):
+    """A checkpoint every so many steps and at the end, after the step's validation if it has one.
+
+    Args:
+        folder: of the run.
+        every: steps between checkpoints.
+        validate_every: steps between validations.
+        last: the run's last step, always saved.
+        keep: how many of the newest stay.
+    """
+
+    def __init__(self, folder: Path, every: int, validate_every: int, last: int, keep: int):
+        self.folder, self.every, self.validate_every, self.last, self.keep = folder, every, validate_every, last, keep
+
+    def on_train_batch_end(
+        self, trainer: Trainer, module: LightningModule, outputs: Any, batch: Any, batch_idx: int
+    ) -> None:
+        """Saves a step that is not validated; the last one always is."""
+        if module.finished_steps == self.last:
+            trainer.val_check_batch = 1
+        elif module.finished_steps % self.validate_every:
+            self.save(trainer, module.finished_steps)
+
+    def on_validation_end(self, trainer: Trainer, module: LightningModule) -> None:
+        """Saves a step that is."""
+        if trainer.state.fn == TrainerFn.FITTING:
+            self.save(trainer, module.finished_steps)
+
+    def on_train_end(self, trainer: Trainer, module: LightningModule) -> None:
+        """Saves the last step of a run that ended early."""
+        if trainer.should_stop and not checkpoint_path(self.folder, module.finished_steps).exists():
+            self.last = module.finished_steps
+            self.save(trainer, module.finished_steps)
+
+    def on_load_checkpoint(self, trainer: Trainer, module: LightningModule, checkpoint: dict[str, Any]) -> None:
+        """Leaves it to the sampler whether there is a next step: the run may have more steps than it had."""
+        checkpoint["loops"]["fit_loop"]["epoch_loop.batch_progress"]["is_last_batch"] = False
+
+    def save(self, trainer: Trainer, step: int) -> None:
+        """Saves the checkpoint if it is due, then removes the oldest beyond ``keep``."""
+        if step % self.every and step != self.last:
+            return
+        trainer.save_checkpoint(checkpoint_path(self.folder, step), weights_only=False)
+        for old in sorted((self.folder / "checkpoints").glob("step-*.ckpt"))[: -self.keep]:
+            old.unlink()

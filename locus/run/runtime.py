@@ -1,0 +1,273 @@
+"""A run around the algorithm: its folder, record, loggers, and the one place where errors become words."""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import functools
+import logging
+import os
+import platform
+import shutil
+import subprocess
+import sys
+import time
+import warnings
+from collections.abc import Callable
+from dataclasses import dataclass
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any, NoReturn
+
+import hydra
+import torch
+import yaml
+from hydra.core.global_hydra import GlobalHydra
+from hydra.core.hydra_config import HydraConfig
+from hydra.errors import InstantiationException
+from lightning.pytorch.utilities.exceptions import MisconfigurationException, SIGTERMException
+from omegaconf import DictConfig, OmegaConf
+
+from locus.errors import LocusError
+from locus.files.measurements import peak_memory_gb
+from locus.files.run_files import BEGUN_WITH, latest_checkpoint, write_json, write_text
+from locus.run.sweeps import checkpoint_to_go_on_from, in_sweep, record_failure
+
+log = logging.getLogger("locus")
+CONF = Path(__file__).resolve().parents[2] / "conf"
+PACKAGES = ("torch", "torchvision", "transformers", "peft", "lightning", "hydra-core", "wandb", "numpy")
+ASSETS = Path(__file__).parents[1] / "assets"
+OmegaConf.register_new_resolver("asset", lambda name: str(ASSETS / name), replace=True)
+OmegaConf.register_new_resolver("brief", lambda text: text.replace("/", "_")[:200], replace=True)
+NO_SPACE = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+
+
+@dataclass(frozen=True)
+class RunFolder:
+    """Where a run writes, and from where it goes on."""
+
+    path: Path
+    checkpoint: Path | None = None
+    last_step: int = 0
+    """Finished steps of the checkpoint; 0 for a new run."""
+
+
+def open_run(cfg: DictConfig) -> tuple[DictConfig, RunFolder]:
+    """The run's folder and configuration; with ``resume=`` those of the earlier run, with this call's dotted overrides.
+
+    A job of a sweep whose folder holds a run of an earlier launch goes on with it.
+    ``config.yaml`` holds the configuration with every interpolation resolved.
+    Raises LocusError when there is nothing whole to resume from, or more than dotted keys is overridden on resume.
+    """
+    if OmegaConf.is_missing(cfg, "resume"):
+        path = Path(HydraConfig.get().runtime.output_dir)
+        held = [name for name in ("checkpoints", "metrics.csv", "policy") if (path / name).exists()]
+        if in_sweep() and (path / BEGUN_WITH).exists():
+            folder = RunFolder(path, *checkpoint_to_go_on_from(path, cfg))
+        elif held:
+            raise LocusError(f"{path} already holds a run ({', '.join(held)}): resume={path}, or give another folder")
+        else:
+            folder = RunFolder(path)
+        write_text(path / BEGUN_WITH, OmegaConf.to_yaml(cfg))
+    else:
+        path = Path(cfg.resume)
+        if not (path / "config.yaml").is_file():  # Hydra has made the folder by now
+            _remove_new_folder(path)
+            raise LocusError(f"resume={path}: no folder of a run; give one that holds config.yaml and checkpoints")
+        folder = RunFolder(path, *latest_checkpoint(path))
+        cfg = _resumed(path, [text for text in HydraConfig.get().overrides.task if not text.startswith("resume=")])
+    resolved = cfg.copy()
+    OmegaConf.resolve(resolved)
+    (folder.path / "summary.json").unlink(missing_ok=True)  # of an earlier end
+    write_text(folder.path / "config.yaml", OmegaConf.to_yaml(resolved))
+    return cfg, folder
+
+
+def _remove_new_folder(resumed: Path) -> None:
+    """Removes what Hydra made for this very call below a mistyped ``resume=``."""
+    shutil.rmtree(HydraConfig.get().runtime.output_dir, ignore_errors=True)
+    with contextlib.suppress(OSError):  # it holds something else
+        resumed.rmdir()
+
+
+def _resumed(folder: Path, changes: list[str]) -> DictConfig:
+    """The configuration of an earlier run with dotted overrides, which stay for the next resume."""
+    path = folder / BEGUN_WITH
+    try:
+        choices = OmegaConf.load(folder / ".hydra" / "hydra.yaml").hydra.runtime.choices
+        same = {f"{group}={choice}" for group, choice in choices.items()}  # they open the keys of their groups
+        changes = [text for text in changes if text not in same]
+        whole = [text for text in changes if "." not in text.split("=")[0] or text[0] in "+~"]
+        if whole:
+            refused = f"{' '.join(whole)} would change the run; only dotted keys may be overridden"
+            raise LocusError(f"resume={folder}: {refused}")
+        earlier = OmegaConf.load(path)
+        if not earlier:
+            raise ValueError("it is empty")
+        cfg = OmegaConf.merge(earlier, OmegaConf.from_dotlist(changes))
+    except (OSError, ValueError, yaml.YAMLError) as error:
+        raise LocusError(f"resume={folder}: {path} cannot be read ({error}); start the run anew") from error
+    write_text(path, OmegaConf.to_yaml(cfg))
+    return cfg
+
+
+def missing_keys(values: Any, path: str = "") -> list[str]:
+    """Dotted names of the values that are still ``???``; omegaconf's own fails on interpolations to them."""
+    if isinstance(values, dict):
+        return [key for name, value in values.items() for key in missing_keys(value, f"{path}.{name}".strip("."))]
+    return [path] if values == "???" else []
+
+
+def entry_point(main: Callable[[DictConfig], Any]) -> Callable[[DictConfig], Any]:
+    """Turns a user's wrong input into one line and exit status 2; a full disk and an interrupt, too.
+
+    Any other error is a defect and keeps its traceback. What happened is written to ``summary.json``.
+    In a sweep neither ends the process: the job has no result, the others go on, and `sweeps.FailedJobs` tells.
+    """
+
+    @functools.wraps(main)
+    def guarded(cfg: DictConfig) -> Any:
+        missing = [key for key in missing_keys(OmegaConf.to_container(cfg, resolve=False)) if key != "resume"]
+        try:
+            if missing:
+                raise LocusError(f"no value for {', '.join(missing)}: pass {' '.join(f'{key}=...' for key in missing)}")
+            return main(cfg)
+        except (KeyboardInterrupt, SystemExit) as error:
+            # Lightning answers an interrupt by tidying up and leaving with status 1.
+            terminated = isinstance(error, SIGTERMException)
+            stopped = terminated or isinstance(error.__context__, KeyboardInterrupt)
+            if isinstance(error, SystemExit) and not stopped:
+                raise
+            folder = run_folder(cfg)
+            begun = any(folder.glob("checkpoints/step-*.ckpt"))
+            mend = f"go on with resume={folder}" if begun else "before the first checkpoint: start the run anew"
+            if "folder" in cfg and any(folder.glob("*/predictions.jsonl")):
+                mend = f"go on with the same command and folder={cfg.folder}"
+            _give_up(cfg, "interrupted", f"interrupted; {mend}", 143 if terminated else 130)
+        except Exception as error:
+            message = _in_words(error)
+            if in_sweep():
+                return _lose_job(cfg, message, error)
+            if message is None:
+                _record_end(cfg, "crashed", f"{type(error).__name__}: {error}")
+                raise
+            _give_up(cfg, "failed", message, 2)
+
+    return guarded
+
+
+def _in_words(error: BaseException) -> str | None:
+    """What a user can mend, in one line; None for a defect of the program."""
+    causes = [error]
+    while causes[-1].__cause__ is not None:
+        causes.append(causes[-1].__cause__)
+    for cause in causes:
+        if isinstance(cause, LocusError):
+            return str(cause)
+        if getattr(cause, "errno", None) in NO_SPACE or "No space left on device" in str(cause):
+            return f"no space left on the disk ({cause}): free some, then resume"
+    settings = (cause for cause in causes if isinstance(cause, (InstantiationException, MisconfigurationException)))
+    return next(map(str, settings), None)
+
+
+def _record_end(cfg: DictConfig, status: str, message: str) -> None:
+    """Writes ``summary.json``, unless the folder is not this call's: it was refused, and holds a run that has ended."""
+    folder = run_folder(cfg)
+    if (folder / "config.yaml").exists() and not (folder / "summary.json").exists():
+        with contextlib.suppress(OSError):  # the disk may be what is full
+            write_json(folder / "summary.json", {"status": status, "message": message})
+
+
+def _give_up(cfg: DictConfig, status: str, message: str, code: int) -> NoReturn:
+    _record_end(cfg, status, message)
+    print(f"locus: {' '.join(message.split())}", file=sys.stderr, flush=True)
+    sys.exit(code)
+
+
+def _lose_job(cfg: DictConfig, message: str | None, error: Exception) -> None:
+    """What `_give_up` is to a single run, in a sweep; a sweeper that searches takes None for a failed trial."""
+    status, line = ("crashed", f"{type(error).__name__}: {error}") if message is None else ("failed", message)
+    _record_end(cfg, status, line)
+    record_failure(line)
+    log.error("%s: %s: %s", run_folder(cfg), status, line, exc_info=error if message is None else None)
+
+
+def run_folder(cfg: DictConfig) -> Path:
+    """The folder of this run: the resumed one, or Hydra's."""
+    if "resume" in cfg and not OmegaConf.is_missing(cfg, "resume"):
+        return Path(cfg.resume)
+    return Path(HydraConfig.get().runtime.output_dir)
+
+
+def quiet_lightning() -> None:
+    """Keeps Lightning's advertisements and notes on what locus does on purpose out of the terminal."""
+    logging.getLogger("lightning.pytorch.utilities.rank_zero").setLevel(logging.WARNING)
+    for message in (
+        "isinstance.treespec, LeafSpec",
+        "The '.*_dataloader' does not have many workers",
+        "Found .* module.s. in eval mode",  # the reference, and the policy while it samples
+        "You're resuming from a checkpoint that ended",  # the sampler starts at the right step
+    ):
+        warnings.filterwarnings("ignore", f".*{message}")
+
+
+def hardware() -> dict[str, Any]:
+    """What the run ran on."""
+    gpus = [torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count())]
+    return {"platform": platform.platform(), "cpus": os.cpu_count(), "threads": torch.get_num_threads(), "gpus": gpus}
+
+
+def git_commit() -> str | None:
+    """Commit of the checkout that the package lies in, with ``+changes`` when it is not clean; None outside one."""
+    git = functools.partial(subprocess.run, cwd=CONF.parent, capture_output=True, text=True, check=False)
+    try:
+        head = git(["git", "rev-parse", "HEAD"])
+        changes = git(["git", "status", "--porcelain", "--untracked-files=no"])
+    except FileNotFoundError:
+        return None
+    return head.stdout.strip() + ("+changes" if changes.stdout.strip() else "") if head.returncode == 0 else None
+
+
+def start_record(folder: RunFolder, facts: dict[str, Any]) -> dict[str, Any]:
+    """Writes ``run.json`` as known at the start; `finish_record` completes it."""
+    record = {
+        "started": time.strftime("%Y-%m-%dT%H:%M:%S%z"),
+        "commit": git_commit(),
+        "python": platform.python_version(),
+        "versions": {name: version(name) for name in PACKAGES},
+        "hardware": hardware(),
+        "resumed_from_step": folder.last_step,
+        **facts,
+    }
+    write_json(folder.path / "run.json", record)
+    return record
+
+
+def finish_record(folder: RunFolder, record: dict[str, Any], phases: dict[str, float]) -> None:
+    """Adds wall time per phase and peak memory to ``run.json``."""
+    facts = {"seconds_per_phase": phases, "peak_memory_gb": peak_memory_gb()}
+    write_json(folder.path / "run.json", record | facts)
+
+
+def write_summary(folder: RunFolder, final: dict[str, float]) -> None:
+    """Writes ``summary.json`` of a run that has left everything else: a sweep that is launched again skips it."""
+    write_json(folder.path / "summary.json", {"status": "finished", **final})
+
+
+def differences(ours: DictConfig, group: str, preset: str) -> list[str]:
+    """``key: ours (preset: theirs)`` for each setting in which a config group departs from one of its presets."""
+    known = GlobalHydra.instance().is_initialized()
+    with contextlib.nullcontext() if known else hydra.initialize_config_dir(str(CONF), version_base="1.3"):
+        theirs = hydra.compose("train", [f"{group}={preset}"])[group]
+    return _differences(OmegaConf.to_container(ours), OmegaConf.to_container(theirs), "")
+
+
+def _differences(ours: dict[str, Any], theirs: dict[str, Any], prefix: str) -> list[str]:
+    lines = []
+    for key, value in ours.items():
+        other = theirs.get(key)
+        if isinstance(value, dict) and isinstance(other, dict):
+            lines += _differences(value, other, f"{prefix}{key}.")
+        elif value != other:
+            lines.append(f"{prefix}{key}: {value} (paper: {other})")
+    return lines

@@ -1,0 +1,138 @@
+"""The jobs of a sweep (``-m``): their folders, what a second launch finds in them, and a word on those that failed."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import logging
+import re
+import shutil
+import sys
+from pathlib import Path
+from typing import Any
+
+from hydra.core.hydra_config import HydraConfig
+from hydra.experimental.callback import Callback
+from hydra.types import RunMode
+from omegaconf import DictConfig, OmegaConf
+
+from locus.analysis.runs import flat
+from locus.errors import LocusError
+from locus.files.run_files import BEGUN_WITH, latest_checkpoint, write_json
+
+log = logging.getLogger("locus")
+FAILURES = ".failures"
+"""In the sweep's folder: one file for each job of the last launch that failed."""
+
+
+def in_sweep() -> bool:
+    """This process runs a job of a sweep."""
+    return HydraConfig.initialized() and HydraConfig.get().mode == RunMode.MULTIRUN
+
+
+def folder_name(overrides: str) -> str:
+    """``a=1,b=x/y`` as a job's folder ``a-1__b-y_HASH``: the same for every launch, and to be given without quotes.
+
+    Of a path the last part stays. A text that had to be changed or cut ends in the hash of the whole, so that no two
+    jobs share a folder.
+    """
+    name = re.sub(r"(?<==)[^,=]*/", "", overrides)
+    whole, name = (text.replace("=", "-").replace(",", "__") for text in (overrides, name))
+    name = re.sub(r"[^\w.+-]", "_", name, flags=re.ASCII)[:100]
+    return (name if name == whole else f"{name}_{hashlib.sha256(overrides.encode()).hexdigest()[:8]}") or "run"
+
+
+OmegaConf.register_new_resolver("folder_name", folder_name, replace=True)
+
+
+# --- Launched again -------------------------------------------------------------------------------------------
+def finished_before(cfg: DictConfig) -> dict[str, Any] | None:
+    """Final numbers of this job where an earlier launch of the sweep has finished it.
+
+    Raises LocusError when the run in its folder has other settings.
+    """
+    folder = Path(HydraConfig.get().runtime.output_dir)
+    if not in_sweep() or not (folder / "summary.json").is_file():
+        return None
+    summary = json.loads((folder / "summary.json").read_text())
+    if summary.pop("status") != "finished":
+        return None
+    check_same(folder, cfg)
+    log.info("%s: finished by an earlier launch, skipped", folder)
+    return summary
+
+
+def checkpoint_to_go_on_from(folder: Path, cfg: DictConfig) -> tuple[Path | None, int]:
+    """Newest checkpoint and its step of the run that an earlier launch of the sweep began in this folder.
+
+    Without one (None, 0): what the run had written is removed. Raises LocusError when it has other settings.
+    """
+    check_same(folder, cfg)
+    if any((folder / "checkpoints").glob("step-*.ckpt")):
+        checkpoint, step = latest_checkpoint(folder)
+        log.info("%s: begun by an earlier launch, goes on after step %d", folder, step)
+        return checkpoint, step
+    for path in folder.iterdir():
+        if path.is_dir() and path.name != ".hydra":
+            shutil.rmtree(path)
+        elif path.is_file() and path.suffix != ".log":  # Hydra has it open
+            path.unlink()
+    return None, 0
+
+
+def check_same(folder: Path, cfg: DictConfig) -> None:
+    """Raises LocusError unless the run in this folder was begun with these settings."""
+    try:
+        earlier = _settings(OmegaConf.load(folder / BEGUN_WITH))
+    except (OSError, ValueError) as error:
+        raise LocusError(f"{folder} cannot be gone on with ({error}): remove it, or give another folder") from error
+    asked = _settings(OmegaConf.create(OmegaConf.to_yaml(cfg)))
+    names = sorted(name for name in earlier | asked if earlier.get(name, "") != asked.get(name, ""))
+    if names:
+        changes = ", ".join(f"{name}: {earlier.get(name, 'none')}, now {asked.get(name, 'none')}" for name in names)
+        raise LocusError(
+            f"its folder holds a run with other settings ({changes}): "
+            "remove it, or give the sweep another folder (hydra.sweep.dir)"
+        )
+
+
+def _settings(cfg: DictConfig) -> dict[str, Any]:
+    settings = flat(OmegaConf.to_container(cfg, resolve=False))
+    settings.pop("resume", None)
+    return settings
+
+
+# --- Failed jobs ----------------------------------------------------------------------------------------------
+def record_failure(message: str) -> None:
+    """Notes that this job failed, for the process that launched the sweep."""
+    job = HydraConfig.get()
+    place = Path(job.sweep.dir) / FAILURES
+    place.mkdir(exist_ok=True)
+    write_json(place / f"{job.job.num:06d}.json", {"folder": job.runtime.output_dir, "message": message})
+
+
+class FailedJobs(Callback):
+    """Ends a sweep in which jobs failed with a line for each and exit status 2, once all have been tried.
+
+    Args:
+        again: key that is given the sweep's folder to go on with it; null for a command that begins anew.
+    """
+
+    def __init__(self, again: str | None = None):
+        self.again = again
+
+    def on_multirun_start(self, config: DictConfig, **_: Any) -> None:
+        """Forgets the failures of an earlier launch."""
+        shutil.rmtree(Path(config.hydra.sweep.dir) / FAILURES, ignore_errors=True)
+
+    def on_multirun_end(self, config: DictConfig, **_: Any) -> None:
+        """Leaves with status 2 if a job failed."""
+        sweep = Path(config.hydra.sweep.dir)
+        failures = [json.loads(file.read_text()) for file in sorted((sweep / FAILURES).glob("*.json"))]
+        if not failures:
+            return
+        for failure in failures:
+            print(f"locus: {failure['folder']}: {' '.join(failure['message'].split())}", file=sys.stderr)
+        mend = f"; the same command with {self.again}={sweep} goes on with what is not finished" if self.again else ""
+        print(f"locus: {len(failures)} of the sweep's jobs failed{mend}", file=sys.stderr, flush=True)
+        sys.exit(2)

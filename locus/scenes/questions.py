@@ -1,0 +1,167 @@
+"""Questions about generated scenes, with exact answers and evidence boxes. Layer 2.
+
+Every answer follows from the scene's objects, none from the question: by symmetry of the generator each answer of a
+kind is as likely as the others, given the question's words, so that a model that sees no picture stays at chance. The
+one kind where nature is not so kind, counting, is balanced by drawing the answer first.
+
+An object is named by its words. A phrase of two words ("the striped star") is used only where one object fits it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import numpy as np
+
+from locus.scenes.scene import Scene
+from locus.scenes.source import ATTRIBUTES
+from locus.types import Box
+
+SHAPE, COLOUR, PATTERN = range(3)
+LARGEST_COUNT = 3
+"""Counting asks for 0 to this many."""
+
+
+@dataclass(frozen=True, slots=True)
+class SceneQuestion:
+    """A question with a short answer, or with a box. Example: ``SceneQuestion("colour", "What colour is the striped
+    star?", "red", (box,), ("black", "blue", ...))``.
+    """
+
+    kind: str
+    text: str
+    answer: str
+    """A word; empty for grounding, whose answer is the evidence box."""
+    evidence: tuple[Box, ...]
+    """Boxes of the objects that show the answer, file frame; empty where the answer is that nothing is there."""
+    choices: tuple[str, ...]
+    """The possible answers; empty for grounding."""
+
+
+# --- Kinds ----------------------------------------------------------------------------------------------------
+# Each takes a scene and a generator and gives a question, or None where the scene has none of that kind.
+Ask = Callable[[Scene, np.random.Generator], SceneQuestion | None]
+
+
+def colour(scene: Scene, rng: np.random.Generator) -> SceneQuestion | None:
+    """The colour of an object named by pattern and shape. Chance: one in ten."""
+    return _attribute("colour", COLOUR, "What colour is the {pattern} {shape}?", scene, rng)
+
+
+def shape(scene: Scene, rng: np.random.Generator) -> SceneQuestion | None:
+    """The shape of an object named by pattern and colour. Chance: one in ten."""
+    return _attribute("shape", SHAPE, "What shape is the {pattern} {colour} object?", scene, rng)
+
+
+def pattern(scene: Scene, rng: np.random.Generator) -> SceneQuestion | None:
+    """The pattern of an object named by colour and shape. Chance: one in five."""
+    return _attribute("pattern", PATTERN, "What pattern is on the {colour} {shape}?", scene, rng)
+
+
+def relation(scene: Scene, rng: np.random.Generator) -> SceneQuestion | None:
+    """On which side of another object one lies, where the order is clear. Chance: one in two."""
+    if len(scene.objects) < 2:
+        return None
+    one, other = (scene.objects[int(i)] for i in rng.permutation(len(scene.objects))[:2])
+    sides = [("left", "right"), ("above", "below")][int(rng.integers(2))]
+    holds = [getattr(scene, {"left": "left_of", "right": "right_of"}.get(side, side))(one, other) for side in sides]
+    if not any(holds):
+        return None
+    options = sides if rng.integers(2) else sides[::-1]
+    text = f"Is the {one.label} {options[0]} or {options[1]} of the {other.label}?"
+    if sides[0] == "above":
+        text = f"Is the {one.label} {options[0]} or {options[1]} the {other.label}?"
+    return SceneQuestion("relation", text, sides[holds.index(True)], (one.box, other.box), sides)
+
+
+def existence_random(scene: Scene, rng: np.random.Generator) -> SceneQuestion | None:
+    """Whether an object is there; the absent ones are any words. Chance: one in two."""
+    return _existence("existence_random", scene, rng, lambda: _any_words(rng))
+
+
+def existence_popular(scene: Scene, rng: np.random.Generator) -> SceneQuestion | None:
+    """The absent ones are made of words that are in the scene, each of them on some object. Chance: one in two."""
+
+    def mixed() -> tuple[str, str, str]:
+        shown = [item.attributes for item in scene.objects]
+        return tuple(shown[int(rng.integers(len(shown)))][kind] for kind in range(3))
+
+    return _existence("existence_popular", scene, rng, mixed)
+
+
+def existence_adversarial(scene: Scene, rng: np.random.Generator) -> SceneQuestion | None:
+    """The absent ones differ from an object of the scene in one word. Chance: one in two."""
+
+    def altered() -> tuple[str, str, str]:
+        words = list(scene.objects[int(rng.integers(len(scene.objects)))].attributes)
+        kind = int(rng.integers(3))
+        others = [word for word in ATTRIBUTES[kind] if word != words[kind]]
+        words[kind] = others[int(rng.integers(len(others)))]
+        return tuple(words)
+
+    return _existence("existence_adversarial", scene, rng, altered)
+
+
+def count(scene: Scene, rng: np.random.Generator) -> SceneQuestion | None:
+    """How many objects have a pattern: first the number, then a pattern seen so often; None where there is none."""
+    wanted = int(rng.integers(LARGEST_COUNT + 1))
+    word = ATTRIBUTES[PATTERN][int(rng.integers(len(ATTRIBUTES[PATTERN])))]
+    found = [item for item in scene.objects if item.pattern == word]
+    if len(found) != wanted:
+        return None
+    text = f"How many {word} objects are there?"
+    choices = tuple(str(number) for number in range(LARGEST_COUNT + 1))
+    return SceneQuestion("count", text, str(wanted), tuple(item.box for item in found), choices)
+
+
+def grounding(scene: Scene, rng: np.random.Generator) -> SceneQuestion | None:
+    """The box of an object named in full."""
+    item = scene.objects[int(rng.integers(len(scene.objects)))]
+    return SceneQuestion("grounding", f"Where is the {item.label}?", "", (item.box,), ())
+
+
+KINDS: tuple[Ask, ...] = (
+    colour,
+    shape,
+    pattern,
+    relation,
+    existence_random,
+    existence_popular,
+    existence_adversarial,
+    count,
+    grounding,
+)
+
+
+# --- What kinds share -----------------------------------------------------------------------------------------
+def _attribute(name: str, asked: int, text: str, scene: Scene, rng: np.random.Generator) -> SceneQuestion | None:
+    """One attribute of a random object, named by the two others, if no other object has the same two."""
+    item = scene.objects[int(rng.integers(len(scene.objects)))]
+    told = [kind for kind in range(3) if kind != asked]
+    if sum(all(other.attributes[kind] == item.attributes[kind] for kind in told) for other in scene.objects) > 1:
+        return None
+    text = text.format(shape=item.shape, colour=item.colour, pattern=item.pattern)
+    return SceneQuestion(name, text, item.attributes[asked], (item.box,), ATTRIBUTES[asked])
+
+
+def _any_words(rng: np.random.Generator) -> tuple[str, str, str]:
+    return tuple(words[int(rng.integers(len(words)))] for words in ATTRIBUTES)
+
+
+def _existence(
+    kind: str, scene: Scene, rng: np.random.Generator, absent: Callable[[], tuple[str, ...]]
+) -> SceneQuestion | None:
+    """Yes or no, first drawn, then an object that is there, or words of ``absent`` that no object has."""
+    there = bool(rng.integers(2))
+    shown = {item.attributes: item for item in scene.objects}
+    if there:
+        item = scene.objects[int(rng.integers(len(scene.objects)))]
+        words, evidence = item.attributes, (item.box,)
+    else:
+        tried = [absent() for _ in range(8)]
+        words, evidence = next((words for words in tried if words not in shown), None), ()
+        if words is None:
+            return None
+    text = f"Is there a {words[PATTERN]} {words[COLOUR]} {words[SHAPE]}?"
+    return SceneQuestion(kind, text, "yes" if there else "no", evidence, ("yes", "no"))

@@ -1,0 +1,146 @@
+"""What a prompt shows of its crop: the picture (the cue), also augmented; expressions are in `text_cues`."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+import numpy as np
+from PIL import Image, ImageFilter
+from torchvision.transforms.v2 import functional
+
+from locus.errors import LocusError
+from locus.images.sources import ImageSource
+from locus.types import CueExample
+
+
+class Cue(Protocol):
+    """Makes what stands for a crop in its prompt."""
+
+    def __call__(self, example: CueExample, image: Image.Image) -> Image.Image | str:
+        """The picture of the crop, or an expression; a function of its arguments and the settings alone."""
+
+    def over(self, source: ImageSource) -> Cue:
+        """The same for crops of this source, which may tell more of them than their pictures."""
+
+    def audit(self, examples: Sequence[CueExample]) -> dict[str, Any]:
+        """Counts for ``run.json``; raises LocusError unless every example can be served."""
+
+
+@dataclass(frozen=True)
+class VisualCue:
+    """The crop's picture, changed by ``augment`` where that is given."""
+
+    augment: CueAugmentation | None = None
+
+    def __call__(self, example: CueExample, image: Image.Image) -> Image.Image:
+        """The cue; raises LocusError when the box has no pixel in the image."""
+        cue = render_cue(image, example.box, example.cue_scale)
+        return cue if self.augment is None else self.augment(cue, example.example_id)
+
+    def over(self, source: ImageSource) -> VisualCue:
+        """Itself: a crop's picture is all it needs."""
+        return self
+
+    def audit(self, examples: Sequence[CueExample]) -> dict[str, Any]:
+        """Nothing to count: any crop can be shown."""
+        return {}
+
+
+PLAIN = VisualCue()
+"""The crop as it is: the paper's cue."""
+
+
+_ROUNDING = 1e-6  # a side that is whole but for float rounding stays whole
+
+
+def whole_pixels(boxes: np.ndarray, width: np.ndarray | int, height: np.ndarray | int) -> np.ndarray:
+    """[..., 4] xyxy boxes in the file frame, rounded outward to whole pixels and clipped to the image.
+
+    A cue is made of whole pixels, so this is the smallest region that shows all of the box.
+    """
+    low, high = np.floor(boxes[..., :2] + _ROUNDING), np.ceil(boxes[..., 2:] - _ROUNDING)
+    size = np.stack(np.broadcast_arrays(width, height), axis=-1)
+    return np.concatenate([np.clip(low, 0, size), np.clip(high, 0, size)], axis=-1)
+
+
+def render_cue(image: Image.Image, box: tuple[float, float, float, float], scale: float = 1.0) -> Image.Image:
+    """The cue of a box.
+
+    Args:
+        image: the full image as stored.
+        box: xyxy, file frame; fractional sides are rounded outward.
+        scale: the cue's size is this multiple of the crop's (bicubic, aspect kept to the pixel), at least 1 px.
+
+    Raises:
+        LocusError: the box has no pixel in the image.
+    """
+    x1, y1, x2, y2 = (int(value) for value in whole_pixels(np.array(box), *image.size))
+    if x2 <= x1 or y2 <= y1:
+        raise LocusError(f"box {list(box)} has no pixel in an image of {image.width}x{image.height}; mend the corpus")
+    crop = image.crop((x1, y1, x2, y2))
+    size = (max(1, round(crop.width * scale)), max(1, round(crop.height * scale)))
+    return crop if size == crop.size else crop.resize(size, Image.Resampling.BICUBIC)
+
+
+Range = Sequence[float]
+LIMITS = {
+    "scale": (1e-3, float("inf")),
+    "brightness": (0.0, float("inf")),
+    "contrast": (0.0, float("inf")),
+    "saturation": (0.0, float("inf")),
+    "hue": (-0.5, 0.5),
+    "blur": (0.0, float("inf")),
+}
+"""What each range may hold."""
+
+
+@dataclass(frozen=True)
+class CueAugmentation:
+    """One draw of size, mirror image, colours and sharpness for each example, uniform in its range.
+
+    The draw depends on (seed, example id) alone, so that an example has the same cue in every epoch and after a resume.
+    Raises LocusError for a range that cannot be meant.
+    """
+
+    scale: Range
+    """Of the cue's size, at least 1 px."""
+    flip: float
+    """Probability of a mirror image, left to right."""
+    brightness: Range
+    """Factor; 1 leaves it. So with the next two (torchvision's ``adjust_…``)."""
+    contrast: Range
+    saturation: Range
+    hue: Range
+    """Turns of the colour wheel, -0.5 to 0.5."""
+    blur: Range
+    """Standard deviation of a Gaussian in pixels of the cue."""
+    seed: int
+
+    def __post_init__(self) -> None:
+        for name, (least, most) in LIMITS.items():
+            low, high = getattr(self, name)
+            if not least <= low <= high <= most:
+                raise LocusError(
+                    f"cue.augment.{name}=[{low}, {high}]: give two ascending numbers from {least:g} to {most:g}"
+                )
+        if not 0 <= self.flip <= 1:
+            raise LocusError(f"cue.augment.flip={self.flip}: give a probability, 0 to 1")
+
+    def __call__(self, cue: Image.Image, example_id: str) -> Image.Image:
+        """The example's cue, changed."""
+        digest = hashlib.sha256(f"{self.seed}/{example_id}".encode()).digest()
+        rng = np.random.default_rng(int.from_bytes(digest[:8], "little"))
+        drawn = {name: float(rng.uniform(*getattr(self, name))) for name in LIMITS}
+        size = [max(1, round(side * drawn["scale"])) for side in (cue.height, cue.width)]
+        cue = functional.resize(cue, size, functional.InterpolationMode.BICUBIC)
+        if rng.random() < self.flip:
+            cue = functional.horizontal_flip(cue)
+        cue = functional.adjust_brightness(cue, drawn["brightness"])
+        cue = functional.adjust_contrast(cue, drawn["contrast"])
+        cue = functional.adjust_saturation(cue, drawn["saturation"])
+        cue = functional.adjust_hue(cue, drawn["hue"])
+        # PIL's: torchvision's pads by reflection, which a cue of few pixels is too small for.
+        return cue.filter(ImageFilter.GaussianBlur(drawn["blur"]))

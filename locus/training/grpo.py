@@ -1,0 +1,223 @@
+"""GRPO on cue search: policy, frozen reference and rewards; `training_step` reads as the algorithm.
+
+    prompts → G rollouts each → rewards → advantages → reference log-probs → clipped updates of the policy
+
+Departures from a textbook loop, all exact: prompt and pictures are encoded once per group (`models.vlm`), a frozen
+vision tower's features serve rollout, reference and policy, and with one update per rollout the old log-probs are the
+new ones, detached; where such a step is one micro-batch, the encoded prompts of the rollout serve the update, too.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import torch
+
+from locus.errors import LocusError
+from locus.files.measurements import Phases
+from locus.policy.batching import micro_batches
+from locus.policy.logprobs import CompletionBatch, Scorer, TokenScores
+from locus.policy.reference import reference_of
+from locus.policy.vlm import VLM, EncodedPrompts, VisionFeatures
+from locus.training.advantages import group_advantages, has_spread
+from locus.training.algorithm import Algorithm
+from locus.training.loss import Totals
+from locus.training.metrics import TokenSums, rollout_metrics
+from locus.training.module import PolicyModule, RunParts
+from locus.types import RolloutGroup, Sampling, TrainingPrompt
+
+
+@dataclass(frozen=True, eq=False)
+class ScoredGroup:
+    """A rollout group as the update needs it."""
+
+    group: RolloutGroup
+    advantages: torch.Tensor
+    """[G]."""
+    features: VisionFeatures | None
+    """Of its images, while they stay valid: when the vision tower is frozen."""
+    old: torch.Tensor | None = None
+    """[G, T] log-probs before the first update; None when on-policy."""
+    reference: torch.Tensor | None = None
+    """[G, T] log-probs under the reference; None without a KL term."""
+
+    @property
+    def token_ids(self) -> list[torch.Tensor]:
+        return [rollout.completion.token_ids for rollout in self.group.rollouts]
+
+
+class GRPOModule(PolicyModule):
+    """Conducts a GRPO run.
+
+    Args:
+        parts: what the run has built.
+        algorithm: group size, loss, advantages, updates.
+        scorer: packed (the group forward) or separate rows.
+        sampling: how rollouts are drawn.
+        shared: see `PolicyModule`.
+    """
+
+    def __init__(self, parts: RunParts, algorithm: Algorithm, scorer: Scorer, sampling: Sampling, **shared: Any):
+        sizes = {"updates_per_step": algorithm.updates_per_rollout, "completions_per_prompt": algorithm.group_size}
+        super().__init__(parts, **sizes, **shared)
+        self.algorithm, self.scorer, self.sampling, self.draw = algorithm, scorer, sampling, parts.draw
+        wanted = algorithm.needs_reference
+        self.reference = reference_of(parts.policy, parts.load_reference) if wanted else None
+
+    def training_step(self, prompts: list[TrainingPrompt], batch_idx: int) -> dict[str, Any]:
+        """One rollout batch: B prompts, G rollouts each, then ``updates_per_rollout`` optimiser steps."""
+        phases, sums, step = Phases(self.device), TokenSums(), self.finished_steps
+        rate = self.optimizers().param_groups[0]["lr"]
+        with phases("rollout"):
+            encoded = self.encode_for_update(prompts)
+            groups = self.roll_out(prompts, self.sampling, self.algorithm.group_size, step, encoded)
+            groups, zero_spread = self.refill(groups, step)
+        with phases("reference"):
+            scored = [self.with_advantages(group, features) for group, features in groups]
+            scored = self.with_fixed_logprobs(scored)
+        with phases("update"):
+            for mini_batch in self.mini_batches(scored):
+                self.update(mini_batch, sums, encoded)
+        self.finished_steps += 1
+        metrics = rollout_metrics([entry.group for entry in scored]) | sums.means()
+        metrics |= {"zero_spread_groups": zero_spread / len(prompts), "lr": rate}
+        self.log_metrics({f"train/{name}": value for name, value in metrics.items()} | phases.costs())
+        return {"groups": [(entry.group, entry.advantages) for entry in scored]}
+
+    def encode_for_update(self, prompts: list[TrainingPrompt]) -> EncodedPrompts | None:
+        """The prompts with their graph, for rollouts and update alike; None where the update cannot use them.
+
+        It can when one update sees all prompts in one micro-batch: then holding the graph during the rollout costs no
+        more memory than the update needs anyway.
+        """
+        tokens = self.algorithm.group_size * self.sampling.max_new_tokens
+        if self.algorithm.updates_per_rollout > 1 or self.algorithm.refill:
+            return None
+        if self.policy.recomputes or self.policy.drops_out:
+            return None
+        if len(micro_batches(prompts, tokens, self.token_budget)) > 1:
+            return None
+        return self.policy.eval().encode(prompts)
+
+    def refill(
+        self, groups: list[tuple[RolloutGroup, VisionFeatures]], step: int
+    ) -> tuple[list[tuple[RolloutGroup, VisionFeatures]], int]:
+        """Replaces groups without spread by fresh prompts' groups, ``algorithm.refill`` times; good ones are kept.
+
+        Returns the groups, as many as before, and how many of the first draw had no spread.
+        """
+        kept, empty = _split_by_spread(groups)
+        without_spread = len(empty)
+        used = {group.prompt.prompt_id for group, _ in groups}
+        for attempt in range(self.algorithm.refill):
+            if not empty:
+                break
+            fresh = self.draw(step, attempt, len(empty), used)
+            if not fresh:
+                break
+            used |= {prompt.prompt_id for prompt in fresh}
+            more, _ = _split_by_spread(self.roll_out(fresh, self.sampling, self.algorithm.group_size, step))
+            kept, empty = kept + more, empty[len(more) :]
+        return (kept + empty if self.algorithm.refill else groups), without_spread
+
+    def with_advantages(self, group: RolloutGroup, features: VisionFeatures) -> ScoredGroup:
+        """Attaches advantages, and the vision features if they stay valid while the policy changes."""
+        rewards = torch.tensor([group.rewards], dtype=torch.float64)
+        advantages = group_advantages(rewards, self.algorithm.divide_by_std, self.algorithm.std_epsilon)[0]
+        return ScoredGroup(group, advantages, None if self.policy.train_vision else features)
+
+    @torch.no_grad()
+    def with_fixed_logprobs(self, scored: list[ScoredGroup]) -> list[ScoredGroup]:
+        """Attaches log-probs that do not change during the updates: the reference's, and off-policy the old ones."""
+        done = list(scored)
+        off_policy = self.algorithm.updates_per_rollout > 1
+        if self.reference is None and not off_policy:
+            return done
+        for indices in self.micro_batches(scored):
+            batch = [scored[i] for i in indices]
+            # A frozen tower is the same in policy and reference, so its features are, too.
+            reference = self.reference_logprobs(batch) if self.reference else None
+            old = self.score(self.policy, batch).logprobs if off_policy else None
+            for row, i in enumerate(indices):
+                done[i] = replace(
+                    scored[i],
+                    old=None if old is None else old[row],
+                    reference=None if reference is None else reference[row],
+                )
+        return done
+
+    def reference_logprobs(self, batch: list[ScoredGroup]) -> torch.Tensor:
+        """[B, G, T] under the reference."""
+        with self.reference.on(self.device) as reference:
+            return self.score(reference, batch).logprobs
+
+    def mini_batches(self, scored: list[ScoredGroup]) -> Iterable[list[ScoredGroup]]:
+        """The groups of each optimiser step: ``mini_batches`` parts that differ by one at most, ``epochs`` times."""
+        parts, count = self.algorithm.mini_batches, len(scored)
+        if parts > count:
+            raise LocusError(
+                f"algorithm.mini_batches={parts} of {count} prompts a step: lower it, or raise trainer.prompts_per_step"
+            )
+        for _ in range(self.algorithm.epochs):
+            for part in range(parts):
+                yield scored[count * part // parts : count * (part + 1) // parts]
+
+    def update(self, mini_batch: list[ScoredGroup], sums: TokenSums, encoded: EncodedPrompts | None = None) -> None:
+        """One optimiser step: the gradients of all micro-batches add up to the mini-batch's.
+
+        encoded: the prompts of the whole mini-batch under the policy as it is now, see `encode_for_update`.
+        """
+        lengths = [len(ids) for entry in mini_batch for ids in entry.token_ids]
+        totals = Totals(sum(lengths), len(lengths), self.sampling.max_new_tokens)
+        finite = True
+        self.policy.train()
+        self.optimizers().zero_grad()
+        for indices in [range(len(mini_batch))] if encoded else self.micro_batches(mini_batch):
+            batch = [mini_batch[i] for i in indices]
+            scores = self.score(self.policy, batch, encoded)
+            terms = self.algorithm.loss(
+                scores.logprobs,
+                _stack([entry.old for entry in batch], scores)
+                if batch[0].old is not None
+                else scores.logprobs.detach(),
+                _stack([entry.reference for entry in batch], scores) if self.reference else None,
+                torch.stack([entry.advantages for entry in batch]).to(self.device),
+                scores.mask,
+                totals,
+            )
+            sums.add(terms, scores, [entry.group for entry in batch])
+            finite = finite and bool(terms.loss.isfinite())
+            if not finite:
+                break
+            self.manual_backward(terms.loss)
+        sums.add_update(self.apply_update(finite))
+
+    def score(self, policy: VLM, batch: list[ScoredGroup], encoded: EncodedPrompts | None = None) -> TokenScores:
+        """Log-probs of a micro-batch's completions under ``policy``."""
+        completions = CompletionBatch.of([entry.token_ids for entry in batch], self.device)
+        features = None if batch[0].features is None else [entry.features for entry in batch]
+        prompts = [entry.group.prompt for entry in batch]
+        return self.scorer(policy, prompts, completions, self.sampling.temperature, features, encoded)
+
+    def micro_batches(self, scored: Sequence[ScoredGroup]) -> list[list[int]]:
+        """Indices of groups per micro-batch, by token budget."""
+        longest = max(len(ids) for entry in scored for ids in entry.token_ids)
+        prompts = [entry.group.prompt for entry in scored]
+        return micro_batches(prompts, self.algorithm.group_size * longest, self.token_budget)
+
+
+def _stack(rows: Sequence[torch.Tensor], scores: TokenScores) -> torch.Tensor:
+    """[G, T'] rows of other micro-batches -> [B, G, T]: cut or filled with zeros, which the mask hides."""
+    width = scores.logprobs.shape[-1]
+    return torch.stack([torch.nn.functional.pad(row, (0, width - row.shape[-1])) for row in rows])
+
+
+def _split_by_spread(
+    groups: list[tuple[RolloutGroup, VisionFeatures]],
+) -> tuple[list[tuple[RolloutGroup, VisionFeatures]], list[tuple[RolloutGroup, VisionFeatures]]]:
+    """Groups whose rewards differ, and those whose rewards do not."""
+    spread = has_spread(torch.tensor([group.rewards for group, _ in groups], dtype=torch.float64)).tolist()
+    kept = [entry for entry, differ in zip(groups, spread, strict=True) if differ]
+    return kept, [entry for entry, differ in zip(groups, spread, strict=True) if not differ]

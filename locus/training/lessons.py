@@ -1,0 +1,205 @@
+"""What a tiny backbone is pretrained on: generated scenes with labels of every patch, then with answered questions.
+
+Lesson s depends on (seed, s) alone, so a resumed run goes on with the very next one.
+Shapes: B images, G questions an image, T tokens of question and completion, N merged patches of all images.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch.nn.utils.rnn import pad_sequence
+from torch.utils.data import Dataset
+
+from locus.boxes import convert, frame_size
+from locus.policy.prompts import CueCollator, QuestionCollator
+from locus.scenes.questions import Ask, SceneQuestion, grounding
+from locus.scenes.render import render
+from locus.scenes.scene import Scene
+from locus.scenes.source import ATTRIBUTES, SceneSource
+from locus.tasks.cue_search.dataset import CueDataset
+from locus.tasks.cue_search.prompts import answer_text, box_text, completion_text
+from locus.types import Box, Frame, PromptRecord, QuestionPrompt
+
+NOTHING = 0
+"""The label of a patch without an object; words count from 1."""
+LEAST_OVERLAP = 0.15
+"""Share of a patch, or of an object, that must overlap for the patch to be labelled with the object."""
+TRIES = 8
+"""How often a kind is asked for before a scene counts as having no such question."""
+
+
+@dataclass(frozen=True, eq=False)
+class Questions:
+    """Isolated questions about the images of a lesson, and a few cue-search prompts."""
+
+    token_ids: torch.Tensor
+    """[B, G, T] question, then completion."""
+    learned: torch.Tensor
+    """[B, G, T] bool: the tokens of the completion."""
+    looking: torch.Tensor
+    """[B, G, T] bool: from the end of the question on."""
+    evidence: torch.Tensor
+    """[B, G, P] bool: the prompt tokens of the patches that show the answer."""
+    cues: list[PromptRecord]
+    cue_targets: list[torch.Tensor]
+    """One [T] completion a cue."""
+
+
+@dataclass(frozen=True, eq=False)
+class Lesson:
+    """Images with the object at each merged patch, and perhaps questions."""
+
+    prompts: list[QuestionPrompt]
+    """B images, without questions."""
+    words: torch.Tensor
+    """[3, N] int64: shape, colour, pattern; NOTHING or 1 + the word's index."""
+    boxes: torch.Tensor
+    """[N, 4] int64: the object's corners, whole pixels of the processed image; 0 without an object."""
+    questions: Questions | None
+
+
+class SceneLessons(Dataset[Lesson]):
+    """Lesson s of the run; the first ``patch_lessons`` only label patches, the others ask questions, too.
+
+    Args:
+        sources: of scenes, drawn from in turn, image by image.
+        collator: makes prompts.
+        end_token_id: ends a completion.
+        frame: that boxes are written in.
+        kinds: questions an image, by kind.
+        images: a patch lesson's, and a question lesson's.
+        patch_lessons: how many there are, before the others.
+        cues: pictures of cue-search examples, and what makes prompts of them; used again and again.
+        cues_per_lesson: prompts of them in a lesson, from lesson ``first_cue_lesson`` on.
+        seed: of scenes and questions.
+    """
+
+    def __init__(
+        self,
+        sources: Sequence[SceneSource],
+        collator: QuestionCollator,
+        end_token_id: int,
+        frame: Frame,
+        kinds: Sequence[tuple[Ask, int]],
+        images: tuple[int, int],
+        patch_lessons: int,
+        cues: CueDataset,
+        cue_collator: CueCollator,
+        cues_per_lesson: int,
+        first_cue_lesson: int,
+        seed: int,
+    ):
+        self.sources, self.collator, self.end_token_id, self.frame = sources, collator, end_token_id, frame
+        self.kinds, self.images, self.patch_lessons = kinds, images, patch_lessons
+        self.cues, self.cue_collator, self.seed = cues, cue_collator, seed
+        self.cues_per_lesson, self.first_cue_lesson = cues_per_lesson, first_cue_lesson
+
+    def __getitem__(self, step: int) -> Lesson:
+        rng = np.random.default_rng([self.seed, step])
+        asks = step >= self.patch_lessons
+        count = self.images[asks]
+        scenes = [self.sources[i % len(self.sources)].scene(int(rng.integers(2**40))) for i in range(count)]
+        prompts = self.collator.image_prompts([render(scene) for scene in scenes])
+        cells = [_cells(prompt, self.collator) for prompt in prompts]
+        sizes = [prompt.processed_size for prompt in prompts]
+        words, boxes = zip(*map(patch_labels, scenes, cells, sizes), strict=True)
+        cues = self.cues_per_lesson if step >= self.first_cue_lesson else 0
+        questions = self.questions(scenes, prompts, cells, rng, cues) if asks else None
+        return Lesson(prompts, torch.cat(words, dim=1), torch.cat(boxes), questions)
+
+    def questions(
+        self,
+        scenes: list[Scene],
+        prompts: list[QuestionPrompt],
+        cells: list[tuple[int, int]],
+        rng: np.random.Generator,
+        cues: int,
+    ) -> Questions:
+        """As many a scene as ``kinds`` says, and so many cues."""
+        rows = [row for group in zip(scenes, prompts, cells, strict=True) for row in self.rows(*group, rng)]
+        padded = (pad_sequence(part, True, 0).unflatten(0, (len(scenes), -1)) for part in zip(*rows, strict=True))
+        chosen = rng.integers(len(self.cues), size=cues) if cues else []
+        found = self.cue_collator([self.cues[int(index)] for index in chosen])
+        targets = [self.completion(answer_text(_answer_box(cue.target, cue))) for cue in found]
+        return Questions(*padded, found, targets)
+
+    def rows(
+        self, scene: Scene, prompt: QuestionPrompt, cells: tuple[int, int], rng: np.random.Generator
+    ) -> list[tuple[torch.Tensor, ...]]:
+        """For each question of an image: [T] token ids, [T] completion, [T] after the question, [P] evidence."""
+        rows = []
+        size = frame_size(self.frame, (scene.width, scene.height), prompt.processed_size)
+        for question in questions_of(scene, self.kinds, rng):
+            asked = torch.tensor(self.collator.encode(self.collator.turn(question.text)))
+            answer = question.answer
+            if not answer:
+                answer = box_text(convert(question.evidence[0], self.frame, *size))
+            completion = self.completion(completion_text(answer))
+            ids = torch.cat([asked, completion])
+            place = torch.arange(len(ids))
+            looking = place >= len(self.collator.encode(question.text)) - 1
+            evidence = prompt.mm_token_type_ids.bool()
+            evidence[evidence.clone()] = torch.from_numpy(shown_by(scene, cells, question.evidence).any(1))
+            rows.append((ids, place >= len(asked), looking, evidence))
+        return rows
+
+    def completion(self, text: str) -> torch.Tensor:
+        """[T] tokens, the end token last."""
+        return torch.tensor([*self.collator.encode(text), self.end_token_id])
+
+
+def questions_of(scene: Scene, kinds: Sequence[tuple[Ask, int]], rng: np.random.Generator) -> list[SceneQuestion]:
+    """As many questions of each kind as asked for; what a scene cannot give is made up for by grounding."""
+    found = []
+    for ask, number in kinds:
+        for _ in range(number):
+            tried = (ask(scene, rng) for _ in range(TRIES))
+            found.append(next((question for question in tried if question), None) or grounding(scene, rng))
+    return found
+
+
+def _answer_box(box: Box, cue: PromptRecord) -> Box:
+    return convert(box, cue.answer_frame, *cue.answer_size)
+
+
+def _cells(prompt: QuestionPrompt, collator: QuestionCollator) -> tuple[int, int]:
+    """Columns and rows of merged patches."""
+    merge = collator.processor.image_processor.merge_size
+    _, rows, columns = prompt.image_grid_thw[0].tolist()
+    return columns // merge, rows // merge
+
+
+def shown_by(scene: Scene, cells: tuple[int, int], boxes: Sequence[Box]) -> np.ndarray:
+    """[N, boxes] bool: whether each merged patch shows enough of each box; see `LEAST_OVERLAP`."""
+    if not boxes:
+        return np.zeros((cells[0] * cells[1], 0), dtype=bool)
+    shared, least = _overlaps(scene, cells, boxes)
+    return shared >= least
+
+
+def patch_labels(scene: Scene, cells: tuple[int, int], size: tuple[float, float]) -> tuple[torch.Tensor, torch.Tensor]:
+    """The object that overlaps each merged patch most -> words [3, N] and corners [N, 4], see `Lesson`."""
+    shared, least = _overlaps(scene, cells, [item.box for item in scene.objects])
+    best = shared.argmax(1)
+    enough = shared.max(1) >= least[best]
+    indices = [[words.index(item.attributes[kind]) for item in scene.objects] for kind, words in enumerate(ATTRIBUTES)]
+    words = np.where(enough, np.array(indices)[:, best] + 1, NOTHING)
+    scale = np.tile(np.array(size) / (scene.width, scene.height), 2)
+    boxes = np.array([item.box.xyxy for item in scene.objects])
+    corners = np.where(enough[:, None], (boxes[best] * scale).round(), 0)
+    return torch.from_numpy(words), torch.from_numpy(corners).long()
+
+
+def _overlaps(scene: Scene, cells: tuple[int, int], boxes: Sequence[Box]) -> tuple[np.ndarray, np.ndarray]:
+    """[N, boxes] area shared by each merged patch and each box, and [boxes] the least that counts, file pixels."""
+    columns, rows = cells
+    side = np.array([scene.width / columns, scene.height / rows])
+    corner = np.stack(np.meshgrid(np.arange(columns), np.arange(rows)), axis=-1).reshape(-1, 1, 2) * side
+    corners = np.array([box.xyxy for box in boxes])
+    shared = np.minimum(corner + side, corners[:, 2:]) - np.maximum(corner, corners[:, :2])
+    areas = (corners[:, 2:] - corners[:, :2]).prod(-1)
+    return shared.clip(0).prod(-1), LEAST_OVERLAP * np.minimum(side.prod(), areas)

@@ -1,0 +1,193 @@
+"""What GRPO and SFT share: a policy, its optimiser, validation by sampling, and the run's position."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping, Sequence, Set
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from lightning import LightningModule
+from torch.optim import Optimizer
+from torch.optim.lr_scheduler import LambdaLR
+
+from locus.errors import LocusError
+from locus.policy.batching import micro_batches
+from locus.policy.lora import fingerprint, frozen_state
+from locus.policy.rollouts import prompt_generator, sample_groups
+from locus.policy.vlm import VLM, EncodedPrompts, VisionFeatures
+from locus.tasks.cue_search.reward import BoxReward, judge
+from locus.training.metrics import validation_metrics
+from locus.types import PromptRecord, RolloutGroup, Sampling, TrainingPrompt
+
+PROGRESS = ("train/reward", "train/iou", "train/kl", "train/loss", "val/mean_iou")
+"""Shown in the progress bar."""
+
+
+@dataclass(frozen=True, eq=False)
+class RunParts:
+    """What a run has built before its module."""
+
+    policy: VLM
+    load_reference: Callable[[], VLM]
+    """Builds a model with the policy's first weights."""
+    encode: Callable[[str], list[int]]
+    decode: Callable[[torch.Tensor], str]
+    draw: Callable[[int, int, int, Set[str]], list[TrainingPrompt]]
+    """(step, attempt, count, ids used) -> fresh prompts."""
+    steps: int
+    """Training steps of the whole run."""
+
+
+class PolicyModule(LightningModule):
+    """A LightningModule around a policy; subclasses write `training_step` and call `apply_update`.
+
+    Args:
+        parts: what the run has built.
+        reward: judges validation, and in GRPO training, rollouts.
+        validation_sampling: how the one completion per held-out prompt is drawn.
+        optimizer: parameters -> optimiser.
+        warmup_ratio: share of the run's updates with linear warm-up; then the rate is constant.
+        clip_norm: of the gradient.
+        token_budget: padded tokens per micro-batch.
+        max_skipped: updates in a row that may be skipped for a non-finite loss or gradient.
+        seed: of the sampling.
+        updates_per_step: optimiser steps per training step.
+        completions_per_prompt: rollouts, or targets, that a prompt is trained on in a step.
+    """
+
+    def __init__(
+        self,
+        parts: RunParts,
+        reward: BoxReward,
+        validation_sampling: Sampling,
+        optimizer: Callable[[Iterable[torch.nn.Parameter]], Optimizer],
+        warmup_ratio: float,
+        clip_norm: float,
+        token_budget: int,
+        max_skipped: int,
+        seed: int,
+        updates_per_step: int = 1,
+        completions_per_prompt: int = 1,
+    ):
+        super().__init__()
+        self.automatic_optimization = False
+        self.policy, self.decode, self.reward = parts.policy, parts.decode, reward
+        self.validation_sampling, self.seed = validation_sampling, seed
+        self.make_optimizer, self.clip_norm = optimizer, clip_norm
+        self.warmup_updates = max(1, round(warmup_ratio * parts.steps * updates_per_step))
+        self.token_budget, self.max_skipped = token_budget, max_skipped
+        self.updates_per_step, self.completions_per_prompt = updates_per_step, completions_per_prompt
+        self.finished_steps = 0
+        """Finished training steps: one rollout batch, or one batch of targets, with its updates."""
+        self.skipped_in_a_row = 0
+        self._validated: list[RolloutGroup] = []
+
+    def on_train_batch_start(self, batch: list[PromptRecord], batch_idx: int) -> None:
+        """Dropout's numbers follow from seed and step, as the sampling's do: a resumed run draws the same."""
+        if self.policy.drops_out:
+            torch.manual_seed(prompt_generator(self.seed, self.finished_steps, "dropout").initial_seed())
+
+    @torch.no_grad()
+    def roll_out(
+        self,
+        prompts: Sequence[TrainingPrompt],
+        sampling: Sampling,
+        group: int,
+        step: int,
+        encoded: EncodedPrompts | None = None,
+    ) -> list[tuple[RolloutGroup, VisionFeatures]]:
+        """Prompts -> judged groups with their vision features, in the order of ``prompts``.
+
+        encoded: all of these prompts, where they are known already.
+        """
+        self.policy.eval()
+        done: dict[int, tuple[RolloutGroup, VisionFeatures]] = {}
+        tokens = group * sampling.max_new_tokens
+        parts = [range(len(prompts))] if encoded else micro_batches(prompts, tokens, self.token_budget)
+        for indices in parts:
+            batch = [prompts[i] for i in indices]
+            known = encoded or self.policy.encode(batch)
+            completions = sample_groups(self.policy, batch, known, group, sampling, self.seed, step)
+            for i, prompt, row, feature in zip(indices, batch, completions, known.features, strict=True):
+                rollouts = tuple(judge(c, self.decode(c.token_ids), prompt, self.reward) for c in row)
+                done[i] = RolloutGroup(prompt, rollouts), feature
+        return [done[i] for i in range(len(prompts))]
+
+    def apply_update(self, finite: bool) -> float:
+        """Clips and applies the accumulated gradient; a non-finite loss or norm skips the update.
+
+        Returns the gradient's norm before clipping. Raises LocusError after ``max_skipped`` skipped updates in a row.
+        """
+        optimizer = self.optimizers()
+        parameters = [parameter for parameter in self.policy.parameters() if parameter.requires_grad]
+        norm = float(torch.nn.utils.clip_grad_norm_(parameters, self.clip_norm)) if finite else float("nan")
+        if norm == norm and norm != float("inf"):
+            optimizer.step()
+            self.lr_schedulers().step()
+            self.skipped_in_a_row = 0
+            return norm
+        self.skipped_in_a_row += 1
+        if self.skipped_in_a_row >= self.max_skipped:
+            raise LocusError(
+                f"{self.skipped_in_a_row} updates in a row had a non-finite loss or gradient at step "
+                f"{self.finished_steps}: lower optimizer.lr, or resume from an earlier checkpoint"
+            )
+        return norm
+
+    def validation_step(self, prompts: list[PromptRecord], batch_idx: int) -> dict[str, Any]:
+        """One rollout per held-out prompt, with the same random numbers at every validation."""
+        groups = [group for group, _ in self.roll_out(prompts, self.validation_sampling, 1, step=-1)]
+        self._validated += groups
+        return {"groups": groups}
+
+    def on_validation_epoch_end(self) -> None:
+        """Logs means over all validation samples, and by area bin."""
+        self.log_metrics({f"val/{name}": value for name, value in validation_metrics(self._validated).items()})
+        self._validated = []
+
+    def log_metrics(self, metrics: dict[str, float]) -> None:
+        """To the loggers at once, with the step they belong to: a kill between two hooks then loses nothing."""
+        for logger in self.loggers:
+            logger.log_metrics(metrics, step=self.finished_steps)
+        for name, value in metrics.items():
+            self.log(name, value, prog_bar=name in PROGRESS, logger=False, batch_size=1)
+
+    def configure_optimizers(self) -> tuple[list[Optimizer], list[LambdaLR]]:
+        """The given optimiser over trainable parameters, with linear warm-up."""
+        try:
+            optimizer = self.make_optimizer([p for p in self.policy.parameters() if p.requires_grad])
+        except (TypeError, ValueError) as error:
+            raise LocusError(f"optimizer.make: {error}") from error
+        return [optimizer], [LambdaLR(optimizer, lambda update: min(1.0, (update + 1) / self.warmup_updates))]
+
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Adds the run's position; sampling needs no generator state, its numbers follow from seed and step.
+
+        Where only adapters train, the weights that they are added to are left out: they come from the backbone.
+        """
+        checkpoint["locus"] = {"finished_steps": self.finished_steps, "skipped_in_a_row": self.skipped_in_a_row}
+        if frozen := frozen_state(self.policy):
+            checkpoint["locus"]["backbone"] = fingerprint(frozen)
+            left_out = {f"policy.{name}" for name in frozen}
+            state = checkpoint["state_dict"].items()
+            checkpoint["state_dict"] = {name: tensor for name, tensor in state if name not in left_out}
+
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Restores the run's position; raises LocusError when its adapters were trained on another backbone."""
+        known, frozen = checkpoint["locus"].get("backbone"), frozen_state(self.policy)
+        if known is not None and frozen and not torch.equal(known, fingerprint(frozen)):
+            raise LocusError(
+                "the checkpoint's adapters were trained on another backbone: resume with the backbone.path and "
+                "backbone.seed that the run began with, and its files unchanged"
+            )
+        self.finished_steps = checkpoint["locus"]["finished_steps"]
+        self.skipped_in_a_row = checkpoint["locus"]["skipped_in_a_row"]
+
+    def load_state_dict(self, state_dict: Mapping[str, Any], strict: bool = True, assign: bool = False) -> Any:
+        """As any module; raises LocusError when the checkpoint is of another model."""
+        kept = {f"policy.{name}": tensor for name, tensor in frozen_state(self.policy).items()}
+        try:
+            return super().load_state_dict(kept | dict(state_dict), strict, assign)
+        except RuntimeError as error:
+            raise LocusError("the checkpoint is of another model: resume with the backbone it was made with") from error

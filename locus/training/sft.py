@@ -1,0 +1,90 @@
+"""Supervised fine-tuning on a rationale and the true box, in the format that GRPO rewards.
+
+It shares data, prompt, batching, group forward and validation with GRPO; a "group" is the one target completion.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import torch
+
+from locus.boxes import convert
+from locus.errors import LocusError
+from locus.files.measurements import Phases
+from locus.policy.batching import micro_batches
+from locus.policy.logprobs import CompletionBatch, Scorer
+from locus.tasks.cue_search.prompts import answer_text, completion_text
+from locus.tasks.cue_search.rationales import Targets
+from locus.training.module import PolicyModule, RunParts
+from locus.types import PromptRecord, QuestionRecord, TrainingPrompt
+
+
+class SFTModule(PolicyModule):
+    """Maximises the likelihood of ``<think>…</think><answer>[x1, y1, x2, y2]</answer>`` with the target box.
+
+    Args:
+        parts: what the run has built.
+        scorer: packed or separate rows.
+        targets: the text of each example's think block.
+        shared: see `PolicyModule`.
+    """
+
+    def __init__(self, parts: RunParts, scorer: Scorer, targets: Targets, **shared: Any):
+        super().__init__(parts, **shared)
+        self.scorer, self.encode, self.targets = scorer, parts.encode, targets
+
+    def setup(self, stage: str) -> None:
+        """Raises LocusError before anything is computed when a training example lacks its rationale."""
+        self.targets.check(self.trainer.datamodule.corpus.train.columns["example_id"].to_pylist())
+
+    def training_step(self, prompts: list[TrainingPrompt], batch_idx: int) -> dict[str, Any]:
+        """One optimiser step on B targets; the loss is the mean over their tokens."""
+        phases, total, entropy, finite = Phases(self.device), 0.0, 0.0, True
+        rate = self.optimizers().param_groups[0]["lr"]
+        rationales = iter(self.targets.rationales([one.example for one in prompts if isinstance(one, PromptRecord)]))
+        with phases("update"):
+            targets = [
+                self.target_ids(prompt, next(rationales) if isinstance(prompt, PromptRecord) else "")
+                for prompt in prompts
+            ]
+            tokens = sum(len(target) for target in targets)
+            self.policy.train()
+            self.optimizers().zero_grad()
+            for indices in micro_batches(prompts, max(len(target) for target in targets), self.token_budget):
+                completions = CompletionBatch.of([[targets[i]] for i in indices], self.device)
+                scores = self.scorer(self.policy, [prompts[i] for i in indices], completions, temperature=1.0)
+                loss = -scores.logprobs.sum() / tokens
+                finite = finite and bool(loss.isfinite())
+                if not finite:
+                    break
+                self.manual_backward(loss)
+                total += loss.item()
+                entropy += scores.entropy.sum().item() / tokens
+            norm = self.apply_update(finite)
+        self.finished_steps += 1
+        metrics = {"loss": total, "grad_norm": norm, "skipped_updates": float(not math.isfinite(norm)), "lr": rate}
+        metrics |= {"entropy": entropy, "completion_length": tokens / len(targets)}
+        self.log_metrics({f"train/{name}": value for name, value in metrics.items()} | phases.costs())
+        return {"groups": []}
+
+    def target_ids(self, prompt: TrainingPrompt, rationale: str) -> torch.Tensor:
+        """[T] tokens of the completion to learn, the end token last: rationale and integers in the frame the policy
+        speaks, or a question's answer.
+
+        Raises LocusError for a target that validation, which ends completions at a limit, would never see whole.
+        """
+        if isinstance(prompt, QuestionRecord):
+            text = completion_text(prompt.answer, rationale, prompt.opened)
+        else:
+            box = convert(prompt.target, prompt.answer_frame, *prompt.answer_size)
+            text = answer_text(box, rationale, opened=prompt.opened)
+        ids = [*self.encode(text), self.policy.end_token_ids[0]]
+        limit = self.validation_sampling.max_new_tokens
+        if len(ids) > limit:
+            raise LocusError(
+                f"example {prompt.prompt_id}: its target has {len(ids)} tokens, completions end at {limit}: give a "
+                "larger rollout.sampling.max_new_tokens, or shorter rationales"
+            )
+        return torch.tensor(ids)
