@@ -24,7 +24,7 @@ from locus.evaluation.score_files import add_row, describe, read_rows, read_scor
 from locus.evaluation.scores import comparison, extractor_version, judged
 from locus.run.policies import build_evaluator, check_lengths, choose_policy
 from locus.run.runtime import PACKAGES, entry_point, git_commit
-from locus.tasks.cue_search.prompts import THINK_ANSWER
+from locus.tasks.answers import THINK_ANSWER
 
 log = logging.getLogger("locus")
 WEIGHTS = (".safetensors", ".bin", ".json")

@@ -1,6 +1,6 @@
 """``python -m locus.prepare``: images and boxes -> audited cue corpus (``corpus.parquet``, ``corpus.json``).
 
-With ``targets=``, rationales for its training examples, too (``targets.jsonl``); validation is not trained on.
+With ``rationales=``, rationales for its training examples, too (``targets.jsonl``); validation is not trained on.
 With ``expressions=``, expressions of both for ``cue=text_file`` (``expressions.jsonl``).
 """
 
@@ -17,8 +17,8 @@ from omegaconf import DictConfig
 from locus.run.runtime import entry_point
 from locus.tasks.cue_search.audits import audited_corpus
 from locus.tasks.cue_search.corpus import Corpus, shortfall
-from locus.tasks.cue_search.rationales import write_targets
-from locus.tasks.cue_search.teacher_expressions import write_expressions
+from locus.tasks.cue_search.rationales import write_rationales
+from locus.tasks.cue_search.teacher import write_expressions
 
 
 def prepare(cfg: DictConfig, folder: str | Path) -> Corpus:
@@ -26,7 +26,7 @@ def prepare(cfg: DictConfig, folder: str | Path) -> Corpus:
 
     Raises LocusError for wrong input.
     """
-    targets = instantiate(cfg.targets, _convert_="all")
+    rationales = instantiate(cfg.rationales, _convert_="all")
     teacher = instantiate(cfg.expressions, _convert_="all")
     corpus = audited_corpus(
         instantiate(cfg.data.source, _convert_="all"),
@@ -38,7 +38,7 @@ def prepare(cfg: DictConfig, folder: str | Path) -> Corpus:
         **cfg.audit,
     )
     corpus.save(folder)
-    write_targets(targets, corpus.train, folder)
+    write_rationales(rationales, corpus.train, folder)
     if teacher:
         write_expressions(teacher, [*corpus.train, *corpus.validation], folder)
     return corpus

@@ -13,10 +13,9 @@ from omegaconf import DictConfig
 from torch.utils.data import DataLoader, Sampler
 
 from locus.boxes import parse_frame
-from locus.evaluation.questions import draw_questions
 from locus.files.run_files import AtomicCheckpointIO, write_text
 from locus.policy.backbone import Backbone
-from locus.policy.prompts import CueCollator, PixelLimits, QuestionCollator
+from locus.policy.prompts import PixelLimits, PromptBuilder
 from locus.policy.vlm import VLM
 from locus.run.callbacks import RunCheckpoint
 from locus.run.runtime import (
@@ -29,10 +28,14 @@ from locus.run.runtime import (
     write_summary,
 )
 from locus.run.sweeps import finished_before
+from locus.scenes.questions import grounding
 from locus.tasks.cue_search.audits import audited_corpus
-from locus.tasks.cue_search.dataset import CueDataset
+from locus.tasks.cue_search.task import CueSearch
+from locus.tasks.datamodule import SampleMaker, Samples
+from locus.tasks.scene_questions import SceneQuestions
 from locus.training.lessons import SceneLessons
 from locus.training.model_card import model_card
+from locus.training.pretraining import HeldOut
 
 log = logging.getLogger("locus")
 
@@ -50,33 +53,40 @@ class Steps(Sampler[int]):
         return iter(range(self.start, self.steps))
 
 
-def build_lessons(cfg: DictConfig, backbone: Backbone, policy: VLM) -> tuple[SceneLessons, list[list]]:
-    """Lessons of the run, and its validation batches: questions by kind, and cue-search prompts."""
-    processor, frame, lessons = backbone.processor(), parse_frame(backbone.frame), cfg.lessons
-    collator, cue_collator = QuestionCollator(processor, PixelLimits()), CueCollator(processor, frame, PixelLimits())
-    crop = instantiate(cfg.crop, _convert_="all")
+def build_lessons(cfg: DictConfig, backbone: Backbone, policy: VLM) -> tuple[SceneLessons, list[HeldOut]]:
+    """Lessons of the run, and its validation batches: questions by kind, and cue search."""
+    frame, lessons = parse_frame(backbone.frame), cfg.lessons
+    builder = PromptBuilder(backbone.processor(), PixelLimits())
     source = instantiate(lessons.cue_source, _convert_="all")
     audits = {"duplicate_iou": 1.0, "check_images": False}  # a scene's boxes do not overlap, and are drawn when used
-    corpus = audited_corpus(source, crop, lessons.cue_examples, cfg.validation.cues, cfg.seed, **audits)
+    crop, sizes = instantiate(cfg.crop, _convert_="all"), (lessons.cue_examples, cfg.validation.cues)
+    cues = SampleMaker(CueSearch(audited_corpus(source, crop, *sizes, cfg.seed, **audits), source), builder, frame)
     kinds = [(get_method(entry.ask), entry.number) for entry in lessons.questions]
-    made = SceneLessons(
+    scenes = SceneLessons(
         [instantiate(source, _convert_="all") for source in lessons.sources],
-        collator,
+        builder,
         policy.end_token_ids[0],
         frame,
         kinds,
         (lessons.patch_images, lessons.question_images),
         lessons.patch_lessons,
-        CueDataset(corpus.train, source),
-        cue_collator,
+        Samples(cues, "train"),
         lessons.cues_per_lesson,
         lessons.first_cue_lesson,
         cfg.seed,
     )
-    held_out = instantiate(cfg.validation.source, _convert_="all")
-    batches = [draw_questions(held_out, ask, cfg.validation.questions, cfg.seed) for ask, _ in kinds]
-    cues = CueDataset(corpus.validation, source)
-    return made, [*batches, cue_collator([cues[index] for index in range(len(cues))])]
+    unseen, batches = instantiate(cfg.validation.source, _convert_="all"), []
+    for ask, _ in kinds:
+        names = {"accuracy": ask.__name__} | ({"iou": "grounding_iou"} if ask is grounding else {})
+        questions = SceneQuestions(unseen, ask, cfg.validation.questions, cfg.seed)
+        batches.append(held_out(SampleMaker(questions, builder, frame), names))
+    return scenes, [*batches, held_out(cues, {"iou": "cue_iou", "format": "cue_format"})]
+
+
+def held_out(make: SampleMaker, names: dict[str, str]) -> HeldOut:
+    """A task's validation examples as a batch."""
+    samples = Samples(make, "validation")
+    return HeldOut(make.task, [samples[index] for index in range(len(samples))], names)
 
 
 def pretrain(cfg: DictConfig) -> None:

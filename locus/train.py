@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Mapping
 from dataclasses import replace
-from functools import partial
 from typing import Any
 
 import hydra
@@ -15,7 +15,7 @@ from lightning import Trainer, seed_everything
 from lightning.pytorch.callbacks import EarlyStopping
 from omegaconf import DictConfig, OmegaConf
 
-from locus.analysis.comparison import AFTER, BEFORE, compare, cue_search_section
+from locus.analysis.comparison import AFTER, BEFORE, compare, validation_section
 from locus.analysis.pages.run import write_run_report
 from locus.analysis.run_metrics import final_validation, phase_seconds, read_metrics, save_curve, validation_table
 from locus.analysis.tables import as_text
@@ -23,10 +23,9 @@ from locus.boxes import parse_frame
 from locus.errors import LocusError
 from locus.evaluation.evaluator import Evaluator
 from locus.files.run_files import AtomicCheckpointIO
-from locus.images.sources import ImageSource
 from locus.policy.backbone import Backbone
 from locus.policy.lora import merged_state
-from locus.policy.prompts import CueCollator, QuestionCollator
+from locus.policy.prompts import PromptBuilder
 from locus.run.callbacks import RolloutTable, RunCheckpoint, TableCallback, ValidationTable
 from locus.run.loggers import close_loggers
 from locus.run.runtime import (
@@ -40,13 +39,11 @@ from locus.run.runtime import (
     write_summary,
 )
 from locus.run.sweeps import finished_before
-from locus.tasks.cue_search.audits import audited_corpus
-from locus.tasks.cue_search.corpus import Corpus
-from locus.tasks.cue_search.cues import Cue
-from locus.tasks.datamodule import CueDataModule
-from locus.tasks.mixture import MixedDataModule
+from locus.tasks.datamodule import SampleMaker, TaskDataModule
 from locus.tasks.preflight import preflight
+from locus.tasks.task import Task
 from locus.training.module import PolicyModule, RunParts
+from locus.types import Query
 
 log = logging.getLogger("locus")
 
@@ -84,97 +81,55 @@ def check_settings(cfg: DictConfig) -> None:
         )
 
 
-def build_data(cfg: DictConfig, backbone: Backbone, start_step: int) -> CueDataModule:
-    """Source, corpus and collator of the run; the corpus is a prepared one, or audited and drawn now."""
-    source = instantiate(cfg.data.source, _convert_="all")
-    if cfg.corpus is not None:
-        corpus = Corpus.load(cfg.corpus)
-    else:
-        strategies = [instantiate(crop, _convert_="all") for crop in (cfg.crop, cfg.validation_crop)]
-        sizes = cfg.data.train_examples, cfg.data.validation_examples
-        corpus = audited_corpus(source, strategies[0], *sizes, cfg.seed, validation_strategy=strategies[1], **cfg.audit)
-    if not corpus.validation:
-        raise LocusError(
-            f"corpus={cfg.corpus}: no validation examples; prepare it with some (data.validation_examples)"
-        )
-    cues, corpus = build_cues(cfg, corpus, source)
-    collator = CueCollator(backbone.processor(), parse_frame(backbone.frame), instantiate(cfg.pixels))
-    serve = CueDataModule
-    if cfg.mix:
-        questions = instantiate(cfg.mix.questions, _convert_="all")
-        serve = partial(MixedDataModule, questions=questions, share=cfg.mix.share, think=cfg.mix.think)
-    return serve(
-        corpus,
-        source,
-        collator,
+def build_data(cfg: DictConfig, backbone: Backbone, start_step: int) -> TaskDataModule:
+    """The task with its examples and rewards, and what makes prompts of them."""
+    task = instantiate(cfg.task, _convert_="all")
+    builder = PromptBuilder(backbone.processor(), instantiate(cfg.pixels))
+    return TaskDataModule(
+        SampleMaker(task, builder, parse_frame(backbone.frame)),
         prompts_per_step=cfg.trainer.prompts_per_step,
         validation_batch=cfg.trainer.validation_batch,
         steps=cfg.trainer.steps,
         workers=cfg.trainer.workers,
         seed=cfg.seed,
         start_step=start_step,
-        order=instantiate(cfg.order, _convert_="all"),
-        **cues,
     )
 
 
-def build_cues(cfg: DictConfig, corpus: Corpus, source: ImageSource) -> tuple[dict[str, Cue], Corpus]:
-    """What the prompts of each split show of their crops, by key, and the corpus with what was found of it."""
-    splits = {"cue": corpus.train, "validation_cue": corpus.validation}
-    cues = {name: instantiate(cfg[name], _convert_="all").over(source) for name in splits}
-    audits = {name: found for name, cue in cues.items() if (found := cue.audit(splits[name]))}
-    for name, found in audits.items():
-        log.info("%s: %s", name, ", ".join(f"{count} {what}" for what, count in found.items()))
-    return cues, replace(corpus, audits=corpus.audits | audits)
+def check_task(cfg: DictConfig, backbone: Backbone, data: TaskDataModule) -> None:
+    """The pre-flight on the first samples of both splits; says what can be earned."""
+    for split in ("train", "validation"):
+        samples = data.first(split, cfg.preflight_prompts)
+        report = preflight(data.task, samples, data.make.builder, parse_frame(backbone.frame))
+        log.info("pre-flight, %d samples of %s: %s", report.samples, split, report)
 
 
-def check_frames(cfg: DictConfig, backbone: Backbone, data: CueDataModule) -> None:
-    """The pre-flight on the first examples of both splits; says what integers can earn at most."""
-    collator = data.collator
-    for split, dataset in (("training", data.train), ("validation", data.validation)):
-        report = preflight(
-            collator([dataset[index] for index in range(min(cfg.preflight_prompts, len(dataset)))]),
-            collator.encode,
-            collator.decode,
-            instantiate(cfg.reward),
-            parse_frame(backbone.frame),
-            collator.patch_size,
-        )
-        log.info(
-            "pre-flight: true boxes earn %.3f (rounded to integers %.3f), shifted ones %.3f, on %d prompts of %s",
-            report.oracle,
-            report.integers,
-            report.shifted,
-            report.prompts,
-            split,
-        )
-
-
-def build_module(cfg: DictConfig, backbone: Backbone, data: CueDataModule) -> PolicyModule:
-    """Policy, reference and rewards in the method's module."""
-    collator, policy = data.collator, backbone.load()
+def build_module(cfg: DictConfig, backbone: Backbone, data: TaskDataModule) -> PolicyModule:
+    """Policy, reference and task in the method's module."""
+    builder, policy = data.make.builder, backbone.load()
     if cfg.weights:
         instantiate(cfg.weights)(policy)
         sizes = [(parameter.numel(), parameter.requires_grad) for parameter in policy.parameters()]
         log.info(
             "weights: %d of %d parameters train", sum(n for n, trains in sizes if trains), sum(n for n, _ in sizes)
         )
-    parts = RunParts(policy, backbone.load, collator.encode, collator.decode, data.draw, cfg.trainer.steps)
+    codec = builder.encode, builder.decode
+    parts = RunParts(policy, backbone.load, data.task, *codec, data.draw, cfg.trainer.steps)
     return instantiate(cfg.method)(parts)
 
 
-def build_trainer(cfg: DictConfig, run: RunFolder) -> Trainer:
+def build_trainer(cfg: DictConfig, run: RunFolder, task: Task) -> Trainer:
     """A Lightning trainer whose one epoch is the run."""
     settings = cfg.trainer
     checkpoints = RunCheckpoint(
         run.path, settings.checkpoint_every, settings.validate_every, settings.steps, settings.keep_checkpoints
     )
-    callbacks = [RolloutTable(run.path, run.last_step), ValidationTable(run.path, run.last_step), checkpoints]
+    tables = [table(run.path, task, run.last_step) for table in (RolloutTable, ValidationTable)]
+    callbacks = [*tables, checkpoints]
     callbacks += instantiate(cfg.watch, _convert_="all").values()
-    if settings.stop_at_iou is not None:
-        callbacks.append(
-            EarlyStopping("val/mean_iou", mode="max", patience=settings.steps, stopping_threshold=settings.stop_at_iou)
-        )
+    if settings.stop_at is not None:
+        stop = {"mode": "max", "patience": settings.steps, "stopping_threshold": settings.stop_at}
+        callbacks.append(EarlyStopping(f"val/{task.headline}", **stop))
     return Trainer(
         accelerator=settings.accelerator,
         precision=settings.precision,
@@ -192,7 +147,7 @@ def build_trainer(cfg: DictConfig, run: RunFolder) -> Trainer:
     )
 
 
-def fit(cfg: DictConfig, run: RunFolder, module: PolicyModule, data: CueDataModule, trainer: Trainer) -> None:
+def fit(cfg: DictConfig, run: RunFolder, module: PolicyModule, data: TaskDataModule, trainer: Trainer) -> None:
     """Validation before step 1, the training, and validation after the last step; the tables are closed in any case."""
     try:
         if run.checkpoint is None:
@@ -205,49 +160,58 @@ def fit(cfg: DictConfig, run: RunFolder, module: PolicyModule, data: CueDataModu
         close_loggers()
 
 
-def facts_of(cfg: DictConfig, module: PolicyModule, data: CueDataModule) -> dict[str, Any]:
+def facts_of(cfg: DictConfig, module: PolicyModule, data: TaskDataModule) -> dict[str, Any]:
     """What ``run.json`` says of the run's sizes."""
     prompts = cfg.trainer.prompts_per_step
     return {
         "seed": cfg.seed,
-        "corpus_hash": data.corpus.content_hash,
-        "audits": data.corpus.audits,
+        **data.task.facts(),
         "prompts_per_step": prompts,
         "completions_per_step": prompts * module.completions_per_prompt,
         "updates_per_rollout": module.updates_per_step,
     }
 
 
-def export(run: RunFolder, module: PolicyModule, data: CueDataModule) -> None:
+def export(run: RunFolder, module: PolicyModule, data: TaskDataModule) -> None:
     """Writes the trained policy as a plain Hugging Face folder, adapters merged into its weights."""
     module.policy.model.save_pretrained(run.path / "policy", state_dict=merged_state(module.policy))
-    data.collator.processor.save_pretrained(run.path / "policy")
+    data.make.builder.processor.save_pretrained(run.path / "policy")
 
 
 def report(
-    cfg: DictConfig, run: RunFolder, backbone: Backbone, module: PolicyModule, data: CueDataModule, device: torch.device
+    cfg: DictConfig,
+    run: RunFolder,
+    backbone: Backbone,
+    module: PolicyModule,
+    data: TaskDataModule,
+    device: torch.device,
 ) -> None:
     """Base against trained policy: tables in the terminal, a parquet file a diagnosis, and ``report.html``."""
-    sections = [cue_search_section(pd.read_parquet(run.path / "validation.parquet"))]
+    title = f"{data.task.name.replace('_', ' ').capitalize()}, held out"
+    sections = [validation_section(pd.read_parquet(run.path / "validation.parquet"), title)]
     diagnoses = list(instantiate(cfg.evaluation, _convert_="all").values())
     if diagnoses:
-        collator = QuestionCollator(data.collator.processor, data.collator.pixels)
         # The trainer has moved all of the module to the CPU at its end; only the policy goes back.
         policies = {BEFORE: backbone.load().to(device), AFTER: module.policy.to(device)}
         greedy = replace(instantiate(cfg.rollout.validation), temperature=0.0)
         evaluators = {
-            name: Evaluator(policy, collator, greedy, cfg.rollout.token_budget) for name, policy in policies.items()
+            name: Evaluator(policy, data.make.builder, greedy, cfg.rollout.token_budget)
+            for name, policy in policies.items()
         }
         sections += compare(evaluators, diagnoses, run.path)
     for section in sections:
         text = section.text if section.table is None else as_text(section.table)
         log.info("%s, before and after:\n%s", section.title, text)
-    places = {example.example_id: index for index, example in enumerate(data.validation.examples)}
-    page = write_run_report(run.path, sections, lambda name: data.validation[places[name]], f"locus: {cfg.name}")
+    examples, frame = {one.example_id: one for one in data.validation.examples}, parse_frame(backbone.frame)
+
+    def shown(name: str) -> tuple[Query, Mapping[str, Any]]:
+        return data.task.prompt(examples[name], frame), data.task.row(examples[name])
+
+    page = write_run_report(run.path, sections, shown, f"locus: {cfg.name}")
     log.info("report: %s", page)
 
 
-def train(cfg: DictConfig) -> tuple[dict[str, float], dict[str, Any]]:
+def train(cfg: DictConfig) -> tuple[dict[str, Any], dict[str, Any]]:
     """Runs a training from its configuration; returns the final validation metrics and the objects made."""
     quiet_lightning()
     cfg, run = open_run(cfg)
@@ -255,12 +219,12 @@ def train(cfg: DictConfig) -> tuple[dict[str, float], dict[str, Any]]:
     seed_everything(cfg.seed, verbose=False)
     backbone = instantiate(cfg.backbone)
     data = build_data(cfg, backbone, run.last_step)
-    check_frames(cfg, backbone, data)
+    check_task(cfg, backbone, data)
     for line in differences(cfg.algorithm, "algorithm", "grpo"):
         log.info("algorithm departs from the paper's: %s", line)
     module = build_module(cfg, backbone, data)
     try:
-        trainer = build_trainer(cfg, run)
+        trainer = build_trainer(cfg, run, data.task)
     except ValueError as error:
         raise LocusError(f"trainer: {error}") from error
     if run.last_step >= cfg.trainer.steps:
@@ -270,7 +234,7 @@ def train(cfg: DictConfig) -> tuple[dict[str, float], dict[str, Any]]:
     export(run, module, data)
     metrics = read_metrics(run.path)
     save_curve(metrics, run.path / "figures" / "curve.png")
-    final = final_validation(metrics)
+    final = {"headline": f"val/{data.task.headline}", **final_validation(metrics, data.task.headline)}
     finish_record(run, record, phase_seconds(metrics))
     report(cfg, run, backbone, module, data, trainer.strategy.root_device)
     write_summary(run, final)
@@ -282,9 +246,9 @@ def train(cfg: DictConfig) -> tuple[dict[str, float], dict[str, Any]]:
 @hydra.main(version_base="1.3", config_path="../conf", config_name="train")
 @entry_point
 def main(cfg: DictConfig) -> float:
-    """The command; returns the mean IoU that a sweeper maximises."""
+    """The command; returns the task's headline, which a sweeper maximises."""
     final = finished_before(cfg) or train(cfg)[0]
-    return final["val/mean_iou"]
+    return final[final["headline"]]
 
 
 if __name__ == "__main__":

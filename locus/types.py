@@ -1,13 +1,14 @@
-"""Frozen dataclasses that pass between the stages. Layer 0: imports nothing of locus.
+"""Frozen dataclasses that pass between the stages; imports nothing of locus.
 
 Shapes: B prompts, G rollouts per prompt, P prompt tokens, T completion tokens.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from enum import StrEnum
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol
 
 if TYPE_CHECKING:
     import numpy as np
@@ -111,27 +112,27 @@ class CueExample:
     label: str = ""
     cue_scale: float = 1.0
     """The cue is rendered at this multiple of the crop's size in the file."""
+    split: str = "train"
+    """train or validation."""
 
     @property
     def target(self) -> Box:
         return Box(*self.box, Frame.FILE, self.width, self.height)
 
 
-@dataclass(frozen=True, slots=True)
-class CuePixels:
-    """A corpus row with its pictures, as the dataset yields it."""
+@dataclass(frozen=True, slots=True, eq=False)
+class Query:
+    """What a task asks of a policy: text and images, no tokens. Boxes are of the first image."""
 
-    example: CueExample
-    image: Image
-    cue: Image | str
-    """The picture of the crop, or the expression that stands for it in the prompt."""
+    text: str
+    images: tuple[Image, ...] = ()
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class PromptRecord:
+class Prompt:
     """One prompt, ready for a model. It owns its pixels: nothing slices flat pixel tensors by sample."""
 
-    example: CueExample
+    prompt_id: str
     input_ids: torch.Tensor
     """[P] int64, unpadded, image placeholders expanded."""
     mm_token_type_ids: torch.Tensor
@@ -139,63 +140,31 @@ class PromptRecord:
     pixel_values: torch.Tensor
     """[patches of all its images, patch values] float32."""
     image_grid_thw: torch.Tensor
-    """[images, 3] int64; the full image first, then the cue unless an expression stands for it."""
-    target: Box
-    """The target box in the file frame."""
-    answer_frame: Frame
-    """The frame in which the policy writes boxes."""
-    answer_size: tuple[float, float]
-    """Width and height of the answer frame for this very image."""
-    opened: str = ""
-    """What the chat template already opened for the completion, e.g. ``<think>\\n``."""
-    expression: str = ""
-    """What stands for the cue; empty where the cue is shown."""
-
-    @property
-    def prompt_id(self) -> str:
-        return self.example.example_id
-
-    @property
-    def length(self) -> int:
-        return int(self.input_ids.shape[0])
-
-
-@dataclass(frozen=True, slots=True, eq=False)
-class QuestionPrompt:
-    """A prompt with a question behind its images, or with one image alone, whose questions follow as completions."""
-
-    prompt_id: str
-    input_ids: torch.Tensor
-    """[P] int64, unpadded, image placeholders expanded."""
-    mm_token_type_ids: torch.Tensor
-    """[P] int64: 0 text, 1 image."""
-    pixel_values: torch.Tensor
-    """[patches, patch values] float32."""
-    image_grid_thw: torch.Tensor
     """[images, 3] int64."""
     processed_size: tuple[float, float]
     """Width and height of the first image as the vision tower sees it; zero without one."""
     opened: str = ""
-    """What the chat template already opened for the completion."""
+    """What the chat template already opened for the completion, e.g. ``<think>\\n``."""
 
     @property
     def length(self) -> int:
         return int(self.input_ids.shape[0])
 
 
-@dataclass(frozen=True, slots=True, eq=False, kw_only=True)
-class QuestionRecord(QuestionPrompt):
-    """A training prompt that is an ordinary question about its image, with its right answer."""
+class Example(Protocol):
+    """What a task can ask about: a question, a crop. Small: pixels are opened when it is asked."""
 
-    question: str
-    answer: str
-    image_path: str
+    @property
+    def example_id(self) -> str: ...
 
 
-Prompt = PromptRecord | QuestionPrompt
-"""What a model can encode."""
-TrainingPrompt = PromptRecord | QuestionRecord
-"""What a policy is trained on: a completion can be judged."""
+@dataclass(frozen=True, slots=True, eq=False)
+class Sample:
+    """An example as one policy meets it."""
+
+    example: Any
+    prompt: Prompt
+    view: View
 
 
 class Status(StrEnum):
@@ -213,45 +182,28 @@ class Status(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class ParsedAnswer:
-    """A completion's answer: numbers as written, or the reason why there are none."""
+    """A response's answer, or the reason why there is none."""
 
     status: Status
     xyxy: tuple[float, float, float, float] | None
-    """In the frame the policy speaks; None unless status is ok."""
+    """Numbers as written, in the frame the policy speaks; None unless a box was asked for and status is ok."""
     well_formed: bool
-    """One think block, then one answer block with one box in brackets and nothing else."""
+    """One think block, then one answer block, and nothing else: for a box one in brackets, else any text."""
+    text: str | None = None
+    """Of the answer block, without space around it; None unless a text was asked for and status is ok."""
 
 
 @dataclass(frozen=True, slots=True)
-class ParsedText:
-    """A completion's answer to a question, or the reason why there is none."""
+class Grade:
+    """What a response earns, with its parts."""
 
+    total: float
+    """The reward that GRPO maximises."""
+    parts: Mapping[str, float]
+    """Name -> value in [0, 1], 1 at best: logged as ``train/<part>`` and ``val/<part>``."""
     status: Status
-    text: str | None
-    """Of the answer block, without space around it; None unless status is ok."""
-    well_formed: bool
-    """One think block, then one answer block that is not empty, and nothing else."""
-
-
-@dataclass(frozen=True, slots=True)
-class Reward:
-    """The reward of one rollout with its parts; total = (1 - α)·localisation + α·format."""
-
-    total: float
-    localisation: float
-    format: float
-    iou: float
-    """Plain IoU of the parsed box, whatever the localisation reward is."""
-
-
-@dataclass(frozen=True, slots=True)
-class AnswerReward:
-    """The reward of one rollout of a question with its parts; total = (1 - α)·correct + α·format."""
-
-    total: float
-    correct: float
-    """1 for the right answer, else 0."""
-    format: float
+    columns: Mapping[str, Any] = field(default_factory=dict)
+    """Of the response, for ``rollouts.parquet`` and ``validation.parquet``."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -268,26 +220,24 @@ class Completion:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Rollout:
-    """A completion, its text, its parsed answer and its reward."""
+    """A completion, its text and its grade."""
 
     completion: Completion
     text: str
-    answer: ParsedAnswer | ParsedText
-    box: Box | None
-    """The parsed box in the file frame; of a question there is none."""
-    reward: Reward | AnswerReward
+    """Without what the chat template opened."""
+    grade: Grade
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class RolloutGroup:
-    """The G rollouts of one prompt."""
+    """The G rollouts of one sample."""
 
-    prompt: TrainingPrompt
+    sample: Sample
     rollouts: tuple[Rollout, ...]
 
     @property
     def rewards(self) -> list[float]:
-        return [rollout.reward.total for rollout in self.rollouts]
+        return [rollout.grade.total for rollout in self.rollouts]
 
 
 @dataclass(frozen=True, slots=True)

@@ -13,7 +13,7 @@ import numpy as np
 import torch
 
 from locus.policy.vlm import VLM, VisionFeatures
-from locus.types import Box, QuestionPrompt
+from locus.types import Box, Prompt
 
 
 @dataclass(frozen=True)
@@ -68,7 +68,7 @@ def attention_in_box(maps: np.ndarray, boxes: Sequence[Box]) -> AttentionInBox:
 
 @torch.no_grad()
 def attention_maps(
-    policy: VLM, prompts: Sequence[QuestionPrompt], features: Sequence[VisionFeatures] | None = None
+    policy: VLM, prompts: Sequence[Prompt], features: Sequence[VisionFeatures] | None = None
 ) -> list[np.ndarray]:
     """[L, rows, columns] of each prompt of one batch, from its last token to its first image.
 

@@ -34,19 +34,21 @@ def compare(policies: Mapping[str, Evaluator], diagnoses: Iterable[Diagnosis], f
     return sections
 
 
-def cue_search_section(validation: pd.DataFrame) -> Section:
-    """``validation.parquet`` of a run -> first against last validation, over all examples and by area bin.
+def validation_section(validation: pd.DataFrame, title: str) -> Section:
+    """``validation.parquet`` of a run -> first against last validation, over all examples and by group.
 
-    Crops of one image are drawn together in the bootstrap.
+    Examples about one image are drawn together in the bootstrap.
     """
     ends = {int(validation["step"].min()): BEFORE, int(validation["step"].max()): AFTER}
     rows = validation[validation["step"].isin(ends)].assign(policy=validation["step"].map(ends))
-    rows = rows.rename(columns={"example_id": "item", "image_id": "unit"}).assign(
-        at_50=rows["iou"] >= 0.5, at_75=rows["iou"] >= 0.75
-    )
-    measures = {"mean IoU": "iou", "ACC@0.5": "at_50", "ACC@0.75": "at_75", "format": "format"}
+    rows = rows.rename(columns={"example_id": "item"})
+    rows["unit"] = rows.pop("image_id").fillna(rows["item"])
+    measures = {"reward": "reward"}
+    if rows["iou"].notna().any():  # answers are boxes
+        rows = rows.assign(at_50=rows["iou"] >= 0.5, at_75=rows["iou"] >= 0.75)
+        measures = {"mean IoU": "iou", "ACC@0.5": "at_50", "ACC@0.75": "at_75", "format": "format"}
     text = (
-        "Boxes answered for cues of images that training never saw, at the first and the last validation; intervals "
-        "are paired bootstrap over the images."
+        "Answers to examples that training never saw, at the first and the last validation; intervals are paired "
+        "bootstrap over the images."
     )
-    return Section("Cue search, held out", text, paired_table(rows, measures, "bin"))
+    return Section(title, text, paired_table(rows, measures, "bin"))

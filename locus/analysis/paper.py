@@ -8,6 +8,7 @@ from dataclasses import dataclass
 import pandas as pd
 
 from locus.analysis.ablations import half_interval, over_seeds
+from locus.analysis.run_metrics import HEADLINE
 
 BACKBONES = ("Qwen2.5-VL-7B-Instruct", "Qwen3-VL-4B-Thinking", "MiMo-VL-7B-RL")
 """The paper's, in the order of the columns below."""
@@ -98,7 +99,7 @@ def paper_numbers(benchmark: str, backbone: str | None) -> tuple[float, float] |
 
 
 MEASURES = {
-    "val/mean_iou": "cue search IoU",
+    HEADLINE: "cue search IoU",
     "score/attributes": "attributes",
     "score/relative position": "relation",
     "score/existence": "existence",

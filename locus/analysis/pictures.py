@@ -5,13 +5,14 @@ from __future__ import annotations
 import textwrap
 from collections.abc import Mapping, Sequence
 from textwrap import wrap
+from typing import Any
 
 import numpy as np
 from matplotlib import colormaps
 from PIL import Image, ImageDraw
 
 from locus.boxes import box_iou
-from locus.types import Box, CuePixels, RolloutGroup
+from locus.types import Box, Frame, Query, RolloutGroup
 
 Colour = tuple[int, int, int]
 # Told apart by colour-blind eyes, too.
@@ -26,33 +27,49 @@ CUE_CHARACTERS = 28
 """Of an expression, in a line of the cue's width."""
 
 
-def rollout_picture(pixels: CuePixels, group: RolloutGroup) -> Image.Image:
-    """The full image with the true box and the rollouts' boxes, the cue, and the best reward in words."""
-    best = max(group.rollouts, key=lambda rollout: rollout.reward.total)
-    boxes = [(group.prompt.target, TRUE), *((rollout.box, PREDICTED) for rollout in group.rollouts)]
-    words = [
-        ("true box", TRUE),
-        ("predicted box" if best.box is not None else f"no box: {best.answer.status}", PREDICTED),
-        (f"IoU {best.reward.iou:.2f}  reward {best.reward.total:.2f}", INK),
-    ]
-    return cue_picture(pixels, boxes, words)
+def rollout_picture(query: Query, row: Mapping[str, Any], group: RolloutGroup) -> Image.Image:
+    """What was asked, with the true box and the rollouts' boxes where there are any, and the best reward in words.
+
+    row: what the task says of the example (`Task.row`).
+    """
+    best = max((rollout.grade for rollout in group.rollouts), key=lambda grade: grade.total)
+    answered = [_box(query, rollout.grade.columns.get("box")) for rollout in group.rollouts]
+    target, words = _box(query, row.get("target")), []
+    if target is not None:
+        boxed = best.columns.get("box") is not None
+        words = [("true box", TRUE), ("predicted box" if boxed else f"no box: {best.status}", PREDICTED)]
+    iou = f"IoU {best.parts['iou']:.2f}  " if "iou" in best.parts else ""
+    words.append((f"{iou}reward {best.total:.2f}", INK))
+    return query_picture(query, row, [(target, TRUE), *((box, PREDICTED) for box in answered)], words)
 
 
-def comparison_picture(pixels: CuePixels, base: Box | None, trained: Box | None) -> Image.Image:
-    """The full image with the true box, the base's and the trained policy's, and the cue."""
-    target = pixels.example.target
-    words = [("true box", TRUE)]
-    for name, box, colour in (("base", base, BASE), ("trained", trained, PREDICTED)):
-        words.append((f"{name}: no box" if box is None else f"{name}: IoU {box_iou(box, target):.2f}", colour))
-    return cue_picture(pixels, [(target, TRUE), (base, BASE), (trained, PREDICTED)], words)
-
-
-def cue_picture(
-    pixels: CuePixels, boxes: Sequence[tuple[Box | None, Colour]], words: Sequence[tuple[str, Colour]]
+def comparison_picture(
+    query: Query, row: Mapping[str, Any], base: Sequence[float] | None, trained: Sequence[float] | None
 ) -> Image.Image:
-    """The full image with boxes (file frame), the cue or its expression beside it, and lines of text below."""
-    scale = SHORT_SIDE / min(pixels.image.size)
-    image = pixels.image.resize((round(pixels.image.width * scale), round(pixels.image.height * scale)))
+    """What was asked, with the true box, the base's and the trained policy's (xyxy, file frame)."""
+    target, words = _box(query, row.get("target")), [("true box", TRUE)]
+    boxes = {"base": (_box(query, base), BASE), "trained": (_box(query, trained), PREDICTED)}
+    for name, (box, colour) in boxes.items():
+        iou = None if box is None or target is None else box_iou(box, target)
+        words.append((f"{name}: no box" if iou is None else f"{name}: IoU {iou:.2f}", colour))
+    return query_picture(query, row, [(target, TRUE), *boxes.values()], words)
+
+
+def _box(query: Query, xyxy: Sequence[float] | None) -> Box | None:
+    """A box of the first image."""
+    return None if xyxy is None else Box(*xyxy, Frame.FILE, *query.images[0].size)
+
+
+def query_picture(
+    query: Query,
+    row: Mapping[str, Any],
+    boxes: Sequence[tuple[Box | None, Colour]],
+    words: Sequence[tuple[str, Colour]],
+) -> Image.Image:
+    """The first image with boxes, the others or the expression beside it, and lines of text below."""
+    first, *others = query.images
+    scale = SHORT_SIDE / min(first.size)
+    image = first.resize((round(first.width * scale), round(first.height * scale)))
     draw = ImageDraw.Draw(image)
     for box, colour in boxes:
         if box is not None:
@@ -60,15 +77,15 @@ def cue_picture(
 
     sheet = Image.new("RGB", (image.width + CUE_WIDTH + 3 * MARGIN, image.height + 2 * MARGIN), "white")
     sheet.paste(image, (MARGIN, MARGIN))
-    left = image.width + 2 * MARGIN
-    size = f"cue: {pixels.example.bin}, {100 * pixels.example.area_ratio:.2f} % of the image"
-    top, lines = MARGIN, [(size, INK), *words]
-    if isinstance(pixels.cue, str):
-        lines = [*((line, INK) for line in wrap(f'"{pixels.cue}"', CUE_CHARACTERS)), *lines]
-    else:
-        ratio = min(CUE_WIDTH / pixels.cue.width, image.height / 2 / pixels.cue.height)
-        cue = pixels.cue.resize((max(1, round(pixels.cue.width * ratio)), max(1, round(pixels.cue.height * ratio))))
-        sheet.paste(cue, (left, MARGIN))
+    left, top, lines = image.width + 2 * MARGIN, MARGIN, list(words)
+    if "bin" in row:
+        lines.insert(0, (f"cue: {row['bin']}, {100 * row['area_ratio']:.2f} % of the image", INK))
+    if said := row.get("expression") or row.get("question"):
+        lines = [*((line, INK) for line in wrap(f'"{said}"', CUE_CHARACTERS)), *lines]
+    for other in others:
+        ratio = min(CUE_WIDTH / other.width, image.height / 2 / len(others) / other.height)
+        cue = other.resize((max(1, round(other.width * ratio)), max(1, round(other.height * ratio))))
+        sheet.paste(cue, (left, top))
         top += cue.height + 10
     writer = ImageDraw.Draw(sheet)
     for line, (text, colour) in enumerate(lines):

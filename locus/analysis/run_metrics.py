@@ -2,19 +2,31 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from pathlib import Path
 
 import pandas as pd
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
-COLUMNS = {
-    "val/mean_iou": "mean IoU",
-    "val/acc@0.5": "ACC@0.5",
-    "val/acc@0.75": "ACC@0.75",
-    "val/format": "format",
-    "val/reward": "reward",
-}
+from locus.tasks.cue_search.task import CueSearch
+
+HEADLINE = f"val/{CueSearch.headline}"
+"""Of cue search."""
+LABELS = {f"val/{name}": label for name, label in CueSearch.labels.items()}
+
+
+def validation_scalars(names: Iterable[str]) -> dict[str, str]:
+    """Columns ``val/<scalar>`` among these -> labels; those of cue search first, in their order, then the others."""
+    present = [name for name in names if name.startswith("val/") and name.count("/") == 1]
+    known = {name: label for name, label in LABELS.items() if name in present}
+    return known | {name: name.removeprefix("val/") for name in present if name not in known}
+
+
+def validations(metrics: pd.DataFrame) -> pd.DataFrame:
+    """The rows of ``metrics`` that hold a validation."""
+    names = list(validation_scalars(metrics))
+    return metrics[metrics[names].notna().any(axis=1)] if names else metrics[:0]
 
 
 def read_metrics(folder: Path) -> pd.DataFrame:
@@ -28,21 +40,20 @@ def phase_seconds(metrics: pd.DataFrame) -> dict[str, float]:
     return {name.removeprefix("time/").removesuffix("_s"): float(metrics[name].sum()) for name in names}
 
 
-def final_validation(metrics: pd.DataFrame) -> dict[str, float]:
+def final_validation(metrics: pd.DataFrame, headline: str) -> dict[str, float]:
     """``val/…`` scalars of the last validation, also when a resumed run had nothing left to do."""
-    last = metrics[metrics["val/mean_iou"].notna()].iloc[-1]
+    last = metrics[metrics[f"val/{headline}"].notna()].iloc[-1]
     return {name: float(last[name]) for name in metrics if name.startswith("val/") and pd.notna(last[name])}
 
 
 def validation_rows(metrics: pd.DataFrame) -> pd.DataFrame:
-    """The rows of validations, one a step, with the columns that the table shows; bins as ``tiny IoU`` and so on."""
-    if "val/mean_iou" not in metrics:
-        return pd.DataFrame(columns=["step", *COLUMNS.values()])
-    bins = {
-        name: f"{name.split('/')[1]} IoU" for name in metrics if name.count("/") == 2 and name.endswith("/mean_iou")
-    }
-    names = COLUMNS | bins
-    rows = metrics[metrics["val/mean_iou"].notna()][["step", *names]].rename(columns=names)
+    """The rows of validations, one per step, with the columns that the table shows; bins as ``tiny IoU`` and so on."""
+    names = validation_scalars(metrics) or LABELS
+    if not len(validations(metrics)):
+        return pd.DataFrame(columns=["step", *names.values()])
+    end = HEADLINE.removeprefix("val")
+    names |= {name: f"{name.split('/')[1]} IoU" for name in metrics if name.count("/") == 2 and name.endswith(end)}
+    rows = validations(metrics)[["step", *names]].rename(columns=names)
     return rows.drop_duplicates("step", keep="last").astype({"step": int}).reset_index(drop=True)
 
 
@@ -65,8 +76,9 @@ def save_curve(metrics: pd.DataFrame, path: Path) -> None:
         if name in metrics and (name != "train/loss" or "train/reward" not in metrics):
             rows = metrics[metrics[name].notna()]
             upper.plot(rows["step"], rows[name], linewidth=1, label=f"train {label}")
-    validations = validation_rows(metrics)
-    upper.plot(validations["step"], validations["mean IoU"], "o-", color="black", label="validation mean IoU")
+    rows = validation_rows(metrics)
+    headline = rows.columns[1]  # the first behind the step
+    upper.plot(rows["step"], rows[headline], "o-", color="black", label=f"validation {headline}")
     upper.set_ylim(bottom=0)
     if "train/reward" in metrics:
         upper.set_ylim(0, 1)

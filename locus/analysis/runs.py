@@ -11,6 +11,7 @@ import pandas as pd
 import yaml
 
 from locus.analysis.comparison import AFTER, BEFORE
+from locus.analysis.run_metrics import validations
 from locus.errors import LocusError
 from locus.files.run_files import BEGUN_WITH
 
@@ -144,7 +145,8 @@ def differing(settings: Sequence[Mapping[str, Any]]) -> list[str]:
 
 def _base_validation(logged: pd.DataFrame) -> dict[str, float]:
     """The validation before step 1, under ``base/``."""
-    first = logged[logged["step"] == 0] if "val/mean_iou" in logged else logged[:0]
+    first = validations(logged)
+    first = first[first["step"] == 0]
     if not len(first):
         return {}
     return {f"base/{name}": float(first[name].iloc[0]) for name in logged if name.startswith("val/")}

@@ -17,10 +17,10 @@ import torch
 from locus.errors import LocusError
 from locus.evaluation.benchmark import Benchmark, Item
 from locus.evaluation.predictions import Prediction, PredictionFile
-from locus.policy.prompts import PictureInputs, QuestionCollator
+from locus.policy.prompts import PictureInputs, PromptBuilder
 from locus.policy.rollouts import sample_groups
 from locus.policy.vlm import VLM, VisionFeatures
-from locus.types import QuestionPrompt, Sampling
+from locus.types import Prompt, Sampling
 
 REMEMBERED = 65_536
 """Image tokens whose features are kept for later questions about the same pictures: about 1 GB for 7 B parameters."""
@@ -31,7 +31,7 @@ class Asked:
     """An item as it is put to a policy. The item's pictures are not in it."""
 
     item_id: str
-    prompt: QuestionPrompt
+    prompt: Prompt
     pictures: tuple[str, ...]
     """Keys; equal ones share their features."""
     digest: str
@@ -54,7 +54,7 @@ class Evaluator:
     def __init__(
         self,
         policy: VLM,
-        collator: QuestionCollator,
+        collator: PromptBuilder,
         sampling: Sampling,
         token_budget: int,
         instruction: str = "",

@@ -6,7 +6,7 @@ import json
 import os
 import shutil
 import zipfile
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -45,7 +45,7 @@ ROLLOUTS = pa.schema(
         "correct": pa.float64(),
     }
 )
-"""One row a rollout. target and box: file frame; written: as in the text, in the frame the policy speaks; expression:
+"""One row per rollout. target and box: file frame; written: as in the text, in the frame the policy speaks; expression:
 what stands for the cue in the prompt, empty where the cue is shown. bin, expression, target, box, written and iou are
 empty for questions; question, expected (the right answer) and correct are for cue search."""
 VALIDATION = pa.schema(
@@ -65,7 +65,14 @@ VALIDATION = pa.schema(
         "reward": pa.float64(),
     }
 )
-"""One row a validation sample and step."""
+"""One row per validation sample and step."""
+
+
+def with_columns(schema: pa.Schema, columns: Mapping[str, type]) -> pa.Schema:
+    """The schema with a task's own columns, texts or numbers, behind it."""
+    for name, kind in columns.items():
+        schema = schema.append(pa.field(name, pa.string() if kind is str else pa.float64()))
+    return schema
 
 
 def write_text(path: Path, content: str) -> None:

@@ -1,4 +1,4 @@
-"""Image + cue -> a prompt record, through the model's own processor and chat template."""
+"""Text and images -> a prompt, through the model's own processor and chat template."""
 
 from __future__ import annotations
 
@@ -10,10 +10,8 @@ import torch
 from PIL import Image
 from transformers import ProcessorMixin
 
-from locus.boxes import frame_size
 from locus.errors import LocusError
-from locus.tasks.cue_search.prompts import cue_search_messages
-from locus.types import CuePixels, Frame, PromptRecord, QuestionPrompt
+from locus.types import Prompt
 
 
 @dataclass(frozen=True)
@@ -46,69 +44,9 @@ class PixelLimits:
         return image.resize(size, Image.Resampling.BICUBIC)
 
 
-class CueCollator:
-    """Makes one `PromptRecord` of each sample; a batch is a list of them, for each owns its pixels."""
-
-    def __init__(self, processor: ProcessorMixin, frame: Frame, pixels: PixelLimits):
-        self.processor = processor
-        self.frame = frame
-        self.pixels = pixels
-        self.text = self._text()
-        self.opened = opened_by_template(self.text)
-
-    def _text(self, expression: str = "") -> str:
-        """The chat template's text of a prompt."""
-        messages = cue_search_messages(self.frame, expression)
-        return self.processor.apply_chat_template(messages, tokenize=False, add_generation_prompt=True)
-
-    @property
-    def patch_size(self) -> int:
-        """Side of a vision patch, in pixels of the processed image."""
-        return self.processor.image_processor.patch_size
-
-    def __call__(self, samples: Sequence[CuePixels]) -> list[PromptRecord]:
-        """Samples -> prompt records, in order."""
-        return [self.record(sample) for sample in samples]
-
-    def record(self, sample: CuePixels) -> PromptRecord:
-        """One sample -> its prompt record; raises LocusError when the processor refuses the picture."""
-        example = sample.example
-        expression = sample.cue if isinstance(sample.cue, str) else ""
-        pictures = [sample.image] if expression else [sample.image, sample.cue]
-        text = self._text(expression) if expression else self.text
-        try:
-            inputs = self.processor(
-                text=[text], images=[self.pixels(picture) for picture in pictures], return_tensors="pt"
-            )
-        except ValueError as error:  # the processor refuses sides of ratio over 200
-            raise LocusError(f"{example.image_path}: the processor refuses the image or its cue: {error}") from error
-        rows, columns = inputs["image_grid_thw"][0, 1:].tolist()
-        processed = (columns * self.patch_size, rows * self.patch_size)
-        return PromptRecord(
-            example=example,
-            input_ids=inputs["input_ids"][0],
-            mm_token_type_ids=inputs["mm_token_type_ids"][0].long(),
-            pixel_values=inputs["pixel_values"],
-            image_grid_thw=inputs["image_grid_thw"],
-            target=example.target,
-            answer_frame=self.frame,
-            answer_size=frame_size(self.frame, (example.width, example.height), processed),
-            opened=self.opened,
-            expression=expression,
-        )
-
-    def decode(self, token_ids: torch.Tensor) -> str:
-        """[T] completion tokens -> text, special tokens removed."""
-        return self.processor.tokenizer.decode(token_ids, skip_special_tokens=True)
-
-    def encode(self, text: str) -> list[int]:
-        """Text of a completion -> token ids, nothing added."""
-        return self.processor.tokenizer.encode(text, add_special_tokens=False)
-
-
 @dataclass(frozen=True, eq=False)
 class PictureInputs:
-    """Processed pictures of one question."""
+    """Processed images of one prompt."""
 
     pixels: torch.Tensor
     """[patches, patch values] float32."""
@@ -116,88 +54,54 @@ class PictureInputs:
     """[images, 3] int64."""
 
 
-class QuestionCollator:
-    """Makes prompts of one image: with a question, or up to the image, for many questions to follow it.
+class PromptBuilder:
+    """Makes prompts of any number of images with a text behind them.
 
-    `prompt` makes one of any number of images; they are processed apart (`picture_inputs`), once for all questions.
+    Images are processed apart (`picture_inputs`), so that many questions about one image share the work; a prompt is,
+    token for token, what the processor makes of the chat template.
     """
 
     def __init__(self, processor: ProcessorMixin, pixels: PixelLimits):
         self.processor, self.pixels = processor, pixels
         self._around: dict[int, tuple[str, str]] = {}
-        self.before, self.after = self._around_question(1)
+        self.before, self.after = self._around_text(1)
         self.opened = opened_by_template(self.after)
 
-    def _around_question(self, images: int) -> tuple[str, str]:
-        """The chat template's text before and after the question, with this many images before it; rendered once."""
-        if images in self._around:
-            return self._around[images]
-        marker = "\0question\0"
-        content = [{"type": "image"}] * images + [{"type": "text", "text": marker}]
-        text = self.processor.apply_chat_template(
-            [{"role": "user", "content": content}], tokenize=False, add_generation_prompt=True
-        )
-        before, after = text.split(marker)
-        self._around[images] = before, after
-        return before, after
+    @property
+    def patch_size(self) -> int:
+        """Side of a vision patch, in pixels of the processed image."""
+        return self.processor.image_processor.patch_size
 
-    def turn(self, question: str) -> str:
-        """What follows the image in a prompt: the question, and all up to the completion."""
-        return question + self.after
-
-    def image_prompts(self, images: Sequence[Image.Image]) -> list[QuestionPrompt]:
-        """One prompt an image, ending where its question would begin."""
-        return self._prompts([str(index) for index in range(len(images))], images, [self.before] * len(images), "")
-
-    def question_prompts(
-        self, ids: Sequence[str], images: Sequence[Image.Image], questions: Sequence[str]
-    ) -> list[QuestionPrompt]:
-        """Whole prompts, one for each (id, image, question)."""
-        texts = [self.before + self.turn(question) for question in questions]
-        return self._prompts(ids, images, texts, self.opened)
+    def build(self, prompt_id: str, text: str, images: Sequence[Image.Image]) -> Prompt:
+        """The images in their order, then the text; raises LocusError when the processor refuses one."""
+        return self.prompt(prompt_id, self.picture_inputs(images), text)
 
     def picture_inputs(self, images: Sequence[Image.Image]) -> PictureInputs:
         """Images -> what the vision tower takes; raises LocusError when the processor refuses one."""
         if not images:
             return PictureInputs(torch.empty(0, 0), torch.empty(0, 3, dtype=torch.long))
         try:
-            made = self.processor.image_processor([self.pixels(image) for image in images], return_tensors="pt")
+            inputs = self.processor.image_processor([self.pixels(image) for image in images], return_tensors="pt")
         except ValueError as error:  # sides of ratio over 200
             raise LocusError(f"the processor refuses the image: {error}") from error
-        return PictureInputs(made["pixel_values"], made["image_grid_thw"])
+        return PictureInputs(inputs["pixel_values"], inputs["image_grid_thw"])
 
-    def prompt(self, prompt_id: str, pictures: PictureInputs, question: str) -> QuestionPrompt:
-        """The images in their order, then the question."""
-        image_processor, image_token = self.processor.image_processor, self.processor.image_token
-        before, after = self._around_question(len(pictures.grids))
-        first, *rest = before.split(image_token)
-        counts = [int(grid.prod()) // image_processor.merge_size**2 for grid in pictures.grids]
-        head = first + "".join(image_token * count + part for count, part in zip(counts, rest, strict=True))
-        shown = torch.tensor(self.encode(head))
-        asked = torch.tensor(self.encode(question + after))
-        types = torch.cat([(shown == self.processor.image_token_id).long(), torch.zeros_like(asked)])
-        input_ids, size = torch.cat([shown, asked]), (0, 0)
-        if counts:
-            _, rows, columns = pictures.grids[0].tolist()
-            size = columns * image_processor.patch_size, rows * image_processor.patch_size
-        return QuestionPrompt(prompt_id, input_ids, types, pictures.pixels, pictures.grids, size, self.opened)
+    def prompt(self, prompt_id: str, pictures: PictureInputs, text: str) -> Prompt:
+        """A whole prompt of processed images."""
+        before, after = self._around_text(len(pictures.grids))
+        return self._prompt(prompt_id, pictures, before, text + after, self.opened)
 
-    def _prompts(
-        self, ids: Sequence[str], images: Sequence[Image.Image], texts: list[str], opened: str
-    ) -> list[QuestionPrompt]:
+    def image_prompts(self, images: Sequence[Image.Image]) -> list[Prompt]:
+        """One prompt per image, ending where its question would begin: questions follow as completions."""
         # In one call: the processor's own overhead is ten times the work on a small image.
-        pictures = self.processor.image_processor([self.pixels(image) for image in images], return_tensors="pt")
-        grids = pictures["image_grid_thw"]
-        pixels = pictures["pixel_values"].split(grids.prod(-1).tolist())
-        image_processor, image_token = self.processor.image_processor, self.processor.image_token
-        prompts = []
-        for prompt_id, text, values, grid in zip(ids, texts, pixels, grids, strict=True):
-            tokens = int(grid.prod()) // image_processor.merge_size**2
-            input_ids = torch.tensor(self.encode(text.replace(image_token, image_token * tokens, 1)))
-            types = (input_ids == self.processor.image_token_id).long()
-            size = int(grid[2]) * image_processor.patch_size, int(grid[1]) * image_processor.patch_size
-            prompts.append(QuestionPrompt(prompt_id, input_ids, types, values, grid[None], size, opened))
-        return prompts
+        pictures = self.picture_inputs(images)
+        pixels = pictures.pixels.split(pictures.grids.prod(-1).tolist())
+        parts = [PictureInputs(values, grid[None]) for values, grid in zip(pixels, pictures.grids, strict=True)]
+        return [self._prompt(str(index), part, self.before, "", "") for index, part in enumerate(parts)]
+
+    def turn(self, question: str) -> str:
+        """What follows the image in a prompt: the question, and all up to the completion."""
+        return question + self.after
 
     def encode(self, text: str) -> list[int]:
         """Text -> token ids, nothing added."""
@@ -206,6 +110,32 @@ class QuestionCollator:
     def decode(self, token_ids: torch.Tensor) -> str:
         """[T] completion tokens -> text, special tokens removed."""
         return self.processor.tokenizer.decode(token_ids, skip_special_tokens=True)
+
+    def _prompt(self, prompt_id: str, pictures: PictureInputs, before: str, rest: str, opened: str) -> Prompt:
+        image_processor, image_token = self.processor.image_processor, self.processor.image_token
+        first, *others = before.split(image_token)
+        counts = [int(grid.prod()) // image_processor.merge_size**2 for grid in pictures.grids]
+        head = first + "".join(image_token * count + part for count, part in zip(counts, others, strict=True))
+        shown, asked = torch.tensor(self.encode(head)), torch.tensor(self.encode(rest), dtype=torch.long)
+        types = torch.cat([(shown == self.processor.image_token_id).long(), torch.zeros_like(asked)])
+        size = (0.0, 0.0)
+        if counts:
+            _, rows, columns = pictures.grids[0].tolist()
+            size = columns * self.patch_size, rows * self.patch_size
+        ids = torch.cat([shown, asked])
+        return Prompt(prompt_id, ids, types, pictures.pixels, pictures.grids, size, opened)
+
+    def _around_text(self, images: int) -> tuple[str, str]:
+        """The chat template's text before and after a prompt's own, with this many images before it; rendered once."""
+        if images not in self._around:
+            marker = "\0text\0"
+            content = [{"type": "image"}] * images + [{"type": "text", "text": marker}]
+            text = self.processor.apply_chat_template(
+                [{"role": "user", "content": content}], tokenize=False, add_generation_prompt=True
+            )
+            before, after = text.split(marker)
+            self._around[images] = before, after
+        return self._around[images]
 
 
 def opened_by_template(prompt: str) -> str:

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
+import pyarrow as pa
 import torch
 from lightning import LightningModule, Trainer
 from lightning.pytorch.callbacks import Callback, Checkpoint
@@ -17,43 +18,45 @@ from locus.analysis.diagnoses.shared import located
 from locus.analysis.pictures import rollout_picture
 from locus.evaluation.benchmark import Benchmark
 from locus.evaluation.evaluator import Evaluator
-from locus.evaluation.questions import GREEDY
-from locus.files.run_files import ROLLOUTS, VALIDATION, StepTable, checkpoint_path
-from locus.policy.prompts import QuestionCollator
-from locus.types import Box, QuestionRecord, Rollout, RolloutGroup, TrainingPrompt
+from locus.files.run_files import ROLLOUTS, VALIDATION, StepTable, checkpoint_path, with_columns
+from locus.tasks.task import Task
+from locus.types import Rollout, RolloutGroup, Sample, Sampling
 
 
-def _xyxy(box: Box | None) -> list[float] | None:
-    return None if box is None else list(box.xyxy)
+def graded_columns(task: Task, sample: Sample, rollout: Rollout) -> dict[str, Any]:
+    """What was asked, answered and earned, as columns of the run's tables."""
+    grade = rollout.grade
+    earned = {"text": rollout.text, "status": grade.status.value, "reward": grade.total}
+    return earned | dict(task.row(sample.example)) | dict(grade.parts) | dict(grade.columns)
 
 
-def _judged(prompt: TrainingPrompt, rollout: Rollout) -> dict[str, Any]:
-    """What a rollout was judged by; the columns of the other kind of prompt stay empty."""
-    if isinstance(prompt, QuestionRecord):
-        columns = {"question": prompt.question, "expected": prompt.answer, "correct": rollout.reward.correct}
-        return columns | {"image_path": prompt.image_path}
-    return {
-        "image_path": prompt.example.image_path,
-        "bin": prompt.example.bin,
-        "expression": prompt.expression,
-        "target": list(prompt.target.xyxy),
-        "box": _xyxy(rollout.box),
-        "written": None if rollout.answer.xyxy is None else list(rollout.answer.xyxy),
-        "iou": rollout.reward.iou,
-    }
+PICTURES = 4
+"""Samples of each validation that are drawn."""
+GREEDY = Sampling(temperature=0.0, max_new_tokens=24)
+"""Of a watched question."""
 
 
 class TableCallback(Callback):
-    """A callback that fills a table of the run; whoever ends the run closes it."""
+    """A callback that fills a table of the run; whoever ends the run closes it.
 
-    table: StepTable
+    Args:
+        folder: of the run.
+        task: whose grades are written.
+        last_step: rows of later steps are dropped.
+    """
+
+    name: str
+    schema: pa.Schema
+
+    def __init__(self, folder: Path, task: Task, last_step: int):
+        self.folder, self.task = folder, task
+        self.table = StepTable(folder / self.name, with_columns(self.schema, task.columns), last_step)
 
 
 class RolloutTable(TableCallback):
     """Writes every training rollout to ``rollouts.parquet``, one row each."""
 
-    def __init__(self, folder: Path, last_step: int):
-        self.table = StepTable(folder / "rollouts.parquet", ROLLOUTS, last_step)
+    name, schema = "rollouts.parquet", ROLLOUTS
 
     def on_train_batch_end(
         self, trainer: Trainer, module: LightningModule, outputs: Any, batch: Any, batch_idx: int
@@ -64,40 +67,24 @@ class RolloutTable(TableCallback):
             rows = (row for group, advantages in groups for row in self.rows(module, group, advantages))
             self.table.append(module.finished_steps, rows)
 
-    @staticmethod
-    def rows(module: LightningModule, group: RolloutGroup, advantages: torch.Tensor) -> list[dict[str, Any]]:
+    def rows(self, module: LightningModule, group: RolloutGroup, advantages: torch.Tensor) -> Iterator[dict[str, Any]]:
         """The G rows of a group."""
-        return [
-            {
+        for index, rollout in enumerate(group.rollouts):
+            yield graded_columns(self.task, group.sample, rollout) | {
                 "step": module.finished_steps,
-                "prompt_id": group.prompt.prompt_id,
+                "prompt_id": group.sample.prompt.prompt_id,
                 "rollout": index,
-                "text": rollout.text,
-                "status": rollout.answer.status.value,
-                "format": rollout.reward.format,
-                "reward": rollout.reward.total,
                 "advantage": float(advantages[index]),
                 "logprob_sum": float(rollout.completion.logprobs.sum()),
                 "length": len(rollout.completion.token_ids),
                 "finished": rollout.completion.finished,
             }
-            | _judged(group.prompt, rollout)
-            for index, rollout in enumerate(group.rollouts)
-        ]
 
 
 class ValidationTable(TableCallback):
-    """Writes every validation sample to ``validation.parquet``, and pictures of the first ones.
+    """Writes every validation sample to ``validation.parquet``, and pictures of the first ones."""
 
-    Args:
-        folder: of the run.
-        last_step: rows of later steps are dropped.
-        pictures: how many samples of each validation are drawn.
-    """
-
-    def __init__(self, folder: Path, last_step: int, pictures: int = 4):
-        self.folder, self.pictures = folder, pictures
-        self.table = StepTable(folder / "validation.parquet", VALIDATION, last_step)
+    name, schema = "validation.parquet", VALIDATION
 
     def on_validation_batch_end(
         self,
@@ -112,27 +99,12 @@ class ValidationTable(TableCallback):
         groups: list[RolloutGroup] = outputs["groups"]
         self.table.append(module.finished_steps, (self.row(module, group) for group in groups))
         if batch_idx == 0:
-            self.draw(trainer, module, groups[: self.pictures])
+            self.draw(trainer, module, groups[:PICTURES])
 
-    @staticmethod
-    def row(module: LightningModule, group: RolloutGroup) -> dict[str, Any]:
+    def row(self, module: LightningModule, group: RolloutGroup) -> dict[str, Any]:
         """The row of one sample."""
-        example, rollout = group.prompt.example, group.rollouts[0]
-        return {
-            "step": module.finished_steps,
-            "example_id": example.example_id,
-            "image_id": example.image_id,
-            "image_path": example.image_path,
-            "bin": example.bin,
-            "area_ratio": example.area_ratio,
-            "text": rollout.text,
-            "status": rollout.answer.status.value,
-            "target": list(group.prompt.target.xyxy),
-            "box": _xyxy(rollout.box),
-            "iou": rollout.reward.iou,
-            "format": rollout.reward.format,
-            "reward": rollout.reward.total,
-        }
+        columns = graded_columns(self.task, group.sample, group.rollouts[0])
+        return columns | {"step": module.finished_steps, "example_id": group.sample.prompt.prompt_id}
 
     def draw(self, trainer: Trainer, module: LightningModule, groups: Sequence[RolloutGroup]) -> None:
         """Saves a picture of each group to ``validation/step-…`` and sends them to W&B where that is on."""
@@ -140,8 +112,11 @@ class ValidationTable(TableCallback):
         folder.mkdir(parents=True, exist_ok=True)
         pictures = []
         for index, group in enumerate(groups):
-            pictures.append(rollout_picture(trainer.datamodule.validation[index], group))
-            pictures[-1].save(folder / f"{index:02d}.png")
+            example, frame = group.sample.example, group.sample.view.frame
+            query = self.task.prompt(example, frame)
+            if query.images:
+                pictures.append(rollout_picture(query, self.task.row(example), group))
+                pictures[-1].save(folder / f"{index:02d}.png")
         for logger in trainer.loggers:
             if isinstance(logger, WandbLogger) and pictures:
                 texts = [group.rollouts[0].text for group in groups]
@@ -163,8 +138,7 @@ class AttentionWatch(Callback):
 
     def on_validation_epoch_end(self, trainer: Trainer, module: LightningModule) -> None:
         """``val/attention_in_box``, ``val/peak_in_box`` and ``val/attention_in_box/layer_<n>``."""
-        cues = trainer.datamodule.collator
-        evaluator = Evaluator(module.policy, QuestionCollator(cues.processor, cues.pixels), GREEDY, self.token_budget)
+        evaluator = Evaluator(module.policy, trainer.datamodule.make.builder, GREEDY, self.token_budget)
         means = self.diagnosis.looks(evaluator, self.items).mean(numeric_only=True)
         names = {name: f"val/{name}" for name in ("attention_in_box", "peak_in_box")}
         names |= {

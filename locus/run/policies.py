@@ -13,9 +13,9 @@ from omegaconf import DictConfig, OmegaConf
 
 from locus.errors import LocusError
 from locus.evaluation.evaluator import Evaluator
-from locus.policy.prompts import QuestionCollator
+from locus.policy.prompts import PromptBuilder
 from locus.run.runtime import CONF
-from locus.tasks.cue_search.prompts import THINK_ANSWER
+from locus.tasks.answers import THINK_ANSWER
 
 
 def choose_policy(cfg: DictConfig) -> str | None:
@@ -68,7 +68,7 @@ def build_evaluator(cfg: DictConfig) -> tuple[Evaluator, dict[str, Any]]:
         policy = backbone.load().to(torch.device(name))
     except (RuntimeError, AssertionError) as error:
         raise LocusError(f"device={cfg.device}: {error}") from error
-    collator = QuestionCollator(backbone.processor(), instantiate(cfg.pixels))
+    collator = PromptBuilder(backbone.processor(), instantiate(cfg.pixels))
     instruction = THINK_ANSWER if cfg.think else ""
     evaluator = Evaluator(policy, collator, instantiate(cfg.sampling), cfg.token_budget, instruction, cfg.seed)
     return evaluator, dict(collator.processor.image_processor.size)

@@ -249,7 +249,7 @@ def finish_record(folder: RunFolder, record: dict[str, Any], phases: dict[str, f
     write_json(folder.path / "run.json", record | facts)
 
 
-def write_summary(folder: RunFolder, final: dict[str, float]) -> None:
+def write_summary(folder: RunFolder, final: dict[str, Any]) -> None:
     """Writes ``summary.json`` of a run that has left everything else: a sweep that is launched again skips it."""
     write_json(folder.path / "summary.json", {"status": "finished", **final})
 

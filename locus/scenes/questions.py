@@ -9,13 +9,15 @@ An object is named by its words. A phrase of two words ("the striped star") is u
 
 from __future__ import annotations
 
+import math
+from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
 
 from locus.scenes.scene import Scene
-from locus.scenes.source import ATTRIBUTES
+from locus.scenes.source import ATTRIBUTES, SceneSource
 from locus.types import Box
 
 SHAPE, COLOUR, PATTERN = range(3)
@@ -132,6 +134,32 @@ KINDS: tuple[Ask, ...] = (
     count,
     grounding,
 )
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class AskedScene:
+    """A scene and one question about it."""
+
+    scene: Scene
+    question: SceneQuestion
+
+
+def draw_questions(source: SceneSource, ask: Ask, number: int, seed: int) -> list[AskedScene]:
+    """The first ``number`` scenes that have such a question, with it; each scene once, each answer equally often."""
+    asked: list[AskedScene] = []
+    answers: Counter[str] = Counter()
+    index = 0
+    while len(asked) < number:
+        scene = source.scene(index)
+        question = ask(scene, np.random.default_rng([seed, index]))
+        index += 1
+        if question is None:
+            continue
+        most = math.ceil(number / len(question.choices)) if question.choices else number
+        if answers[question.answer] < most:
+            answers[question.answer] += 1
+            asked.append(AskedScene(scene, question))
+    return asked
 
 
 # --- What kinds share -----------------------------------------------------------------------------------------

@@ -1,4 +1,4 @@
-"""Completion text -> box, or text, or a status. The one parser; it never raises, whatever the bytes. Layer 1.
+"""The form of answers: how they are asked for, written, and read. The one parser; it never raises, whatever the bytes.
 
 The text scored is what the chat template already opened (Qwen3-VL-Thinking opens ``<think>``) plus the completion.
 """
@@ -9,7 +9,7 @@ import re
 import unicodedata
 
 from locus.boxes import is_valid
-from locus.types import ParsedAnswer, ParsedText, Status
+from locus.types import Box, Frame, ParsedAnswer, Status
 
 # Unambiguous, so that a megabyte of digits costs linear time.
 _NUMBER = r"[-+]?(?:\d+(?:\.\d*)?|\.\d+)(?:[eE][-+]?\d+)?"
@@ -18,7 +18,18 @@ _BOX = re.compile(rf"\[\s*{_SEPARATED}\s*\]", re.ASCII)
 _CORNERS = re.compile(
     rf"\(\s*({_NUMBER})\s*,\s*({_NUMBER})\s*\)\s*(?:,\s*)?\(\s*({_NUMBER})\s*,\s*({_NUMBER})\s*\)", re.ASCII
 )
-_TAGS = ("<think>", "</think>", "<answer>", "</answer>")
+TAGS = ("<think>", "</think>", "<answer>", "</answer>")
+THINK_ANSWER = (
+    "First think about the reasoning process inside <think> </think> tags, then give the final answer inside "
+    "<answer> </answer> tags, that is: <think> reasoning here </think><answer> answer here </answer>."
+)
+"""Asks for the form that the format reward wants; the paper's words."""
+COORDINATE_WORDS = {
+    Frame.FILE: "in pixel coordinates",
+    Frame.PROCESSED: "in pixel coordinates",
+    Frame.UNIT1000: "in relative coordinates from 0 to 1000",
+}
+"""How the answer's frame is named to the model; the paper's own words are those of pixels (Qwen2.5-VL)."""
 
 
 def parse_answer(text: str | bytes, opened: str = "", finished: bool = True) -> ParsedAnswer:
@@ -49,13 +60,13 @@ def parse_answer(text: str | bytes, opened: str = "", finished: bool = True) -> 
     return ParsedAnswer(Status.OK, xyxy, _has_structure(text) and _BOX.fullmatch(answer.strip()) is not None)
 
 
-def parse_text(text: str, opened: str = "", finished: bool = True) -> ParsedText:
+def parse_text(text: str, opened: str = "", finished: bool = True) -> ParsedAnswer:
     """Reads the text of the last complete answer block; arguments and tags as in `parse_answer`."""
     text = opened + text
     answer = answer_block(text)
     if answer is None:
-        return ParsedText(Status.NO_ANSWER_TAG if finished else Status.TRUNCATED, None, False)
-    return ParsedText(Status.OK, answer.strip(), bool(answer.strip()) and _has_structure(text))
+        return ParsedAnswer(Status.NO_ANSWER_TAG if finished else Status.TRUNCATED, None, False)
+    return ParsedAnswer(Status.OK, None, bool(answer.strip()) and _has_structure(text), answer.strip())
 
 
 def normalised(text: str) -> str:
@@ -73,9 +84,24 @@ def answer_block(text: str) -> str | None:
 
 def _has_structure(text: str) -> bool:
     """``<think>…</think><answer>…</answer>``: each tag once, in order, nothing but space around the blocks."""
-    if any(text.count(tag) != 1 for tag in _TAGS):
+    if any(text.count(tag) != 1 for tag in TAGS):
         return False
-    think, end_think, answer, end_answer = (text.index(tag) for tag in _TAGS)
+    think, end_think, answer, end_answer = (text.index(tag) for tag in TAGS)
     between = text[end_think + len("</think>") : answer]
     around = text[:think] + text[end_answer + len("</answer>") :]
     return think < end_think < answer < end_answer and not between.strip() and not around.strip()
+
+
+def completion_text(answer: str, thought: str = "") -> str:
+    """A well-formed response."""
+    return f"<think>{thought}</think><answer>{answer}</answer>"
+
+
+def box_text(box: Box, digits: int = 0) -> str:
+    """``[x1, y1, x2, y2]`` in the box's own frame, with this many decimals."""
+    return "[" + ", ".join(f"{value:.{digits}f}" for value in box.xyxy) + "]"
+
+
+def after_opened(response: str, opened: str) -> str:
+    """A response less what the chat template already opened of it: what is left for the completion."""
+    return response.removeprefix("<think>") if "<think>" in opened else response

@@ -1,139 +1,174 @@
-"""Cue search mixed with ordinary questions: batches of both kinds of prompt, a function of seed and step alone."""
+"""A mixture of tasks is a task: each step's batch has its share of every part; validation is the first part's."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence, Set
-from dataclasses import dataclass, fields
+from collections.abc import Iterator, Mapping, Sequence, Set
+from dataclasses import dataclass, replace
 from typing import Any, TypeVar
 
 import numpy as np
-from torch.utils.data import DataLoader, Dataset, Sampler
 
 from locus.errors import LocusError
-from locus.images.sources import ImageSource
-from locus.policy.prompts import CueCollator, QuestionCollator
-from locus.tasks.cue_search.corpus import Corpus
-from locus.tasks.cue_search.dataset import CueDataset
-from locus.tasks.cue_search.prompts import THINK_ANSWER
-from locus.tasks.datamodule import CueDataModule
 from locus.tasks.order import whole_parts
-from locus.tasks.questions import ImageQuestion, QuestionSource
-from locus.types import QuestionRecord, TrainingPrompt
+from locus.tasks.task import Key, Split, Task
+from locus.types import Example, Frame, Grade, Query, Response, RolloutGroup, Sample, View
 
 T = TypeVar("T")
 
 
-@dataclass(frozen=True)
-class QuestionPrompts:
-    """Makes a `QuestionRecord` of each question that its source draws.
+@dataclass(frozen=True, slots=True)
+class PartExample:
+    """An example with the part of the mixture that it belongs to."""
 
-    ``think``: the prompt asks for ``<think> … </think><answer> … </answer>``, the format that the reward wants.
+    part: int
+    inner: Example
+
+    @property
+    def example_id(self) -> str:
+        return self.inner.example_id
+
+
+class PartExamples(Sequence[PartExample]):
+    """The examples of one part."""
+
+    def __init__(self, part: int, examples: Sequence[Example]) -> None:
+        self.part, self.examples = part, examples
+
+    def __len__(self) -> int:
+        return len(self.examples)
+
+    def __getitem__(self, index: int) -> PartExample:
+        return PartExample(self.part, self.examples[index])
+
+
+class Mixture(Task[PartExample]):
+    """Cue search mixed with ordinary questions, say.
+
+    Args:
+        main: the task that names the headline, is validated, and whose metrics have no prefix; the other's are
+            ``train/<name>_<part>``.
+        other: the task that is mixed in.
+        share: of each step's prompts that are the other task's, between 0 and 1; rounded to whole prompts.
     """
 
-    source: QuestionSource
-    collator: QuestionCollator
-    think: bool
+    name = "mixture"
 
-    def draw(self, step: int, attempt: int, count: int, used: Set[str] = frozenset()) -> list[QuestionRecord]:
-        """See `QuestionSource.draw`; raises LocusError when the processor refuses an image."""
-        return [self.record(question) for question in self.source.draw(step, attempt, count, used)]
+    def __init__(self, main: Task, other: Task, share: float) -> None:
+        if not (isinstance(share, int | float) and 0 < share < 1):
+            raise LocusError(f"task.share={share}: give a share between 0 and 1; task=cue_search is cue search alone")
+        self.tasks, self.share = (main, other), share
+        self.headline, self.columns = main.headline, {**other.columns, **main.columns}
 
-    def record(self, question: ImageQuestion) -> QuestionRecord:
-        """One question -> its prompt with the answer."""
-        try:
-            pictures = self.collator.picture_inputs([question.image])
-        except LocusError as error:
-            raise LocusError(f"{question.image_path}: {error}") from error
-        text = f"{question.text}\n{THINK_ANSWER}" if self.think else question.text
-        prompt = self.collator.prompt(question.question_id, pictures, text)
-        return QuestionRecord(
-            **{field.name: getattr(prompt, field.name) for field in fields(prompt)},
-            question=question.text,
-            answer=question.answer,
-            image_path=question.image_path,
-        )
+    def of(self, example: PartExample) -> Task:
+        """The task that an example belongs to."""
+        return self.tasks[example.part]
+
+    # --- What it is -------------------------------------------------------------------------------------------
+    def examples(self, split: Split) -> PartExamples:
+        """The main task's."""
+        return PartExamples(0, self.tasks[0].examples(split))
+
+    def prompt(self, example: PartExample, frame: Frame) -> Query:
+        """As its task asks."""
+        return self.of(example).prompt(example.inner, frame)
+
+    def grade(self, example: PartExample, response: Response, view: View) -> Grade:
+        """As its task grades."""
+        return self.of(example).grade(example.inner, response, view)
+
+    def gold(self, example: PartExample, view: View) -> str:
+        """As its task has it."""
+        return self.of(example).gold(example.inner, view)
+
+    def foil(self, example: PartExample, view: View) -> str | None:
+        """As its task has it."""
+        return self.of(example).foil(example.inner, view)
+
+    def variants(self, example: PartExample, view: View) -> Mapping[str, str]:
+        """As its task has them."""
+        return self.of(example).variants(example.inner, view)
+
+    # --- What it is trained on --------------------------------------------------------------------------------
+    def target(self, samples: Sequence[Sample]) -> Iterator[str]:
+        """Each task's targets, in the order of the samples."""
+        streams = [task.target(self._of_part(part, samples)) for part, task in enumerate(self.tasks)]
+        return (next(streams[sample.example.part]) for sample in samples)
+
+    def check_targets(self) -> None:
+        """Of every part."""
+        for task in self.tasks:
+            task.check_targets()
+
+    def counts(self, count: int) -> tuple[int, int]:
+        """How many of a step's prompts each part has; raises LocusError where one would have none."""
+        others = round(self.share * count)
+        if not 0 < others < count:
+            raise LocusError(
+                f"task.share={self.share} of trainer.prompts_per_step={count}: give a share that leaves a step at "
+                "least one prompt of each task; task=cue_search is cue search alone"
+            )
+        return count - others, others
+
+    def check(self, count: int, steps: int) -> None:
+        """Of every part."""
+        for task, part in zip(self.tasks, self.counts(count), strict=True):
+            task.check(part, steps)
+
+    def batches(self, count: int, seed: int) -> Iterator[list[Key]]:
+        """Each part in its own order, spread evenly over the step, so that every mini-batch has its share of both."""
+        streams = [task.batches(part, seed) for task, part in zip(self.tasks, self.counts(count), strict=True)]
+        for parts in zip(*streams, strict=True):
+            yield interleaved(*([(part, key) for key in keys] for part, keys in enumerate(parts)))
+
+    def fresh(self, step: int, attempt: int, count: int, seed: int, used: Set[str] = frozenset()) -> list[Key]:
+        """Whatever kind they replace: ``share`` of them the other task's, rounded by chance."""
+        rng = np.random.default_rng([seed, step, 1 + attempt])
+        counts = whole_parts(count, np.array([1 - self.share, self.share]), rng).tolist()
+        return [
+            (part, key)
+            for part, (task, many) in enumerate(zip(self.tasks, counts, strict=True))
+            for key in task.fresh(step, attempt, many, seed, used)
+        ]
+
+    def example(self, key: Key) -> PartExample:
+        """Of (part, its task's key)."""
+        part, inner = key
+        return PartExample(part, self.tasks[part].example(inner))
+
+    # --- What is recorded -------------------------------------------------------------------------------------
+    def row(self, example: PartExample) -> Mapping[str, Any]:
+        """As its task has it."""
+        return self.of(example).row(example.inner)
+
+    def facts(self) -> Mapping[str, Any]:
+        """Of every part."""
+        return {name: value for task in reversed(self.tasks) for name, value in task.facts().items()}
+
+    def training_metrics(self, groups: Sequence[RolloutGroup]) -> dict[str, float]:
+        """The main task's, and the other's behind its name."""
+        main, other = (_unwrapped(groups, part) for part in range(2))
+        metrics = self.tasks[0].training_metrics(main)
+        extra = self.tasks[1].training_metrics(other) if other else {}
+        return metrics | {f"{self.tasks[1].name}_{name}": value for name, value in extra.items()}
+
+    def validation_metrics(self, groups: Sequence[RolloutGroup]) -> dict[str, float]:
+        """The main task's."""
+        return self.tasks[0].validation_metrics(_unwrapped(groups, 0))
+
+    def _of_part(self, part: int, samples: Sequence[Sample]) -> list[Sample]:
+        return [replace(one, example=one.example.inner) for one in samples if one.example.part == part]
 
 
 def interleaved(first: Sequence[T], second: Sequence[T]) -> list[T]:
-    """Both in their order, each spread evenly, so that every mini-batch has its share of both."""
+    """Both in their order, each spread evenly."""
     placed = [((place + 0.5) / len(part), part[place]) for part in (first, second) for place in range(len(part))]
     return [item for _, item in sorted(placed, key=lambda entry: entry[0])]
 
 
-class NumberedSteps(Sampler[tuple[int, list[int]]]):
-    """The batches of another sampler with the number of their step."""
-
-    def __init__(self, batches: Sampler[list[int]], start: int):
-        self.batches, self.start = batches, start
-
-    def __len__(self) -> int:
-        return len(self.batches)
-
-    def __iter__(self) -> Iterator[tuple[int, list[int]]]:
-        return enumerate(self.batches, self.start)
-
-
-@dataclass(frozen=True, eq=False)
-class MixedSteps(Dataset[list[TrainingPrompt]]):
-    """Whole batches: item (step, rows) has the cue-search prompts of these rows and ``count`` questions of the step."""
-
-    cues: CueDataset
-    collator: CueCollator
-    questions: QuestionPrompts
-    count: int
-
-    def __getitem__(self, key: tuple[int, list[int]]) -> list[TrainingPrompt]:
-        step, rows = key
-        cues = self.collator([self.cues[row] for row in rows])
-        return interleaved(cues, self.questions.draw(step, 0, self.count))
-
-
-class MixedDataModule(CueDataModule):
-    """As `CueDataModule`, but a share of each training step's prompts are ordinary questions; validation is cue search.
-
-    Args:
-        corpus, source, collator: of cue search.
-        prompts_per_step: B, of both kinds.
-        questions: draws the questions.
-        share: of each step's prompts that are questions, between 0 and 1; rounded to whole prompts.
-        think: see `QuestionPrompts`.
-        others: see `CueDataModule`.
-
-    Raises:
-        LocusError: a share that leaves a step without questions, or without cue search; a first step's questions that
-            cannot be had.
-    """
-
-    def __init__(
-        self,
-        corpus: Corpus,
-        source: ImageSource,
-        collator: CueCollator,
-        prompts_per_step: int,
-        questions: QuestionSource,
-        share: float,
-        think: bool,
-        **others: Any,
-    ):
-        valid = isinstance(share, int | float) and 0 < share < 1
-        self.share, self.count = share, round(share * prompts_per_step) if valid else 0
-        if not 0 < self.count < prompts_per_step:
-            raise LocusError(
-                f"mix.share={share} of trainer.prompts_per_step={prompts_per_step}: give a share between 0 and 1 that "
-                "leaves a step at least one question and one cue; mix=none is cue search alone"
-            )
-        super().__init__(corpus, source, collator, prompts_per_step - self.count, **others)
-        self.questions = QuestionPrompts(questions, QuestionCollator(collator.processor, collator.pixels), think)
-        self.questions.draw(self.start_step, 0, self.count)  # what is wrong with them shows before the run
-
-    def train_dataloader(self) -> DataLoader[list[TrainingPrompt]]:
-        """One batch a step, from ``start_step`` on."""
-        steps = NumberedSteps(super().train_dataloader().batch_sampler, self.start_step)
-        batches = MixedSteps(self.train, self.collator, self.questions, self.count)
-        return DataLoader(batches, batch_size=None, sampler=steps, num_workers=self.workers)
-
-    def draw(self, step: int, attempt: int, count: int, used: Set[str] = frozenset()) -> list[TrainingPrompt]:
-        """Fresh prompts for a refill, whatever kind they replace: ``share`` of them questions, rounded by chance."""
-        rng = np.random.default_rng([self.seed, step, 1 + attempt])
-        cues, asked = whole_parts(count, np.array([1 - self.share, self.share]), rng).tolist()
-        return super().draw(step, attempt, cues, used) + self.questions.draw(step, 1 + attempt, asked, used)
+def _unwrapped(groups: Sequence[RolloutGroup], part: int) -> list[RolloutGroup]:
+    """The groups of one part, as its own task knows them."""
+    return [
+        replace(group, sample=replace(group.sample, example=group.sample.example.inner))
+        for group in groups
+        if group.sample.example.part == part
+    ]

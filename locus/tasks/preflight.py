@@ -1,94 +1,109 @@
-"""Pre-flight: true boxes through the real dataset, processor, template, parser and reward, before step 1.
+"""Pre-flight: gold answers through the real dataset, processor, template, parser and reward, before step 1.
 
-It finds a silent error: boxes in one frame, rewards in another. An oracle that writes the target box must earn 1, and
-one that writes it shifted must earn less.
+It finds silent errors, such as boxes in one frame and rewards in another: a task's gold answer must earn 1 in every
+part, and its foil must earn less.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections import defaultdict
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from statistics import mean
 
 import torch
 
-from locus.boxes import convert, frame_size
 from locus.errors import LocusError
-from locus.tasks.cue_search.prompts import answer_text
-from locus.tasks.cue_search.reward import BoxReward, judge
-from locus.types import Box, Completion, Frame, PromptRecord, Reward
+from locus.policy.prompts import PromptBuilder
+from locus.tasks.answers import after_opened
+from locus.tasks.task import Task
+from locus.types import Frame, Grade, Response, Sample, View
 
-TEXT_DIGITS = 3
 TOLERANCE = 1e-2
-"""Three decimals move a corner by at most 0.0005 units, or 0.002 px of a 4,000 px image: far below this on 16 px."""
 
 
 @dataclass(frozen=True)
 class PreflightReport:
-    """Mean rewards over the prompts checked."""
+    """Mean rewards over the samples checked, by what was answered: ``gold``, ``foil`` and the task's variants."""
 
-    oracle: float
-    """True boxes with three decimals."""
-    integers: float
-    """True boxes rounded to integers: the most that a policy which writes integers can earn."""
-    shifted: float
-    """True boxes moved by half their size."""
-    prompts: int
+    rewards: Mapping[str, float]
+    samples: int
+
+    def __str__(self) -> str:
+        return ", ".join(f"{name} earns {value:.3f}" for name, value in self.rewards.items())
 
 
-def preflight(
-    prompts: Sequence[PromptRecord],
-    encode: Callable[[str], list[int]],
-    decode: Callable[[torch.Tensor], str],
-    reward: BoxReward,
-    frame: Frame,
-    patch_size: int,
-) -> PreflightReport:
-    """Checks these prompts; raises LocusError unless every oracle earns 1 and every shifted oracle earns less.
-
-    The oracle's plain IoU must be 1, too: a threshold or a format alone also rewards boxes of another frame.
+def preflight(task: Task, samples: Sequence[Sample], builder: PromptBuilder, frame: Frame) -> PreflightReport:
+    """Checks these samples; raises LocusError unless every gold answer earns 1 and every foil earns less.
 
     Args:
-        prompts: as the datamodule makes them.
-        encode, decode: the tokenizer's, as the rollouts use them.
-        reward: the run's.
-        frame: the one the policy speaks. The oracle writes in it, sized by each prompt's own grid and ``patch_size``,
-            not by what the prompt says of itself: that is what is checked.
+        task: the run's, with its reward.
+        samples: as the datamodule makes them.
+        builder: whose tokenizer the rollouts use.
+        frame: the one that the policy speaks. Gold answers are written in it, sized by each prompt's own grid, not by
+            what the sample says of itself: that is what is checked.
     """
+    rewards: dict[str, list[float]] = defaultdict(list)
+    for sample in samples:
+        gold_view = _view(sample, frame, builder.patch_size)
 
-    def earned(prompt: PromptRecord, box: Box, digits: int) -> Reward:
-        text = answer_text(box, "", digits, prompt.opened)
-        token_ids = torch.tensor(encode(text))
-        completion = Completion(token_ids, torch.zeros(len(token_ids)), finished=True)
-        return judge(completion, decode(token_ids), prompt, reward).reward
+        def earned(text: str, sample: Sample = sample) -> Grade:
+            return grade_written(task, sample, text, builder.encode, builder.decode)
 
-    oracles, integers, shifted = [], [], []
-    for prompt in prompts:
-        rows, columns = prompt.image_grid_thw[0, 1:].tolist()
-        target = prompt.target
-        size = frame_size(frame, (target.width, target.height), (columns * patch_size, rows * patch_size))
-        true = convert(target, frame, *size)
-        dx, dy = (true.x2 - true.x1) / 2, (true.y2 - true.y1) / 2
-        moved = Box(true.x1 + dx, true.y1 + dy, true.x2 + dx, true.y2 + dy, true.frame, true.width, true.height)
-        oracle, rounded, elsewhere = (
-            earned(prompt, box, digits) for box, digits in ((true, TEXT_DIGITS), (true, 0), (moved, TEXT_DIGITS))
-        )
-        oracles.append(oracle.total)
-        integers.append(rounded.total)
-        shifted.append(elsewhere.total)
-        if min(oracle.total, oracle.iou) < 1 - TOLERANCE:
+        gold = earned(task.gold(sample.example, gold_view))
+        rewards["gold"].append(gold.total)
+        lowest = min([gold.total, *gold.parts.values()])
+        if lowest < 1 - TOLERANCE:
             raise LocusError(
-                f"pre-flight: on {prompt.example.image_path} (example {prompt.prompt_id}) the true box {target.xyxy} "
-                f"earns {oracle.total:.3f} at an IoU of {oracle.iou:.3f}, written in frame {frame} of size {size} "
-                f"and read in {prompt.answer_frame} of {prompt.answer_size}: the policy's frame is not the "
-                "one the reward reads; check backbone.frame and the annotations' image size"
+                f"pre-flight: {_name(task, sample)}: the gold answer earns {gold.total:.3f} ({_parts(gold)}), written "
+                f"for {_seen(gold_view)} and read in {_seen(sample.view)}: it must earn 1; check backbone.frame, the "
+                f"annotations' image size, and gold and grade of the task {task.name}"
             )
-        if reward.alpha < 1 and elsewhere.total >= oracle.total:
-            raise LocusError(
-                f"pre-flight: on {prompt.example.image_path} (example {prompt.prompt_id}) a box shifted by half its "
-                f"sides, at an IoU of {elsewhere.iou:.3f}, earns {elsewhere.total:.3f}, as much as the true one: the "
-                "reward does not tell places apart; choose another, or a higher threshold"
-            )
-    count = len(prompts)
-    if count == 0:
-        raise LocusError("pre-flight: the corpus has no example to check: choose other data or crops")
-    return PreflightReport(sum(oracles) / count, sum(integers) / count, sum(shifted) / count, count)
+        foil = task.foil(sample.example, gold_view)
+        if foil is not None:
+            other = earned(foil)
+            rewards["foil"].append(other.total)
+            if other.total >= gold.total:
+                raise LocusError(
+                    f"pre-flight: {_name(task, sample)}: the foil earns {other.total:.3f} ({_parts(other)}), as much "
+                    "as the gold answer: the reward does not distinguish them; choose another reward, or a higher "
+                    "threshold"
+                )
+        for name, text in task.variants(sample.example, gold_view).items():
+            rewards[name].append(earned(text).total)
+    if not samples:
+        raise LocusError("pre-flight: there is no example to check: choose other data or crops")
+    return PreflightReport({name: mean(values) for name, values in rewards.items()}, len(samples))
+
+
+def grade_written(
+    task: Task,
+    sample: Sample,
+    text: str,
+    encode: Callable[[str], list[int]],
+    decode: Callable[[torch.Tensor], str],
+) -> Grade:
+    """What a whole response earns on its way through the tokenizer, as if the policy had written it."""
+    opened = sample.prompt.opened
+    completion = decode(torch.tensor(encode(after_opened(text, opened))))
+    return task.grade(sample.example, Response(opened + completion), sample.view)
+
+
+def _view(sample: Sample, frame: Frame, patch_size: int) -> View:
+    if not len(sample.prompt.image_grid_thw):
+        return View(frame)
+    rows, columns = sample.prompt.image_grid_thw[0, 1:].tolist()
+    return View(frame, (columns * patch_size, rows * patch_size))
+
+
+def _name(task: Task, sample: Sample) -> str:
+    path = task.row(sample.example).get("image_path", "")
+    return f"example {sample.prompt.prompt_id}" + (f" on {path}" if path else "")
+
+
+def _parts(grade: Grade) -> str:
+    return ", ".join(f"{name} {value:.3f}" for name, value in grade.parts.items())
+
+
+def _seen(view: View) -> str:
+    return f"frame {view.frame}" + (f" of {view.processed[0]:g}x{view.processed[1]:g}" if view.processed else "")

@@ -5,8 +5,9 @@ What a source draws is a function of its arguments and the call's, so a resumed 
 
 from __future__ import annotations
 
+import itertools
 import json
-from collections.abc import Sequence, Set
+from collections.abc import Iterator, Mapping, Sequence, Set
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
@@ -20,19 +21,21 @@ from locus.images.sources import ImageFiles
 from locus.scenes.questions import Ask, grounding
 from locus.scenes.render import render
 from locus.scenes.source import SCHEME, SceneSource
-from locus.tasks.answers import normalised
+from locus.tasks.answers import THINK_ANSWER, completion_text, normalised, parse_text
+from locus.tasks.task import Key, Split, Task
+from locus.types import Frame, Grade, Query, Response, RolloutGroup, View
 
 TRIES = 1000
 """Scenes that are drawn for a question of one kind before it counts as one that they never have."""
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, eq=False)
 class ImageQuestion:
     """A question with its picture. Example: ``ImageQuestion("question-12", "a.jpg", image, "What colour is the car?",
     "red")``.
     """
 
-    question_id: str
+    example_id: str
     image_path: str
     image: Image.Image
     text: str
@@ -42,9 +45,12 @@ class ImageQuestion:
 class QuestionSource(Protocol):
     """Where questions come from."""
 
-    def draw(self, step: int, attempt: int, count: int, used: Set[str] = frozenset()) -> list[ImageQuestion]:
-        """``count`` different questions for a step: its own (attempt 0), or those of its refills (from 1 on), which
-        have no id of ``used``; fewer when a refill finds no more."""
+    def keys(self, step: int, attempt: int, count: int, used: Set[str] = frozenset()) -> list[Key]:
+        """Keys of ``count`` different questions for a step: its own (attempt 0), or those of its refills (from 1 on),
+        which have no id of ``used``; fewer when a refill finds no more."""
+
+    def question(self, key: Key) -> ImageQuestion:
+        """The question of a key, its image opened."""
 
 
 @dataclass(frozen=True)
@@ -57,27 +63,27 @@ class GeneratedQuestions:
 
     def __post_init__(self) -> None:
         if not self.scenes or not self.kinds:
-            raise LocusError("mix.questions: give at least one of scenes and one of kinds")
+            raise LocusError("task.other.source: give at least one of scenes and one of kinds")
         if grounding in self.kinds:
-            raise LocusError("mix.questions.kinds: grounding is answered by a box, not by a text; leave it out")
+            raise LocusError("task.other.source.kinds: grounding is answered by a box, not by a text; leave it out")
 
-    def draw(self, step: int, attempt: int, count: int, used: Set[str] = frozenset()) -> list[ImageQuestion]:
+    def keys(self, step: int, attempt: int, count: int, used: Set[str] = frozenset()) -> list[Key]:
         """As the protocol says; no two of a run are of one id, so ``used`` excludes none."""
-        return [self._question(step, attempt, place) for place in range(count)]
+        return [(step, attempt, place) for place in range(count)]
 
-    def _question(self, step: int, attempt: int, place: int) -> ImageQuestion:
+    def question(self, key: Key) -> ImageQuestion:
+        """Drawn by (step, attempt, place)."""
+        step, attempt, place = key
         rng = np.random.default_rng([self.seed, step, attempt, place])
         source = self.scenes[int(rng.integers(len(self.scenes)))]
         ask = self.kinds[int(rng.integers(len(self.kinds)))]
         for _ in range(TRIES):
             index = int(rng.integers(2**40))
             scene = source.scene(index)
-            if (found := ask(scene, rng)) is not None:
-                path = f"{SCHEME}{source.family}/{index}"
-                return ImageQuestion(
-                    f"question-{step}-{attempt}-{place}", path, render(scene), found.text, found.answer
-                )
-        raise LocusError(f"mix.questions: {TRIES} scenes have no question of the kind {ask.__name__}; leave it out")
+            if (drawn := ask(scene, rng)) is not None:
+                path, name = f"{SCHEME}{source.family}/{index}", f"question-{step}-{attempt}-{place}"
+                return ImageQuestion(name, path, render(scene), drawn.text, drawn.answer)
+        raise LocusError(f"task.other.source: {TRIES} scenes have no question of the kind {ask.__name__}; leave it out")
 
 
 class FileQuestions:
@@ -91,21 +97,21 @@ class FileQuestions:
         self.files = ImageFiles(images or self.path.parent)
         self.rows = self._read()
 
-    def draw(self, step: int, attempt: int, count: int, used: Set[str] = frozenset()) -> list[ImageQuestion]:
+    def keys(self, step: int, attempt: int, count: int, used: Set[str] = frozenset()) -> list[Key]:
         """As the protocol says; raises LocusError when a step wants more than there are."""
         if attempt:
             order = np.random.default_rng([self.seed, step, attempt]).permutation(len(self.rows)).tolist()
-            chosen = list(islice((place for place in order if self.rows[place][0] not in used), count))
-        elif len(self.rows) < count:
-            raise LocusError(f"{self.path}: has {len(self.rows)} questions, a step wants {count}: lower mix.share")
-        else:
-            epoch, part = divmod(step, len(self.rows) // count)  # what fills no step at an epoch's end is left out
-            order = np.random.default_rng([self.seed, epoch]).permutation(len(self.rows)).tolist()
-            chosen = order[part * count : (part + 1) * count]
-        return [
-            ImageQuestion(name, image, self.files.open(image), text, answer)
-            for name, image, text, answer in (self.rows[place] for place in chosen)
-        ]
+            return list(islice((place for place in order if self.rows[place][0] not in used), count))
+        if len(self.rows) < count:
+            raise LocusError(f"{self.path}: has {len(self.rows)} questions, a step wants {count}: lower task.share")
+        epoch, part = divmod(step, len(self.rows) // count)  # what fills no step at an epoch's end is left out
+        order = np.random.default_rng([self.seed, epoch]).permutation(len(self.rows)).tolist()
+        return order[part * count : (part + 1) * count]
+
+    def question(self, key: Key) -> ImageQuestion:
+        """Of a row."""
+        name, image, text, answer = self.rows[key]
+        return ImageQuestion(name, image, self.files.open(image), text, answer)
 
     def _read(self) -> list[tuple[str, str, str, str]]:
         """(id, image, question, answer) of each line. Raises LocusError naming the line that is not as above, or whose
@@ -113,7 +119,7 @@ class FileQuestions:
         try:
             lines = self.path.read_text(encoding="utf-8").splitlines()
         except (OSError, UnicodeDecodeError) as error:
-            raise LocusError(f"{self.path}: cannot be read ({error}); give mix.path=<JSONL>") from None
+            raise LocusError(f"{self.path}: cannot be read ({error}); give task.other.source.path=<JSONL>") from None
         rows = [self._row(number, line) for number, line in enumerate(lines, 1) if line.strip()]
         if not rows:
             raise LocusError(f"{self.path}: has no questions; write one JSON object a line")
@@ -121,7 +127,7 @@ class FileQuestions:
         if missing:
             raise LocusError(
                 f"{self.path}, {missing[0].replace('-', ' ')}: no image {self.files.folder / missing[1]}; "
-                "check mix.images, the folder that paths start from"
+                "check task.other.source.images, the folder that paths start from"
             )
         return rows
 
@@ -140,3 +146,64 @@ class FileQuestions:
                 '"answer": "red"} with a short text or a number as the answer'
             )
         return f"line-{number}", image, text, answer
+
+
+class Questions(Task[ImageQuestion]):
+    """Ordinary questions: the right answer earns 1 - alpha, the format alpha. They serve training, in a mixture.
+
+    Args:
+        source: draws them.
+        think: the prompt asks for ``<think> … </think><answer> … </answer>``, the format that the reward wants.
+        alpha: weight of the format.
+    """
+
+    name = "question"
+    headline = "accuracy"
+
+    def __init__(self, source: QuestionSource, think: bool, alpha: float) -> None:
+        self.source, self.think, self.alpha = source, think, alpha
+
+    def examples(self, split: Split) -> Sequence[ImageQuestion]:
+        """None that could be listed: they are drawn step by step, and none is held out."""
+        return ()
+
+    def prompt(self, example: ImageQuestion, frame: Frame) -> Query:
+        """The image and the question."""
+        return Query(f"{example.text}\n{THINK_ANSWER}" if self.think else example.text, (example.image,))
+
+    def grade(self, example: ImageQuestion, response: Response, view: View) -> Grade:
+        """(1 - α)·correct + α·format; correct is an exact match once both texts are normalised."""
+        said = parse_text(response.text, finished=response.finished)
+        correct = float(said.text is not None and normalised(said.text) == normalised(example.answer))
+        total = (1 - self.alpha) * correct + self.alpha * said.well_formed
+        parts = {"accuracy": correct, "format": float(said.well_formed)}
+        return Grade(total, parts, said.status, {"correct": correct})
+
+    def gold(self, example: ImageQuestion, view: View) -> str:
+        """The answer."""
+        return completion_text(example.answer)
+
+    def check(self, count: int, steps: int) -> None:
+        """Raises LocusError for a first step that cannot be had."""
+        self.source.keys(0, 0, count)
+
+    def batches(self, count: int, seed: int) -> Iterator[list[Key]]:
+        """As the source draws them, by its own seed."""
+        return (self.source.keys(step, 0, count) for step in itertools.count())
+
+    def fresh(self, step: int, attempt: int, count: int, seed: int, used: Set[str] = frozenset()) -> list[Key]:
+        """As the source draws them."""
+        return self.source.keys(step, 1 + attempt, count, used)
+
+    def example(self, key: Key) -> ImageQuestion:
+        """As the source draws it."""
+        return self.source.question(key)
+
+    def row(self, example: ImageQuestion) -> Mapping[str, Any]:
+        """Image, question and right answer."""
+        return {"image_path": example.image_path, "question": example.text, "expected": example.answer}
+
+    def training_metrics(self, groups: Sequence[RolloutGroup]) -> dict[str, float]:
+        """The share of right answers."""
+        rollouts = [rollout for group in groups for rollout in group.rollouts]
+        return {"accuracy": sum(rollout.grade.parts["accuracy"] for rollout in rollouts) / len(rollouts)}

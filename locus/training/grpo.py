@@ -1,6 +1,6 @@
-"""GRPO on cue search: policy, frozen reference and rewards; `training_step` reads as the algorithm.
+"""GRPO: policy, frozen reference and a task with its rewards; `training_step` reads as the algorithm.
 
-    prompts → G rollouts each → rewards → advantages → reference log-probs → clipped updates of the policy
+    samples → G rollouts each → rewards → advantages → reference log-probs → clipped updates of the policy
 
 Departures from a textbook loop, all exact: prompt and pictures are encoded once per group (`models.vlm`), a frozen
 vision tower's features serve rollout, reference and policy, and with one update per rollout the old log-probs are the
@@ -24,9 +24,9 @@ from locus.policy.vlm import VLM, EncodedPrompts, VisionFeatures
 from locus.training.advantages import group_advantages, has_spread
 from locus.training.algorithm import Algorithm
 from locus.training.loss import Totals
-from locus.training.metrics import TokenSums, rollout_metrics
+from locus.training.metrics import TokenSums
 from locus.training.module import PolicyModule, RunParts
-from locus.types import RolloutGroup, Sampling, TrainingPrompt
+from locus.types import Prompt, RolloutGroup, Sample, Sampling
 
 
 @dataclass(frozen=True, eq=False)
@@ -66,13 +66,13 @@ class GRPOModule(PolicyModule):
         wanted = algorithm.needs_reference
         self.reference = reference_of(parts.policy, parts.load_reference) if wanted else None
 
-    def training_step(self, prompts: list[TrainingPrompt], batch_idx: int) -> dict[str, Any]:
+    def training_step(self, samples: list[Sample], batch_idx: int) -> dict[str, Any]:
         """One rollout batch: B prompts, G rollouts each, then ``updates_per_rollout`` optimiser steps."""
         phases, sums, step = Phases(self.device), TokenSums(), self.finished_steps
         rate = self.optimizers().param_groups[0]["lr"]
         with phases("rollout"):
-            encoded = self.encode_for_update(prompts)
-            groups = self.roll_out(prompts, self.sampling, self.algorithm.group_size, step, encoded)
+            encoded = self.encode_for_update([sample.prompt for sample in samples])
+            groups = self.roll_out(samples, self.sampling, self.algorithm.group_size, step, encoded)
             groups, zero_spread = self.refill(groups, step)
         with phases("reference"):
             scored = [self.with_advantages(group, features) for group, features in groups]
@@ -81,12 +81,12 @@ class GRPOModule(PolicyModule):
             for mini_batch in self.mini_batches(scored):
                 self.update(mini_batch, sums, encoded)
         self.finished_steps += 1
-        metrics = rollout_metrics([entry.group for entry in scored]) | sums.means()
-        metrics |= {"zero_spread_groups": zero_spread / len(prompts), "lr": rate}
+        metrics = self.task.training_metrics([entry.group for entry in scored]) | sums.means()
+        metrics |= {"zero_spread_groups": zero_spread / len(samples), "lr": rate}
         self.log_metrics({f"train/{name}": value for name, value in metrics.items()} | phases.costs())
         return {"groups": [(entry.group, entry.advantages) for entry in scored]}
 
-    def encode_for_update(self, prompts: list[TrainingPrompt]) -> EncodedPrompts | None:
+    def encode_for_update(self, prompts: list[Prompt]) -> EncodedPrompts | None:
         """The prompts with their graph, for rollouts and update alike; None where the update cannot use them.
 
         It can when one update sees all prompts in one micro-batch: then holding the graph during the rollout costs no
@@ -110,14 +110,14 @@ class GRPOModule(PolicyModule):
         """
         kept, empty = _split_by_spread(groups)
         without_spread = len(empty)
-        used = {group.prompt.prompt_id for group, _ in groups}
+        used = {group.sample.prompt.prompt_id for group, _ in groups}
         for attempt in range(self.algorithm.refill):
             if not empty:
                 break
             fresh = self.draw(step, attempt, len(empty), used)
             if not fresh:
                 break
-            used |= {prompt.prompt_id for prompt in fresh}
+            used |= {sample.prompt.prompt_id for sample in fresh}
             more, _ = _split_by_spread(self.roll_out(fresh, self.sampling, self.algorithm.group_size, step))
             kept, empty = kept + more, empty[len(more) :]
         return (kept + empty if self.algorithm.refill else groups), without_spread
@@ -198,13 +198,13 @@ class GRPOModule(PolicyModule):
         """Log-probs of a micro-batch's completions under ``policy``."""
         completions = CompletionBatch.of([entry.token_ids for entry in batch], self.device)
         features = None if batch[0].features is None else [entry.features for entry in batch]
-        prompts = [entry.group.prompt for entry in batch]
+        prompts = [entry.group.sample.prompt for entry in batch]
         return self.scorer(policy, prompts, completions, self.sampling.temperature, features, encoded)
 
     def micro_batches(self, scored: Sequence[ScoredGroup]) -> list[list[int]]:
         """Indices of groups per micro-batch, by token budget."""
         longest = max(len(ids) for entry in scored for ids in entry.token_ids)
-        prompts = [entry.group.prompt for entry in scored]
+        prompts = [entry.group.sample.prompt for entry in scored]
         return micro_batches(prompts, self.algorithm.group_size * longest, self.token_budget)
 
 

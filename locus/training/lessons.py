@@ -14,15 +14,15 @@ import torch
 from torch.nn.utils.rnn import pad_sequence
 from torch.utils.data import Dataset
 
-from locus.boxes import convert, frame_size
-from locus.policy.prompts import CueCollator, QuestionCollator
+from locus.boxes import to_view
+from locus.policy.prompts import PromptBuilder
 from locus.scenes.questions import Ask, SceneQuestion, grounding
 from locus.scenes.render import render
 from locus.scenes.scene import Scene
 from locus.scenes.source import ATTRIBUTES, SceneSource
-from locus.tasks.cue_search.dataset import CueDataset
-from locus.tasks.cue_search.prompts import answer_text, box_text, completion_text
-from locus.types import Box, Frame, PromptRecord, QuestionPrompt
+from locus.tasks.answers import box_text, completion_text
+from locus.tasks.datamodule import Samples
+from locus.types import Box, Frame, Prompt, View
 
 NOTHING = 0
 """The label of a patch without an object; words count from 1."""
@@ -44,7 +44,7 @@ class Questions:
     """[B, G, T] bool: from the end of the question on."""
     evidence: torch.Tensor
     """[B, G, P] bool: the prompt tokens of the patches that show the answer."""
-    cues: list[PromptRecord]
+    cues: list[Prompt]
     cue_targets: list[torch.Tensor]
     """One [T] completion a cue."""
 
@@ -53,7 +53,7 @@ class Questions:
 class Lesson:
     """Images with the object at each merged patch, and perhaps questions."""
 
-    prompts: list[QuestionPrompt]
+    prompts: list[Prompt]
     """B images, without questions."""
     words: torch.Tensor
     """[3, N] int64: shape, colour, pattern; NOTHING or 1 + the word's index."""
@@ -73,7 +73,7 @@ class SceneLessons(Dataset[Lesson]):
         kinds: questions an image, by kind.
         images: a patch lesson's, and a question lesson's.
         patch_lessons: how many there are, before the others.
-        cues: pictures of cue-search examples, and what makes prompts of them; used again and again.
+        cues: samples of cue search, used again and again.
         cues_per_lesson: prompts of them in a lesson, from lesson ``first_cue_lesson`` on.
         seed: of scenes and questions.
     """
@@ -81,21 +81,20 @@ class SceneLessons(Dataset[Lesson]):
     def __init__(
         self,
         sources: Sequence[SceneSource],
-        collator: QuestionCollator,
+        collator: PromptBuilder,
         end_token_id: int,
         frame: Frame,
         kinds: Sequence[tuple[Ask, int]],
         images: tuple[int, int],
         patch_lessons: int,
-        cues: CueDataset,
-        cue_collator: CueCollator,
+        cues: Samples,
         cues_per_lesson: int,
         first_cue_lesson: int,
         seed: int,
     ):
         self.sources, self.collator, self.end_token_id, self.frame = sources, collator, end_token_id, frame
         self.kinds, self.images, self.patch_lessons = kinds, images, patch_lessons
-        self.cues, self.cue_collator, self.seed = cues, cue_collator, seed
+        self.cues, self.seed = cues, seed
         self.cues_per_lesson, self.first_cue_lesson = cues_per_lesson, first_cue_lesson
 
     def __getitem__(self, step: int) -> Lesson:
@@ -114,7 +113,7 @@ class SceneLessons(Dataset[Lesson]):
     def questions(
         self,
         scenes: list[Scene],
-        prompts: list[QuestionPrompt],
+        prompts: list[Prompt],
         cells: list[tuple[int, int]],
         rng: np.random.Generator,
         cues: int,
@@ -123,21 +122,21 @@ class SceneLessons(Dataset[Lesson]):
         rows = [row for group in zip(scenes, prompts, cells, strict=True) for row in self.rows(*group, rng)]
         padded = (pad_sequence(part, True, 0).unflatten(0, (len(scenes), -1)) for part in zip(*rows, strict=True))
         chosen = rng.integers(len(self.cues), size=cues) if cues else []
-        found = self.cue_collator([self.cues[int(index)] for index in chosen])
-        targets = [self.completion(answer_text(_answer_box(cue.target, cue))) for cue in found]
-        return Questions(*padded, found, targets)
+        samples = [self.cues[int(index)] for index in chosen]
+        targets = [self.completion(text) for text in self.cues.make.task.target(samples)]
+        return Questions(*padded, [sample.prompt for sample in samples], targets)
 
     def rows(
-        self, scene: Scene, prompt: QuestionPrompt, cells: tuple[int, int], rng: np.random.Generator
+        self, scene: Scene, prompt: Prompt, cells: tuple[int, int], rng: np.random.Generator
     ) -> list[tuple[torch.Tensor, ...]]:
         """For each question of an image: [T] token ids, [T] completion, [T] after the question, [P] evidence."""
         rows = []
-        size = frame_size(self.frame, (scene.width, scene.height), prompt.processed_size)
+        view = View(self.frame, prompt.processed_size)
         for question in questions_of(scene, self.kinds, rng):
             asked = torch.tensor(self.collator.encode(self.collator.turn(question.text)))
             answer = question.answer
             if not answer:
-                answer = box_text(convert(question.evidence[0], self.frame, *size))
+                answer = box_text(to_view(question.evidence[0], view))
             completion = self.completion(completion_text(answer))
             ids = torch.cat([asked, completion])
             place = torch.arange(len(ids))
@@ -162,11 +161,7 @@ def questions_of(scene: Scene, kinds: Sequence[tuple[Ask, int]], rng: np.random.
     return found
 
 
-def _answer_box(box: Box, cue: PromptRecord) -> Box:
-    return convert(box, cue.answer_frame, *cue.answer_size)
-
-
-def _cells(prompt: QuestionPrompt, collator: QuestionCollator) -> tuple[int, int]:
+def _cells(prompt: Prompt, collator: PromptBuilder) -> tuple[int, int]:
     """Columns and rows of merged patches."""
     merge = collator.processor.image_processor.merge_size
     _, rows, columns = prompt.image_grid_thw[0].tolist()

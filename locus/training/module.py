@@ -12,16 +12,12 @@ from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LambdaLR
 
 from locus.errors import LocusError
-from locus.policy.batching import micro_batches
 from locus.policy.lora import fingerprint, frozen_state
-from locus.policy.rollouts import prompt_generator, sample_groups
+from locus.policy.rollouts import prompt_generator
 from locus.policy.vlm import VLM, EncodedPrompts, VisionFeatures
-from locus.tasks.cue_search.reward import BoxReward, judge
-from locus.training.metrics import validation_metrics
-from locus.types import PromptRecord, RolloutGroup, Sampling, TrainingPrompt
-
-PROGRESS = ("train/reward", "train/iou", "train/kl", "train/loss", "val/mean_iou")
-"""Shown in the progress bar."""
+from locus.tasks.rollouts import roll_out
+from locus.tasks.task import Task
+from locus.types import RolloutGroup, Sample, Sampling
 
 
 @dataclass(frozen=True, eq=False)
@@ -31,10 +27,12 @@ class RunParts:
     policy: VLM
     load_reference: Callable[[], VLM]
     """Builds a model with the policy's first weights."""
+    task: Task
+    """With its rewards."""
     encode: Callable[[str], list[int]]
     decode: Callable[[torch.Tensor], str]
-    draw: Callable[[int, int, int, Set[str]], list[TrainingPrompt]]
-    """(step, attempt, count, ids used) -> fresh prompts."""
+    draw: Callable[[int, int, int, Set[str]], list[Sample]]
+    """(step, attempt, count, ids used) -> fresh samples."""
     steps: int
     """Training steps of the whole run."""
 
@@ -44,7 +42,6 @@ class PolicyModule(LightningModule):
 
     Args:
         parts: what the run has built.
-        reward: judges validation, and in GRPO training, rollouts.
         validation_sampling: how the one completion per held-out prompt is drawn.
         optimizer: parameters -> optimiser.
         warmup_ratio: share of the run's updates with linear warm-up; then the rate is constant.
@@ -59,7 +56,6 @@ class PolicyModule(LightningModule):
     def __init__(
         self,
         parts: RunParts,
-        reward: BoxReward,
         validation_sampling: Sampling,
         optimizer: Callable[[Iterable[torch.nn.Parameter]], Optimizer],
         warmup_ratio: float,
@@ -72,7 +68,9 @@ class PolicyModule(LightningModule):
     ):
         super().__init__()
         self.automatic_optimization = False
-        self.policy, self.decode, self.reward = parts.policy, parts.decode, reward
+        self.policy, self.task, self.decode = parts.policy, parts.task, parts.decode
+        self.shown = ("train/reward", "train/kl", "train/loss", f"val/{self.task.headline}")
+        """In the progress bar."""
         self.validation_sampling, self.seed = validation_sampling, seed
         self.make_optimizer, self.clip_norm = optimizer, clip_norm
         self.warmup_updates = max(1, round(warmup_ratio * parts.steps * updates_per_step))
@@ -83,36 +81,22 @@ class PolicyModule(LightningModule):
         self.skipped_in_a_row = 0
         self._validated: list[RolloutGroup] = []
 
-    def on_train_batch_start(self, batch: list[PromptRecord], batch_idx: int) -> None:
+    def on_train_batch_start(self, batch: list[Sample], batch_idx: int) -> None:
         """Dropout's numbers follow from seed and step, as the sampling's do: a resumed run draws the same."""
         if self.policy.drops_out:
             torch.manual_seed(prompt_generator(self.seed, self.finished_steps, "dropout").initial_seed())
 
-    @torch.no_grad()
     def roll_out(
         self,
-        prompts: Sequence[TrainingPrompt],
+        samples: Sequence[Sample],
         sampling: Sampling,
         group: int,
         step: int,
         encoded: EncodedPrompts | None = None,
     ) -> list[tuple[RolloutGroup, VisionFeatures]]:
-        """Prompts -> judged groups with their vision features, in the order of ``prompts``.
-
-        encoded: all of these prompts, where they are known already.
-        """
-        self.policy.eval()
-        done: dict[int, tuple[RolloutGroup, VisionFeatures]] = {}
-        tokens = group * sampling.max_new_tokens
-        parts = [range(len(prompts))] if encoded else micro_batches(prompts, tokens, self.token_budget)
-        for indices in parts:
-            batch = [prompts[i] for i in indices]
-            known = encoded or self.policy.encode(batch)
-            completions = sample_groups(self.policy, batch, known, group, sampling, self.seed, step)
-            for i, prompt, row, feature in zip(indices, batch, completions, known.features, strict=True):
-                rollouts = tuple(judge(c, self.decode(c.token_ids), prompt, self.reward) for c in row)
-                done[i] = RolloutGroup(prompt, rollouts), feature
-        return [done[i] for i in range(len(prompts))]
+        """Samples -> graded groups with their vision features; see `locus.tasks.rollouts.roll_out`."""
+        place = {"seed": self.seed, "step": step, "token_budget": self.token_budget, "encoded": encoded}
+        return roll_out(self.policy, self.task, samples, self.decode, sampling, group, **place)
 
     def apply_update(self, finite: bool) -> float:
         """Clips and applies the accumulated gradient; a non-finite loss or norm skips the update.
@@ -135,15 +119,16 @@ class PolicyModule(LightningModule):
             )
         return norm
 
-    def validation_step(self, prompts: list[PromptRecord], batch_idx: int) -> dict[str, Any]:
+    def validation_step(self, samples: list[Sample], batch_idx: int) -> dict[str, Any]:
         """One rollout per held-out prompt, with the same random numbers at every validation."""
-        groups = [group for group, _ in self.roll_out(prompts, self.validation_sampling, 1, step=-1)]
+        groups = [group for group, _ in self.roll_out(samples, self.validation_sampling, 1, step=-1)]
         self._validated += groups
         return {"groups": groups}
 
     def on_validation_epoch_end(self) -> None:
-        """Logs means over all validation samples, and by area bin."""
-        self.log_metrics({f"val/{name}": value for name, value in validation_metrics(self._validated).items()})
+        """Logs means over all validation samples, and by the task's groups."""
+        metrics = self.task.validation_metrics(self._validated)
+        self.log_metrics({f"val/{name}": value for name, value in metrics.items()})
         self._validated = []
 
     def log_metrics(self, metrics: dict[str, float]) -> None:
@@ -151,7 +136,7 @@ class PolicyModule(LightningModule):
         for logger in self.loggers:
             logger.log_metrics(metrics, step=self.finished_steps)
         for name, value in metrics.items():
-            self.log(name, value, prog_bar=name in PROGRESS, logger=False, batch_size=1)
+            self.log(name, value, prog_bar=name in self.shown, logger=False, batch_size=1)
 
     def configure_optimizers(self) -> tuple[list[Optimizer], list[LambdaLR]]:
         """The given optimiser over trainable parameters, with linear warm-up."""

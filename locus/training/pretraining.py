@@ -8,6 +8,8 @@ one group forward, so that none sees another's answer.
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from statistics import mean
 from typing import Any
 
@@ -19,14 +21,15 @@ from torch.nn.utils.rnn import pad_sequence
 from torch.optim.lr_scheduler import LambdaLR
 
 from locus.errors import LocusError
-from locus.evaluation.questions import AskedScene, ask_policy, cue_search
 from locus.policy.group_attention import WatchedContinuation
 from locus.policy.logprobs import CompletionBatch, PackedScorer, head_scores
-from locus.policy.prompts import QuestionCollator
+from locus.policy.prompts import PromptBuilder
 from locus.policy.vlm import VLM, EncodedPrompts, VisionFeatures
 from locus.scenes.source import ATTRIBUTES
+from locus.tasks.rollouts import roll_out
+from locus.tasks.task import Task
 from locus.training.lessons import NOTHING, Lesson, Questions
-from locus.types import PromptRecord, QuestionPrompt
+from locus.types import Prompt, Sample, Sampling
 
 CLIP_NORM = 1.0
 SHARPNESS = 8.0
@@ -38,8 +41,20 @@ PROGRESS = ("train/patch_loss", "train/answer_loss", "val/colour", "val/groundin
 """Shown in the progress bar."""
 
 
+GREEDY = Sampling(temperature=0.0, max_new_tokens=24)
+VALIDATION_BUDGET = 32_768
+"""Padded tokens decoded at a time."""
 MATCHING_LAYERS = (1, 2)
 """Whose matching heads are told where to look: not the first, where a question's last token has met its words only."""
+
+
+@dataclass(frozen=True, eq=False)
+class HeldOut:
+    """One batch of the validation: samples of a task, and the name of each part of their grades that is logged."""
+
+    task: Task
+    samples: Sequence[Sample]
+    names: Mapping[str, str]
 
 
 @torch.no_grad()
@@ -76,7 +91,7 @@ class PretrainModule(LightningModule):
     def __init__(
         self,
         policy: VLM,
-        collator: QuestionCollator,
+        collator: PromptBuilder,
         lr: float,
         muon_lr: float,
         weight_decay: float,
@@ -187,7 +202,7 @@ class PretrainModule(LightningModule):
         return total / count, self.look_loss(asked, encoded, lesson.prompts, plans[0].scores)
 
     def look_loss(
-        self, asked: Questions, encoded: EncodedPrompts, prompts: list[QuestionPrompt], scores: list[torch.Tensor]
+        self, asked: Questions, encoded: EncodedPrompts, prompts: list[Prompt], scores: list[torch.Tensor]
     ) -> torch.Tensor:
         """Mean negative log of the share of the attention to the image that lies on the evidence."""
         types = pad_sequence([prompt.mm_token_type_ids for prompt in prompts], True, 0).bool().to(self.device)
@@ -211,16 +226,12 @@ class PretrainModule(LightningModule):
         """Leaves lessons where they are: what is needed is moved when it is needed."""
         return batch
 
-    def validation_step(self, batch: list[AskedScene] | list[PromptRecord], batch_idx: int) -> None:
-        """Free decoding: a batch is the questions of one kind, or cue-search prompts."""
-        if isinstance(batch[0], AskedScene):
-            results = ask_policy(self.policy, batch, self.collator)
-            found = {results[0].kind: mean(result.score for result in results)}
-            if results[0].iou is not None:
-                found["grounding_iou"] = mean(result.iou for result in results)
-        else:
-            found = cue_search(self.policy, batch, self.collator.decode)
-        self.record({f"val/{name}": value for name, value in found.items()})
+    def validation_step(self, batch: HeldOut, batch_idx: int) -> None:
+        """Free decoding of the questions of one kind, or of cue search."""
+        decode, place = self.collator.decode, {"seed": 0, "step": 0, "token_budget": VALIDATION_BUDGET}
+        groups = [group for group, _ in roll_out(self.policy, batch.task, batch.samples, decode, GREEDY, 1, **place)]
+        grades = [group.rollouts[0].grade for group in groups]
+        self.record({f"val/{name}": mean(one.parts[part] for one in grades) for part, name in batch.names.items()})
 
     def configure_optimizers(self) -> tuple[list[torch.optim.Optimizer], list[LambdaLR]]:
         """Muon for the matrices between hidden states, AdamW for the rest; one schedule.

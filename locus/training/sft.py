@@ -1,4 +1,4 @@
-"""Supervised fine-tuning on a rationale and the true box, in the format that GRPO rewards.
+"""Supervised fine-tuning on a task's targets, in the format that GRPO rewards.
 
 It shares data, prompt, batching, group forward and validation with GRPO; a "group" is the one target completion.
 """
@@ -10,45 +10,40 @@ from typing import Any
 
 import torch
 
-from locus.boxes import convert
 from locus.errors import LocusError
 from locus.files.measurements import Phases
 from locus.policy.batching import micro_batches
 from locus.policy.logprobs import CompletionBatch, Scorer
-from locus.tasks.cue_search.prompts import answer_text, completion_text
-from locus.tasks.cue_search.rationales import Targets
+from locus.tasks.answers import after_opened
 from locus.training.module import PolicyModule, RunParts
-from locus.types import PromptRecord, QuestionRecord, TrainingPrompt
+from locus.types import Prompt, Sample
 
 
 class SFTModule(PolicyModule):
-    """Maximises the likelihood of ``<think>…</think><answer>[x1, y1, x2, y2]</answer>`` with the target box.
+    """Maximises the likelihood of the task's targets: for cue search a rationale and the true box.
 
     Args:
         parts: what the run has built.
         scorer: packed or separate rows.
-        targets: the text of each example's think block.
         shared: see `PolicyModule`.
     """
 
-    def __init__(self, parts: RunParts, scorer: Scorer, targets: Targets, **shared: Any):
+    def __init__(self, parts: RunParts, scorer: Scorer, **shared: Any):
         super().__init__(parts, **shared)
-        self.scorer, self.encode, self.targets = scorer, parts.encode, targets
+        self.scorer, self.encode = scorer, parts.encode
 
     def setup(self, stage: str) -> None:
-        """Raises LocusError before anything is computed when a training example lacks its rationale."""
-        self.targets.check(self.trainer.datamodule.corpus.train.columns["example_id"].to_pylist())
+        """Raises LocusError before anything is computed when a training example lacks its target."""
+        self.task.check_targets()
 
-    def training_step(self, prompts: list[TrainingPrompt], batch_idx: int) -> dict[str, Any]:
+    def training_step(self, samples: list[Sample], batch_idx: int) -> dict[str, Any]:
         """One optimiser step on B targets; the loss is the mean over their tokens."""
         phases, total, entropy, finite = Phases(self.device), 0.0, 0.0, True
         rate = self.optimizers().param_groups[0]["lr"]
-        rationales = iter(self.targets.rationales([one.example for one in prompts if isinstance(one, PromptRecord)]))
+        prompts = [sample.prompt for sample in samples]
         with phases("update"):
-            targets = [
-                self.target_ids(prompt, next(rationales) if isinstance(prompt, PromptRecord) else "")
-                for prompt in prompts
-            ]
+            texts = self.task.target(samples)
+            targets = [self.target_ids(prompt, text) for prompt, text in zip(prompts, texts, strict=True)]
             tokens = sum(len(target) for target in targets)
             self.policy.train()
             self.optimizers().zero_grad()
@@ -69,18 +64,12 @@ class SFTModule(PolicyModule):
         self.log_metrics({f"train/{name}": value for name, value in metrics.items()} | phases.costs())
         return {"groups": []}
 
-    def target_ids(self, prompt: TrainingPrompt, rationale: str) -> torch.Tensor:
-        """[T] tokens of the completion to learn, the end token last: rationale and integers in the frame the policy
-        speaks, or a question's answer.
+    def target_ids(self, prompt: Prompt, text: str) -> torch.Tensor:
+        """[T] tokens of the completion to learn, the end token last.
 
         Raises LocusError for a target that validation, which ends completions at a limit, would never see whole.
         """
-        if isinstance(prompt, QuestionRecord):
-            text = completion_text(prompt.answer, rationale, prompt.opened)
-        else:
-            box = convert(prompt.target, prompt.answer_frame, *prompt.answer_size)
-            text = answer_text(box, rationale, opened=prompt.opened)
-        ids = [*self.encode(text), self.policy.end_token_ids[0]]
+        ids = [*self.encode(after_opened(text, prompt.opened)), self.policy.end_token_ids[0]]
         limit = self.validation_sampling.max_new_tokens
         if len(ids) > limit:
             raise LocusError(

@@ -25,12 +25,12 @@ TRAIN = (
 SMALL_DIAGNOSES = ("questions.questions=6", "attention.limit=12", "context_rot.questions=3")
 JOBS: dict[str, tuple[str, ...]] = {
     "grpo": ("train", *TRAIN, "evaluation=none"),
-    "refill": ("train", *TRAIN, "evaluation=none", "algorithm=grpo_refill", "reward=giou", "order=balanced"),
+    "refill": ("train", *TRAIN, "evaluation=none", "algorithm=grpo_refill", "reward=giou", "trainer/order=balanced"),
     "off_policy": ("train", *TRAIN, "evaluation=none", "algorithm=easyr1", "kl=k2", "crop=hard_negatives"),
-    "sft": ("train", *TRAIN, "evaluation=none", "method=sft", "targets=templates"),
-    "sft_mixture": ("train", *TRAIN, "evaluation=none", "method=sft", "mix=questions"),
+    "sft": ("train", *TRAIN, "evaluation=none", "method=sft", "rationales=templates"),
+    "sft_mixture": ("train", *TRAIN, "evaluation=none", "method=sft", "task=mixture"),
     "lora": ("train", *TRAIN, "evaluation=none", "weights=lora", "optimizer.make.lr=1e-3"),
-    "mixture": ("train", *TRAIN, "evaluation=none", "mix=questions", "algorithm.refill=1"),
+    "mixture": ("train", *TRAIN, "evaluation=none", "task=mixture", "algorithm.refill=1"),
     "text_cue": ("train", *TRAIN, "evaluation=none", "cue=text"),
     "qwen2_5_vl": (
         "train",
@@ -58,7 +58,7 @@ JOBS: dict[str, tuple[str, ...]] = {
         "data.source.count=256",
         "data.train_examples=64",
         "data.validation_examples=16",
-        "targets=templates",
+        "rationales=templates",
     ),
     "scenes": ("evaluate", "-m", "benchmark=glob(scenes_*)", "limit=24"),
     "cue_search": ("evaluate", "benchmark=cue_search", "limit=24", "think=true"),
@@ -92,7 +92,7 @@ def results(folder: Path) -> dict[str, str]:
     for path in sorted(folder.rglob("*")):
         wanted = path.suffix in (".csv", ".parquet", ".jsonl")
         if wanted and "checkpoints" not in path.parts and (path.is_file() or path.suffix == ".parquet"):
-            kept[path.relative_to(folder).as_posix()] = digest(rows_of(path))
+            kept[path.relative_to(folder).as_posix()] = digest(rows_of(path).replace(str(folder.parent), ""))
     return kept
 
 

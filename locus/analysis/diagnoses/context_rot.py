@@ -17,8 +17,7 @@ from locus.errors import LocusError
 from locus.evaluation.benchmark import Item
 from locus.evaluation.benchmarks.scenes import item_of, picture_of, word_verdict
 from locus.evaluation.evaluator import Evaluator
-from locus.evaluation.questions import draw_questions
-from locus.scenes.questions import Ask, SceneQuestion
+from locus.scenes.questions import Ask, SceneQuestion, draw_questions
 from locus.scenes.render import render
 from locus.scenes.scene import Scene, SceneObject
 from locus.scenes.source import SceneSource

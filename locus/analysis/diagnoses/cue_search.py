@@ -17,7 +17,7 @@ from locus.evaluation.benchmark import Benchmark, Item, Picture
 from locus.evaluation.benchmarks.scenes import box_verdict
 from locus.evaluation.evaluator import Evaluator
 from locus.tasks.cue_search.cues import render_cue
-from locus.tasks.cue_search.prompts import cue_search_text
+from locus.tasks.cue_search.task import cue_search_text
 from locus.types import Box
 
 TEXT = "The evidence boxes of a benchmark as cues: where in the image is this crop? By the area of the box."

@@ -19,7 +19,7 @@ from locus.evaluation.benchmarks.refcoco import PROMPT, in_file
 from locus.evaluation.benchmarks.shared import written_size
 from locus.evaluation.evaluator import Evaluator
 from locus.evaluation.reading.short import extract_box
-from locus.tasks.cue_search.prompts import COORDINATE_WORDS
+from locus.tasks.answers import COORDINATE_WORDS
 
 TEXT = (
     "Each question is asked, and apart from it where the object is that it asks about. Accuracy by the IoU of that "

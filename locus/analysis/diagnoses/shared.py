@@ -16,7 +16,7 @@ from locus.errors import LocusError
 from locus.evaluation.benchmark import Benchmark, Item, Verdict
 from locus.evaluation.evaluator import Evaluator
 from locus.evaluation.predictions import Prediction
-from locus.types import QuestionPrompt
+from locus.types import Prompt
 
 BEFORE_ANSWER = ("<answer>", "</think>")
 """What a response writes before its answer: the first of these in it; without any, the answer begins at once."""
@@ -85,7 +85,7 @@ def unit_of(benchmark: Benchmark, verdict: Verdict) -> str:
     return "/".join(str(verdict.columns[name]) for name in benchmark.unit()) or verdict.item_id
 
 
-def before_answer(evaluator: Evaluator, prompt: QuestionPrompt, response: str) -> QuestionPrompt:
+def before_answer(evaluator: Evaluator, prompt: Prompt, response: str) -> Prompt:
     """The prompt and what the response wrote before its answer, so that the answer's first token comes next.
 
     A response begins with what the chat template opened, which the prompt has already.

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import pandas as pd
 from PIL import Image
@@ -11,28 +12,35 @@ from PIL import Image
 from locus.analysis.comparison import AFTER, BEFORE
 from locus.analysis.pages.page import Section, write_report
 from locus.analysis.pictures import comparison_picture
-from locus.types import Box, CuePixels, Frame
+from locus.types import Query
 
 GALLERY = 12
 """Validation images shown."""
 
 
-def write_run_report(run: Path, sections: Sequence[Section], pixels: Callable[[str], CuePixels], title: str) -> Path:
+Shown = Callable[[str], tuple[Query, Mapping[str, Any]]]
+"""Example id -> what was asked, and what the task says of it."""
+
+
+def write_run_report(run: Path, sections: Sequence[Section], shown: Shown, title: str) -> Path:
     """Writes ``report.html`` of a run folder.
 
     Args:
         run: with ``validation.parquet`` and ``figures/curve.png``.
-        sections: cue search first.
-        pixels: example id -> its pictures.
+        sections: the task's own first.
+        shown: of the validation examples.
         title: of the page.
     """
     validation = pd.read_parquet(run / "validation.parquet")
     with Image.open(run / "figures" / "curve.png") as file:
         curve = file.convert("RGB")
     first = Section("Reward", "Parts of the reward over steps, validation, and KL to the reference.", None, [curve])
-    last = Section("Validation images", "Green: true box. Blue: base. Red: trained.", None, gallery(validation, pixels))
+    last = []
+    if validation["target"].notna().any():
+        text = "Green: true box. Blue: base. Red: trained."
+        last = [Section("Validation images", text, None, gallery(validation, shown))]
     path = run / "report.html"
-    write_report(path, title, summary_of(sections[0]), [first, *sections, last])
+    write_report(path, title, summary_of(sections[0]), [first, *sections, *last])
     return path
 
 
@@ -40,23 +48,17 @@ def summary_of(section: Section) -> str:
     """The table's headline in one sentence."""
     first = section.table.iloc[0]
     return (
-        f"{first['measure']} of held-out cue search: {first[BEFORE]:.3f} before, {first[AFTER]:.3f} after "
+        f"{first['measure']} of {section.title[0].lower()}{section.title[1:]}: {first[BEFORE]:.3f} before, "
+        f"{first[AFTER]:.3f} after "
         f"(change {first['change']:+.3f}, 95 % [{first['low']:+.3f}, {first['high']:+.3f}], {first['items']} examples)."
     )
 
 
-def gallery(validation: pd.DataFrame, pixels: Callable[[str], CuePixels]) -> list[Image.Image]:
+def gallery(validation: pd.DataFrame, shown: Shown) -> list[Image.Image]:
     """The first validation examples with both policies' boxes."""
     first, last = (
         validation[validation["step"] == step] for step in (validation["step"].min(), validation["step"].max())
     )
-    boxes = last.set_index("example_id")["box"]
-    pictures = []
-    for example_id, before in first.set_index("example_id")["box"].head(GALLERY).items():
-        shown = pixels(example_id)
-        width, height = shown.image.size
-        base, trained = (
-            None if box is None else Box(*box, Frame.FILE, width, height) for box in (before, boxes[example_id])
-        )
-        pictures.append(comparison_picture(shown, base, trained))
-    return pictures
+    trained = last.set_index("example_id")["box"]
+    before = first.set_index("example_id")["box"].head(GALLERY)
+    return [comparison_picture(*shown(name), box, trained[name]) for name, box in before.items()]

@@ -14,28 +14,32 @@ from locus.analysis.diagnoses.attention import layer_curves
 from locus.analysis.frame_check import corner_fit
 from locus.analysis.pages.rollouts import browser_html, groups_of
 from locus.analysis.plots import COLOURS, as_picture, histogram, mean_bars, panels
+from locus.analysis.run_metrics import HEADLINE, validation_scalars
 from locus.analysis.runs import FACTS, axes
 from locus.errors import LocusError
 
-SHOWN = {
-    "val/mean_iou": "mean IoU", "val/acc@0.5": "ACC@0.5", "val/acc@0.75": "ACC@0.75", "val/format": "format",
-    "time/rollout_s": "rollout, s", "time/update_s": "update, s",
-}  # fmt: skip
-CURVES = {"train/reward": "reward", "val/mean_iou": "validation IoU", "train/kl": "KL", "train/entropy": "entropy"}
+TIMES = {"time/rollout_s": "rollout, s", "time/update_s": "update, s"}
+CURVES = {"train/reward": "reward", HEADLINE: "validation IoU", "train/kl": "KL", "train/entropy": "entropy"}
+
+
+def validated(runs: pd.DataFrame) -> dict[str, str]:
+    """Columns of the last validation -> labels; the reward is told by its parts, attention by its own page."""
+    left_out = ("val/reward", "val/attention_in_box", "val/peak_in_box")
+    return {name: label for name, label in validation_scalars(runs).items() if name not in left_out}
 
 
 def table_of(runs: pd.DataFrame) -> pd.DataFrame:
     """Every run with the settings in which they differ, as text."""
-    measures = {name: label for name, label in SHOWN.items() if name in runs}
+    measures = validated(runs) | {name: label for name, label in TIMES.items() if name in runs}
     measures |= {name: name.removeprefix("score/") for name in runs if name.startswith("score/")}
     return cells(runs[[*FACTS, *axes(runs), *measures]].rename(columns=measures))
 
 
 def means_over_seeds(runs: pd.DataFrame) -> pd.DataFrame | None:
     """Means over seeds by the settings in which the runs differ; None where every setting was run once."""
-    if runs["seed"].nunique() < 2 or "val/mean_iou" not in runs:
+    measures = validated(runs)
+    if runs["seed"].nunique() < 2 or not measures:
         return None
-    measures = {name: label for name, label in SHOWN.items() if name.startswith("val/") and name in runs}
     return cells(over_seeds(runs.assign(all="all"), axes(runs) or ["all"], measures))
 
 
@@ -49,7 +53,7 @@ def setting_of(runs: pd.DataFrame) -> pd.Series:
 
 def ablation_bars(runs: pd.DataFrame) -> Image.Image | None:
     """Last validation of every setting with its 95 % interval over seeds; None where nothing was validated."""
-    measures = {name: label for name, label in SHOWN.items() if name.startswith("val/") and name in runs}
+    measures = validated(runs)
     finished = runs[runs["status"] == "finished"]
     if not measures or not len(finished):
         return None
@@ -103,8 +107,10 @@ def dynamics(metrics: pd.DataFrame, settings: Mapping[str, str] | None = None) -
             first = list(names).index(run) == list(names.values()).index(names[run])
             legend = names[run] if first else None  # once a setting
             one.plot(logged["step"], logged[name], color=colours[names[run]], linewidth=1, label=legend)
-        if name == "val/mean_iou" and len(names) == 1:
-            bins = [column for column in metrics if column.count("/") == 2 and column.endswith("/mean_iou")]
+        if name == HEADLINE and len(names) == 1:
+            bins = [
+                column for column in metrics if column.count("/") == 2 and column.endswith(HEADLINE.removeprefix("val"))
+            ]
             for index, column in enumerate(bins, 1):
                 logged = metrics[metrics[column].notna()]
                 one.plot(logged["step"], logged[column], color=COLOURS[index], linewidth=1, label=column.split("/")[1])

@@ -17,7 +17,7 @@ from locus.evaluation.benchmarks.shared import by_column, counted, read_by, writ
 from locus.evaluation.reading import vlmevalkit
 from locus.evaluation.reading.short import extract_box
 from locus.evaluation.statistics import Statistic, accuracy, mean_of
-from locus.tasks.cue_search.prompts import COORDINATE_WORDS
+from locus.tasks.answers import COORDINATE_WORDS
 from locus.types import Box, Frame
 
 PROMPT = (

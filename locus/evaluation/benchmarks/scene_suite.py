@@ -5,8 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from locus.evaluation.questions import AskedScene, draw_questions
-from locus.scenes.questions import Ask
+from locus.scenes.questions import Ask, AskedScene, draw_questions
 from locus.scenes.source import SceneSource
 
 

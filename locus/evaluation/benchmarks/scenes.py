@@ -24,8 +24,8 @@ from locus.tasks.answers import parse_answer
 from locus.tasks.cue_search.audits import audited_corpus
 from locus.tasks.cue_search.corpus import Corpus
 from locus.tasks.cue_search.crops import CropStrategy
-from locus.tasks.cue_search.dataset import CueDataset
-from locus.tasks.cue_search.prompts import cue_search_text
+from locus.tasks.cue_search.cues import PLAIN, open_image
+from locus.tasks.cue_search.task import cue_search_text
 from locus.types import Box, ParsedAnswer, Status
 
 READINGS = {Status.OK: Reading.OK, Status.TRUNCATED: Reading.TRUNCATED, Status.INVALID_BOX: Reading.OUT_OF_RANGE}
@@ -110,11 +110,10 @@ class CueSearch:
                 f"{self.name} has {self.rows} examples, found {len(examples)}: give another number of benchmark.rows, "
                 "or null for any"
             )
-        samples = CueDataset(examples, self.source)
-        for index, example in enumerate(examples):
-            sample = samples[index]
-            name = example.example_id
-            pictures = picture_of(f"{name}-image", sample.image), picture_of(f"{name}-cue", sample.cue)
+        for example in examples:
+            name, image = example.example_id, open_image(self.source, example)
+            cue = PLAIN.picture(example, image)
+            pictures = picture_of(f"{name}-image", image), picture_of(f"{name}-cue", cue)
             groups = {"bin": example.bin, "image": example.image_id}
             prompt = cue_search_text(parse_frame(self.frame))
             yield Item(name, prompt, example.target, pictures, groups=groups, evidence=(example.target,))

@@ -42,14 +42,14 @@ SCHEMA = pa.schema(
         "cue_scale": pa.float64(),
     }
 )
-"""The columns of `CueExample`, in its order."""
+"""The columns of `CueExample`, in its order, but for the split."""
 
 
 class CueTable(Sequence[CueExample]):
     """Corpus rows as columns; an index gives a `CueExample`."""
 
-    def __init__(self, columns: pa.Table) -> None:
-        self.columns = columns.combine_chunks()
+    def __init__(self, columns: pa.Table, split: str = "train") -> None:
+        self.columns, self.split = columns.combine_chunks(), split
 
     def __len__(self) -> int:
         return self.columns.num_rows
@@ -58,7 +58,7 @@ class CueTable(Sequence[CueExample]):
         if not -len(self) <= index < len(self):
             raise IndexError(f"example {index} of {len(self)}")
         row = self.columns.slice(index % len(self), 1).to_pylist()[0]
-        return CueExample(**(row | {"box": tuple(row["box"])}))
+        return CueExample(**(row | {"box": tuple(row["box"])}), split=self.split)
 
     def counts(self, column: str) -> dict[str, int]:
         """Value -> number of rows, in the order of the values."""
@@ -137,7 +137,7 @@ class Corpus:
             columns = columns.cast(SCHEMA.append(pa.field("split", pa.string())))
             corpus = cls(
                 *(
-                    CueTable(columns.filter(pc.equal(columns["split"], split)).drop_columns("split"))
+                    CueTable(columns.filter(pc.equal(columns["split"], split)).drop_columns("split"), split)
                     for split in ("train", "validation")
                 ),
                 seed=record["seed"],
@@ -191,7 +191,10 @@ def build_corpus(
             f"{total} crops in {len(np.unique(validation.regions.image))} images do not make a training and a "
             "validation set without a common image in this mixture; use more images, or ask for fewer examples"
         )
-    splits = {"train": train.examples(rows["train"]), "validation": validation.examples(rows["validation"])}
+    splits = {
+        "train": train.examples(rows["train"]),
+        "validation": validation.examples(rows["validation"], "validation"),
+    }
     corpus = Corpus(**splits, seed=seed, asked={"train": train_examples, "validation": validation_examples})
     if sum(map(len, splits.values())) < asked:
         log.warning(shortfall(corpus))
@@ -239,9 +242,9 @@ class _Drawing:
         """Indices of regions in these images [M] (bool): ``asked``, or what the mixture allows."""
         return draw(self.regions, np.flatnonzero(images[self.regions.image]), asked, self.strategy.ratios, self.rng)
 
-    def examples(self, index: np.ndarray) -> CueTable:
+    def examples(self, index: np.ndarray, split: str = "train") -> CueTable:
         """Rows for the regions at ``index`` [R]."""
-        return _examples(self.table, self.strategy, self.regions, index, self.rng)
+        return CueTable(_examples(self.table, self.strategy, self.regions, index, self.rng), split)
 
 
 def _hold_out(regions: Regions, needed: np.ndarray, share: float, images: int, rng: np.random.Generator) -> np.ndarray:
@@ -263,7 +266,7 @@ def _hold_out(regions: Regions, needed: np.ndarray, share: float, images: int, r
 
 def _examples(
     table: ImageTable, strategy: CropStrategy, regions: Regions, index: np.ndarray, rng: np.random.Generator
-) -> CueTable:
+) -> pa.Table:
     """Rows for the regions at ``index`` [R], in that order; padding and scale are drawn here."""
     columns = ("image", "number", "boxes", "area_ratio", "bin", "labels")
     chosen = Regions(**{name: getattr(regions, name)[index] for name in columns})
@@ -281,7 +284,7 @@ def _examples(
         "label": chosen.labels.tolist(),
         "cue_scale": scale,
     }
-    return CueTable(pa.table(values, schema=SCHEMA))
+    return pa.table(values, schema=SCHEMA)
 
 
 def _nothing_eligible(table: ImageTable, strategy: CropStrategy, regions: Regions) -> str:

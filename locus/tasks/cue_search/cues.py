@@ -17,10 +17,13 @@ from locus.types import CueExample
 
 
 class Cue(Protocol):
-    """Makes what stands for a crop in its prompt."""
+    """What stands for a crop in its prompt: a picture or words; a function of its arguments and the settings alone."""
 
-    def __call__(self, example: CueExample, image: Image.Image) -> Image.Image | str:
-        """The picture of the crop, or an expression; a function of its arguments and the settings alone."""
+    def picture(self, example: CueExample, image: Image.Image) -> Image.Image:
+        """The picture of the crop; not asked for where there is an expression."""
+
+    def expression(self, example: CueExample) -> str:
+        """Words in place of the picture; empty where the picture is shown."""
 
     def over(self, source: ImageSource) -> Cue:
         """The same for crops of this source, which may tell more of them than their pictures."""
@@ -35,10 +38,14 @@ class VisualCue:
 
     augment: CueAugmentation | None = None
 
-    def __call__(self, example: CueExample, image: Image.Image) -> Image.Image:
+    def picture(self, example: CueExample, image: Image.Image) -> Image.Image:
         """The cue; raises LocusError when the box has no pixel in the image."""
         cue = render_cue(image, example.box, example.cue_scale)
         return cue if self.augment is None else self.augment(cue, example.example_id)
+
+    def expression(self, example: CueExample) -> str:
+        """None: the picture is shown."""
+        return ""
 
     def over(self, source: ImageSource) -> VisualCue:
         """Itself: a crop's picture is all it needs."""
@@ -52,7 +59,6 @@ class VisualCue:
 PLAIN = VisualCue()
 """The crop as it is: the paper's cue."""
 
-
 _ROUNDING = 1e-6  # a side that is whole but for float rounding stays whole
 
 
@@ -64,6 +70,20 @@ def whole_pixels(boxes: np.ndarray, width: np.ndarray | int, height: np.ndarray 
     low, high = np.floor(boxes[..., :2] + _ROUNDING), np.ceil(boxes[..., 2:] - _ROUNDING)
     size = np.stack(np.broadcast_arrays(width, height), axis=-1)
     return np.concatenate([np.clip(low, 0, size), np.clip(high, 0, size)], axis=-1)
+
+
+def open_image(source: ImageSource, example: CueExample) -> Image.Image:
+    """The full image of an example.
+
+    Raises LocusError for one that is missing, unreadable, or of another size than the corpus says.
+    """
+    image = source.open(example.image_path)
+    if image.size != (example.width, example.height):
+        raise LocusError(
+            f"image {example.image_path}: is {image.width}x{image.height}, the corpus says "
+            f"{example.width}x{example.height}; use the images that the boxes were drawn on"
+        )
+    return image
 
 
 def render_cue(image: Image.Image, box: tuple[float, float, float, float], scale: float = 1.0) -> Image.Image:

@@ -1,7 +1,8 @@
-"""The rationales of SFT's targets: what a target says in its think block before the true box. Layer 2."""
+"""Rationales: what SFT's targets say in their think block before the true box."""
 
 from __future__ import annotations
 
+import hashlib
 import json
 import logging
 import os
@@ -11,17 +12,17 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from locus.errors import LocusError
-from locus.types import CueExample
+from locus.tasks.answers import TAGS
+from locus.types import Box, CueExample
 
 log = logging.getLogger("locus")
 
 TARGETS_FILE = "targets.jsonl"
-TAGS = ("<think>", "</think>", "<answer>", "</answer>")
 REPORT_EVERY = 1000
 """Rationales between two lines in the log."""
 
 
-class Targets(Protocol):
+class Rationales(Protocol):
     """Gives each example its rationale."""
 
     def check(self, example_ids: Iterable[str]) -> None:
@@ -31,7 +32,7 @@ class Targets(Protocol):
         """One rationale an example, in order; raises LocusError for an example that has none."""
 
 
-class EmptyTargets(Targets):
+class NoRationales(Rationales):
     """The box alone, after an empty think block."""
 
     def rationales(self, examples: Sequence[CueExample]) -> Iterator[str]:
@@ -39,7 +40,10 @@ class EmptyTargets(Targets):
         return iter([""] * len(examples))
 
 
-class FileTargets(Targets):
+NO_RATIONALES = NoRationales()
+
+
+class FileRationales(Rationales):
     """Rationales from JSON lines.
 
     Example of a line: ``{"example_id": "coco-9-51", "rationale": "Image 2 shows ..."}``. The file is read when it is
@@ -59,7 +63,7 @@ class FileTargets(Targets):
             )
 
     def rationales(self, examples: Sequence[CueExample]) -> Iterator[str]:
-        """As in `Targets`; raises LocusError as `check` does."""
+        """As in `Rationales`; raises LocusError as `check` does."""
         names = [example.example_id for example in examples]
         self.check(names)
         return (self._rationales[name] for name in names)
@@ -69,7 +73,7 @@ class FileTargets(Targets):
         try:
             lines = self.path.read_text(encoding="utf-8").split("\n")
         except (OSError, UnicodeDecodeError) as error:
-            raise LocusError(f"{self.path}: cannot be read ({error}); pass targets.path=<JSON lines>") from None
+            raise LocusError(f"{self.path}: cannot be read ({error}); pass rationales.path=<JSON lines>") from None
         found: dict[str, str] = {}
         for number, line in enumerate(lines, 1):
             if not line.strip():
@@ -106,14 +110,14 @@ def rationale_of(text: str) -> str:
     return rationale
 
 
-def write_targets(targets: Targets, examples: Sequence[CueExample], folder: str | Path) -> None:
+def write_rationales(rationales: Rationales, examples: Sequence[CueExample], folder: str | Path) -> None:
     """Writes ``targets.jsonl`` whole or not at all, a line an example in their order; none for an empty rationale.
 
     Raises LocusError as ``targets`` does, and when the folder cannot be written.
     """
     path = Path(folder) / TARGETS_FILE
     lines = []
-    for index, rationale in enumerate(targets.rationales(examples)):
+    for index, rationale in enumerate(rationales.rationales(examples)):
         if rationale:
             lines.append(json.dumps({"example_id": examples[index].example_id, "rationale": rationale}) + "\n")
             if len(lines) % REPORT_EVERY == 0:
@@ -125,3 +129,52 @@ def write_targets(targets: Targets, examples: Sequence[CueExample], folder: str 
         os.replace(f"{path}.part", path)
     except OSError as error:
         raise LocusError(f"{path}: cannot be written ({error}); make room or choose another hydra.run.dir") from error
+
+
+# --- Templates: all words, and those of scenes' labels, are single tokens of the tiny tokenizer (tested) -----------
+TEMPLATES = (
+    "The cue is cropped from a {size} region with one {label}. The {label} that matches it is {place} of the image.",
+    "There is one {label} in the cue. The image has the same {label} {place}, and it is {size}.",
+    "First look at the cue, it is one {label}. The same {label} is {place}. There the {size} region matches.",
+    "To find the cue, look for a {size} {label}. There is one {place} of the image, and the pixels match.",
+)
+UNNAMED = "part of the scene"
+"""Stands for a label that is empty, as a random crop's."""
+PLACES = (
+    ("at the top left", "at the top", "at the top right"),
+    ("on the left", "in the middle", "on the right"),
+    ("at the bottom left", "at the bottom", "at the bottom right"),
+)
+"""Of a box whose centre lies in this row and column of thirds of the image."""
+SIZES = ((0.01, "tiny"), (0.05, "small"))
+"""(Share of the image below which a box is so called, word); from the last share on it is large."""
+
+
+class TemplateRationales(Rationales):
+    """Two or three sentences that say the label, the part of the image that the target box lies in, and its size.
+
+    An example has the same rationale in every run; which template it gets goes by its id.
+    """
+
+    def rationales(self, examples: Sequence[CueExample]) -> Iterator[str]:
+        """As in `Rationales`; every example has one."""
+        return map(rationale, examples)
+
+
+def rationale(example: CueExample) -> str:
+    """Example -> its sentences. Example: ``The cue is cropped from a tiny region with one dotted red star. ...``."""
+    number = int.from_bytes(hashlib.sha256(example.example_id.encode()).digest()[:8])
+    words = {"label": example.label or UNNAMED, "place": place(example.target), "size": size(example.target)}
+    return TEMPLATES[number % len(TEMPLATES)].format(**words)
+
+
+def place(box: Box) -> str:
+    """The part of the image that the box's centre lies in, such as ``at the top left``."""
+    column = int(3 * (box.x1 + box.x2) / 2 / box.width)
+    row = int(3 * (box.y1 + box.y2) / 2 / box.height)
+    return PLACES[min(row, 2)][min(column, 2)]
+
+
+def size(box: Box) -> str:
+    """The box's size relative to the image, in a word."""
+    return next((word for share, word in SIZES if box.area_ratio < share), "large")

@@ -27,8 +27,16 @@ SAME_AREA = 0.01
 """Relative difference of areas, from the same, up to which a box may be a crop's object."""
 
 
+class TextCue:
+    """A cue in words; no picture of the crop is shown."""
+
+    def picture(self, example: CueExample, image: Image.Image) -> Image.Image:
+        """There is none."""
+        raise NotImplementedError("a text cue shows no picture")
+
+
 @dataclass(frozen=True)
-class AnnotatedTextCue:
+class AnnotatedTextCue(TextCue):
     """Expressions made of a source's labels and boxes by `referring_expressions`."""
 
     duplicate_iou: float
@@ -40,7 +48,7 @@ class AnnotatedTextCue:
         """The same for crops of this source's boxes."""
         return replace(self, source=source)
 
-    def __call__(self, example: CueExample, image: Image.Image | None = None) -> str:
+    def expression(self, example: CueExample) -> str:
         """The expression of the crop's object. Raises LocusError for a crop without a label, or of another source."""
         return self._expression(example).text
 
@@ -88,7 +96,7 @@ class AnnotatedTextCue:
 
 
 @dataclass(frozen=True)
-class FileTextCue:
+class FileTextCue(TextCue):
     """Expressions read from a JSONL file, its rows of either form.
 
     ``{"example_id": "coco-9-51", "expression": "the bowl with broccoli"}``, or, by image and object box in pixels of
@@ -102,7 +110,7 @@ class FileTextCue:
         """Itself: the file says all."""
         return self
 
-    def __call__(self, example: CueExample, image: Image.Image | None = None) -> str:
+    def expression(self, example: CueExample) -> str:
         """The expression of the example; raises LocusError naming the file when it has none."""
         by_id, by_image = self._rows
         if example.example_id in by_id:
@@ -164,14 +172,14 @@ class FileTextCue:
 
 
 @dataclass(frozen=True)
-class LabelTextCue:
+class LabelTextCue(TextCue):
     """The label itself, of data whose labels are expressions."""
 
     def over(self, source: ImageSource) -> LabelTextCue:
         """Itself: an example knows its label."""
         return self
 
-    def __call__(self, example: CueExample, image: Image.Image | None = None) -> str:
+    def expression(self, example: CueExample) -> str:
         """The label; raises LocusError naming the example when it cannot be an expression."""
         if fault := expression_fault(example.label):
             raise LocusError(
@@ -187,7 +195,7 @@ class LabelTextCue:
 
 def _counts(cue: FileTextCue | LabelTextCue, examples: Sequence[CueExample]) -> dict[str, Any]:
     """How many expressions there are, and how many of them another example of the image has, too."""
-    found = Counter((example.image_id, cue(example)) for example in examples)
+    found = Counter((example.image_id, cue.expression(example)) for example in examples)
     return {"expressions": found.total(), "ambiguous": sum(count for count in found.values() if count > 1)}
 
 

@@ -1,0 +1,218 @@
+"""Cue search (LOCUS, arXiv 2606.16586): where in the image is this crop? The answer is a box, rewarded by its IoU."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterator, Mapping, Sequence, Set
+from dataclasses import replace
+from itertools import islice
+from typing import Any
+
+import numpy as np
+
+from locus.boxes import to_view, written_box
+from locus.errors import LocusError
+from locus.images.sources import ImageSource
+from locus.tasks.answers import COORDINATE_WORDS, THINK_ANSWER, box_text, completion_text, parse_answer
+from locus.tasks.cue_search.audits import audited_corpus
+from locus.tasks.cue_search.corpus import Corpus, CueTable
+from locus.tasks.cue_search.crops import CropStrategy
+from locus.tasks.cue_search.cues import PLAIN, Cue, open_image
+from locus.tasks.cue_search.rationales import NO_RATIONALES, Rationales
+from locus.tasks.cue_search.reward import BoxReward
+from locus.tasks.order import Order, Uniform, batches, check_pools, whole_parts
+from locus.tasks.task import Key, Split, Task
+from locus.types import Box, CueExample, Frame, Grade, Query, Response, Sample, View
+
+log = logging.getLogger("locus")
+
+CUE_SEARCH = (
+    "Image 1 is a full scene image. Image 2 is a cropped region from Image 1. Please find where Image 2 is located in "
+    "Image 1, and output the bounding box as [x1, y1, x2, y2] {coordinates}."
+)
+EXPRESSION_SEARCH = (
+    'Image 1 is a full scene image. Please find where "{expression}" is located in Image 1, and output the bounding '
+    "box as [x1, y1, x2, y2] {coordinates}."
+)
+"""The same question where a referring expression stands for the cue (the paper's Table 5); its wording is ours."""
+EXACT = 3
+"""Decimals of the gold answer: they move a corner by at most 0.002 px of a 4,000 px image, far below 1 % of 16 px."""
+
+
+def cue_search_text(frame: Frame, expression: str = "") -> str:
+    """The instruction q for a policy that answers in ``frame``; an expression stands for the cue."""
+    question = EXPRESSION_SEARCH if expression else CUE_SEARCH
+    return question.format(coordinates=COORDINATE_WORDS[frame], expression=expression) + "\n" + THINK_ANSWER
+
+
+def shifted(box: Box) -> Box:
+    """The box moved by half its sides, to the right and down."""
+    dx, dy = (box.x2 - box.x1) / 2, (box.y2 - box.y1) / 2
+    return replace(box, x1=box.x1 + dx, y1=box.y1 + dy, x2=box.x2 + dx, y2=box.y2 + dy)
+
+
+class CueSearch(Task[CueExample]):
+    """Crops of a corpus, to be found in their images.
+
+    Args:
+        corpus: what to train and validate on.
+        source: opens its images.
+        reward: of an answered box.
+        cue, validation_cue: what the prompts of each split show of their crops.
+        order: which training examples a step has.
+        rationales: what SFT's targets say before the box.
+    """
+
+    name = "cue_search"
+    headline = "mean_iou"
+    labels = {
+        "mean_iou": "mean IoU",
+        "acc@0.5": "ACC@0.5",
+        "acc@0.75": "ACC@0.75",
+        "format": "format",
+        "reward": "reward",
+    }
+
+    def __init__(
+        self,
+        corpus: Corpus,
+        source: ImageSource,
+        reward: BoxReward | None = None,
+        cue: Cue = PLAIN,
+        validation_cue: Cue = PLAIN,
+        order: Order | None = None,
+        rationales: Rationales = NO_RATIONALES,
+    ):
+        cues = {"train": cue.over(source), "validation": validation_cue.over(source)}
+        audits = {}
+        for name, split in (("cue", "train"), ("validation_cue", "validation")):
+            if counts := cues[split].audit(corpus.splits[split]):
+                audits[name] = counts
+                log.info("%s: %s", name, ", ".join(f"{count} {what}" for what, count in counts.items()))
+        self.corpus = replace(corpus, audits=corpus.audits | audits)
+        self.source, self.reward, self.cues = source, reward or BoxReward(), cues
+        self.order, self.rationales = order or Uniform(), rationales
+        self.bins = np.array(corpus.train.columns["bin"].to_pylist())
+
+    # --- What it is -------------------------------------------------------------------------------------------
+    def examples(self, split: Split) -> CueTable:
+        """Rows of the corpus."""
+        return self.corpus.splits[split]
+
+    def prompt(self, example: CueExample, frame: Frame) -> Query:
+        """The full image and the cue, or an expression in its place.
+
+        Raises LocusError for an image that is missing, unreadable, or of another size than the corpus says.
+        """
+        image, cue = open_image(self.source, example), self.cues[example.split]
+        expression = cue.expression(example)
+        images = (image,) if expression else (image, cue.picture(example, image))
+        return Query(cue_search_text(frame, expression), images)
+
+    def grade(self, example: CueExample, response: Response, view: View) -> Grade:
+        """The reward of the answered box, read in the frame that the policy speaks."""
+        answer = parse_answer(response.text, finished=response.finished)
+        box = None if answer.xyxy is None else written_box(answer.xyxy, view, example.width, example.height)
+        return self.reward(answer, box, example.target)
+
+    def gold(self, example: CueExample, view: View) -> str:
+        """The true box with decimals."""
+        return completion_text(box_text(to_view(example.target, view), EXACT))
+
+    def foil(self, example: CueExample, view: View) -> str | None:
+        """The true box shifted by half its sides: a reward that reads another frame does not notice."""
+        text = completion_text(box_text(shifted(to_view(example.target, view)), EXACT))
+        return text if self.reward.alpha < 1 else None  # a format alone does not know places
+
+    # --- What it is trained on --------------------------------------------------------------------------------
+    def target(self, samples: Sequence[Sample]) -> Iterator[str]:
+        """Rationale, then the box in whole numbers."""
+        rationales = self.rationales.rationales([sample.example for sample in samples])
+        for sample, rationale in zip(samples, rationales, strict=True):
+            yield completion_text(box_text(to_view(sample.example.target, sample.view)), rationale)
+
+    def check_targets(self) -> None:
+        """Raises LocusError when a training example lacks its rationale."""
+        self.rationales.check(self.corpus.train.columns["example_id"].to_pylist())
+
+    def check(self, count: int, steps: int) -> None:
+        """As `Task.check`, by the order's pools."""
+        check_pools(self.order, self.bins, count, steps)
+
+    def batches(self, count: int, seed: int) -> Iterator[list[Key]]:
+        """By the order."""
+        return batches(self.order, self.bins, count, seed)
+
+    def fresh(self, step: int, attempt: int, count: int, seed: int, used: Set[str] = frozenset()) -> list[Key]:
+        """In the shares of the step's batch; fewer when a pool of the order runs out.
+
+        None is in ``used``: a prompt's random numbers go by step and id, so it would bring the same rollouts again.
+        """
+        rng = np.random.default_rng([seed, 1 + step, 1 + attempt])
+        permutation = rng.permutation(len(self.corpus.train))
+        pools = self.order.pools(self.bins)
+        parts = whole_parts(count, self.order.shares(list(pools), step), rng)
+        drawn: list[int] = []
+        for pool, part in zip(pools.values(), parts, strict=True):
+            members = permutation[np.isin(permutation, pool)].tolist()
+            fresh = (index for index in members if self.corpus.train[index].example_id not in used)
+            drawn += islice(fresh, part)
+        return drawn
+
+    # --- What is recorded -------------------------------------------------------------------------------------
+    def row(self, example: CueExample) -> Mapping[str, Any]:
+        """Image, area bin, expression and true box."""
+        columns = {name: getattr(example, name) for name in ("image_id", "image_path", "bin", "area_ratio")}
+        expression = self.cues[example.split].expression(example)
+        return columns | {"expression": expression, "target": list(example.target.xyxy)}
+
+    def group(self, example: CueExample) -> str:
+        """The area bin."""
+        return example.bin
+
+    def facts(self) -> Mapping[str, Any]:
+        """Hash and audits of the corpus."""
+        return {"corpus_hash": self.corpus.content_hash, "audits": self.corpus.audits}
+
+    def variants(self, example: CueExample, view: View) -> Mapping[str, str]:
+        """Whole numbers: the most that a policy which writes integers can earn."""
+        return {"rounded to integers": completion_text(box_text(to_view(example.target, view)))}
+
+    def summary(self, grades: Sequence[Grade]) -> dict[str, float]:
+        """Mean IoU, accuracy at IoU 0.5 and 0.75, format and reward."""
+        ious, count = [grade.parts["iou"] for grade in grades], len(grades)
+        return {
+            "mean_iou": sum(ious) / count,
+            "acc@0.5": sum(iou >= 0.5 for iou in ious) / count,
+            "acc@0.75": sum(iou >= 0.75 for iou in ious) / count,
+            "format": sum(grade.parts["format"] for grade in grades) / count,
+            "reward": sum(grade.total for grade in grades) / count,
+        }
+
+
+def cue_search(
+    source: ImageSource,
+    crop: CropStrategy,
+    train_examples: int,
+    validation_examples: int,
+    seed: int,
+    corpus: str | None = None,
+    validation_crop: CropStrategy | None = None,
+    audit: Mapping[str, Any] | None = None,
+    **parts: Any,
+) -> CueSearch:
+    """The task of a configuration: on a prepared corpus, or on one that is audited and drawn now.
+
+    Args:
+        corpus: the folder that ``python -m locus.prepare`` wrote; None draws one of ``source`` by ``crop``.
+        audit: see `audited_corpus`.
+        parts: see `CueSearch`.
+    """
+    if corpus is not None:
+        examples = Corpus.load(corpus)
+    else:
+        sizes = train_examples, validation_examples
+        examples = audited_corpus(source, crop, *sizes, seed, validation_strategy=validation_crop, **(audit or {}))
+    if not examples.validation:
+        raise LocusError(f"corpus={corpus}: no validation examples; prepare it with some (data.validation_examples)")
+    return CueSearch(examples, source, **parts)
