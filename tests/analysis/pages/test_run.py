@@ -1,0 +1,105 @@
+"""A run's page, opened in a real headless browser."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+from PIL import Image
+
+from locus.analysis.comparison import compare, cue_search_section
+from locus.analysis.pages.page import Section
+from locus.analysis.pages.run import gallery, write_run_report
+from locus.analysis.tables import paired_table
+from locus.errors import LocusError
+from locus.tasks.cue_search.cues import render_cue
+from locus.types import CueExample, CuePixels
+
+EXAMPLES = 15
+
+
+@pytest.fixture
+def run(tmp_path) -> Path:
+    """A run folder with two validations: IoU 0.2 before, 0.2 to 1.0 after; the last example answers no box."""
+    rows = []
+    for step, ious in ((0, np.full(EXAMPLES, 0.2)), (40, np.linspace(0.2, 1.0, EXAMPLES))):
+        for index, iou in enumerate(ious):
+            box = None if index == EXAMPLES - 1 and step == 0 else [8.0, 8.0, 40.0, 40.0]
+            row = {
+                "step": step,
+                "example_id": str(index),
+                "image_id": str(index // 2),
+                "bin": ("tiny", "small")[index % 2],
+                "iou": iou,
+                "box": box,
+            }
+            rows.append(row | {"format": 1.0})
+    pd.DataFrame(rows).to_parquet(tmp_path / "validation.parquet")
+    (tmp_path / "figures").mkdir()
+    Image.new("RGB", (64, 48), "white").save(tmp_path / "figures" / "curve.png")
+    return tmp_path
+
+
+def pixels(example_id: str) -> CuePixels:
+    """The pictures of an example."""
+    image = Image.effect_noise((128, 128), 80).convert("RGB")
+    example = CueExample(example_id, example_id, "0.png", 128, 128, (8, 8, 40, 40), 0.0625, "tiny")
+    return CuePixels(example, image, render_cue(image, example.box, 1.0))
+
+
+@pytest.fixture
+def sections(run) -> list[Section]:
+    """Cue search, and ten questions that the base fails, and of which the trained policy fails none."""
+    shared = {"item": range(10), "kind": ["colour", "shape"] * 5}
+    questions = pd.concat(
+        [pd.DataFrame(shared | {"policy": p, "score": s}) for p, s in (("before", 0.0), ("after", 1.0))]
+    )
+    asked = paired_table(questions, {"<b>attributes</b>": "score"}, "kind")
+    cues = cue_search_section(pd.read_parquet(run / "validation.parquet"))
+    return [cues, Section("Questions without a cue", "<i>text</i>", asked)]
+
+
+def test_the_page_in_a_browser(run, sections, browser):
+    """A broken picture, a request to the network, or data that becomes markup: the page looks right in code."""
+    page = write_run_report(run, sections, pixels, "locus: a <run>")
+    browser.get(page.as_uri())
+    assert browser.get_log("browser") == []
+    assert browser.title == "locus: a <run>"
+    widths = browser.execute_script("return [...document.images].map(image => image.naturalWidth)")
+    assert len(widths) == 1 + 12 and min(widths) > 0
+    assert browser.execute_script(
+        "return performance.getEntriesByType('resource').every(r => r.name.startsWith('data:'))"
+    )
+    rows = browser.execute_script("return [...document.querySelectorAll('tr')].map(row => row.innerText.split('\\t'))")
+    assert rows[1][:5] == ["mean IoU", "all", "0.200", "0.600", "+0.400"]
+    assert "<b>attributes</b>" in {row[0] for row in rows}
+
+
+def test_cue_search_table(run, sections):
+    """Before and after swapped, bins mixed, or examples paired by order and not by name."""
+    cues = sections[0].table.set_index(["measure", "of"])
+    assert cues.loc[("mean IoU", "all"), ["before", "after"]].tolist() == pytest.approx([0.2, 0.6])
+    assert cues.loc[("ACC@0.5", "all"), "after"] == pytest.approx(9 / 15)  # from 0.2 + 6 * 0.8 / 14 on
+    assert cues.loc[("mean IoU", "tiny"), "items"] == 8 and cues.loc[("mean IoU", "small"), "items"] == 7
+
+
+def test_a_diagnosis_that_does_not_suit_is_left_out(run, tmp_path):
+    """A finished training that ends as failed, without its page, because one diagnosis cannot be made."""
+
+    class Unsuited:
+        name = "context_rot"
+
+        def measure(self, evaluator: object) -> pd.DataFrame:
+            raise LocusError("a canvas of 96x96 is shown as 84x84")
+
+    (section,) = compare({"before": None, "after": None}, [Unsuited()], tmp_path)
+    assert section.title == "context_rot: left out" and "84x84" in section.text
+    cues = cue_search_section(pd.read_parquet(run / "validation.parquet"))
+    assert "84x84" in write_run_report(run, [cues, section], pixels, "run").read_text()
+
+
+def test_gallery_takes_an_answer_without_a_box(run):
+    """A missing box that is drawn, or that ends the report."""
+    assert len(gallery(pd.read_parquet(run / "validation.parquet"), pixels)) == 12

@@ -1,0 +1,42 @@
+"""``python -m locus.pretrain`` leaves a backbone that opens."""
+
+from __future__ import annotations
+
+import pandas as pd
+import torch
+from transformers import AutoModelForImageTextToText, AutoProcessor
+
+from tests.support.runs import command, succeeded, weights
+
+SMALLEST = (
+    *("logger=csv", "lessons.patch_lessons=2", "lessons.patch_images=2", "lessons.question_images=2"),
+    *(
+        "lessons.cue_source.count=8",
+        "lessons.cue_examples=4",
+        "lessons.first_cue_lesson=3",
+        "validation.questions=2",
+        "validation.cues=2",
+    ),
+    *("trainer.steps=4", "trainer.validate_every=4", "trainer.checkpoint_every=1", "trainer.keep_checkpoints=9"),
+    *("backbone.architecture.text_layers=2", "backbone.architecture.vision_layers=2", "trainer.precision=32-true"),
+)
+
+
+def test_the_command(tmp_path):
+    """What it leaves opens with plain transformers, and resuming is the same as not stopping."""
+    whole, parts = tmp_path / "whole", tmp_path / "parts"
+    succeeded(command("pretrain", *SMALLEST, f"hydra.run.dir={whole}"))
+    model = AutoModelForImageTextToText.from_pretrained(whole / "policy")
+    assert model.dtype == torch.bfloat16 and AutoProcessor.from_pretrained(whole / "policy")
+    card = (whole / "policy" / "README.md").read_text()
+    assert "license: apache-2.0" in card and "| cue search, mean IoU |" in card
+    rows = pd.read_csv(whole / "metrics.csv")
+    assert (
+        rows["train/patch_loss"].count() == 4
+        and rows["train/look_loss"].count() == 2
+        and rows["val/grounding"].count() == 1
+    )
+    succeeded(command("pretrain", *SMALLEST, "trainer.steps=2", "module.steps=4", f"hydra.run.dir={parts}"))
+    succeeded(command("pretrain", f"resume={parts}", "trainer.steps=4"))
+    one, two = weights(whole), weights(parts)
+    assert one.keys() == two.keys() and all(torch.equal(one[name], two[name]) for name in one)

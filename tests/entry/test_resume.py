@@ -1,0 +1,199 @@
+"""A run of 2k steps is a run of k steps, resumed for k more, bit for bit; and what may not change in between."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+from typing import Any
+from unittest import mock
+
+import pandas as pd
+import pyarrow.parquet as pq
+import pytest
+import torch
+import yaml
+from omegaconf import OmegaConf
+
+from locus.training.grpo import GRPOModule
+from tests.support.interrupted import STEPS, Killed, cut, settings
+from tests.support.runs import (
+    SMALLEST,
+    command,
+    differences,
+    metrics,
+    refused,
+    resume,
+    same_weights,
+    succeeded,
+    train,
+    warm_run,
+)
+
+
+# --- The k-th step --------------------------------------------------------------------------------------------
+def test_the_unbroken_run_moves(unbroken):
+    """Equality of runs in which nothing happens shows nothing."""
+    rollouts = pd.read_parquet(unbroken / "rollouts.parquet")
+    assert (rollouts.groupby(["step", "prompt_id"])["reward"].nunique() > 1).sum() >= STEPS
+    assert not same_weights(unbroken, warm_run())
+    trained = metrics(unbroken)["train/grad_norm"].dropna()
+    assert len(trained) == STEPS and (trained > 0).all()
+    states = [torch.load(path, weights_only=True)["state_dict"] for path in sorted(unbroken.glob("checkpoints/*"))]
+    for earlier, later in zip(states, states[1:], strict=False):
+        assert sum(not torch.equal(earlier[name], later[name]) for name in later) > 0.9 * len(later)
+
+
+@pytest.mark.parametrize("step", [pytest.param(1, marks=pytest.mark.slow), 2, 3])
+def test_k_steps_and_the_rest_are_the_whole(folder, unbroken, step):
+    """Optimiser, scheduler, order of prompts or random numbers that begin anew; rows lost or written twice.
+
+    The step is validated (2) or not (1, 3).
+    """
+    cut(folder, step)
+    resume(folder)
+    assert list(differences(folder, unbroken)) == []
+    assert json.loads((folder / "run.json").read_text())["resumed_from_step"] == step
+    assert json.loads((folder / "summary.json").read_text()) == json.loads((unbroken / "summary.json").read_text())
+    assert (folder / "config.yaml").read_text() == (unbroken / "config.yaml").read_text()
+
+
+@pytest.mark.parametrize("steps", [STEPS, pytest.param(3, marks=pytest.mark.slow)])
+def test_resuming_after_the_last_step_repeats_nothing(tmp_path, folder, unbroken, steps):
+    """Killed while the policy is exported: its last validation, in or after the last step, written twice."""
+    if steps != STEPS:
+        train(folder := tmp_path / "three", *settings(steps))
+        unbroken = Path(shutil.copytree(folder, tmp_path / "whole"))
+    cut(folder, steps)
+    resume(folder)
+    assert list(differences(folder, unbroken)) == []
+
+
+def test_a_finished_run_goes_on_beyond_its_end(tmp_path, unbroken):
+    """More steps than were planned: the same ones as in a run that was planned for them; also when resumed again."""
+    train(tmp_path, *settings(2))
+    ended = resume(tmp_path, f"trainer.steps={STEPS}")
+    assert list(differences(tmp_path, unbroken)) == [] and "departs" in ended.stdout
+    assert yaml.safe_load((tmp_path / "config.yaml").read_text())["trainer"]["steps"] == STEPS
+    cut(tmp_path, 3)
+    resume(tmp_path)  # the longer run is now the run
+    assert list(differences(tmp_path, unbroken)) == []
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    "method",
+    [
+        ["algorithm=easyr1", "trainer.prompts_per_step=4", "algorithm.group_size=4"],
+        ["algorithm=dapo", "algorithm.mini_batches=2", "algorithm.group_size=2"],  # refills draw prompts, too
+        ["method=sft"],
+        ["trainer.workers=1", "data.train_examples=5"],  # an epoch ends in the middle
+        ["backbone.train_vision=false", "rollout.token_budget=700"],
+    ],
+    ids=["easyr1", "dapo", "sft", "workers", "frozen tower"],
+)
+def test_every_kind_of_run_resumes(tmp_path, method):
+    """State that only some methods have, kept outside the checkpoint."""
+    whole, broken = tmp_path / "whole", tmp_path / "broken"
+    train(whole, *settings(), *method)
+    shutil.copytree(whole, broken)
+    cut(broken, 1)
+    resume(broken)
+    assert list(differences(broken, whole)) == []
+
+
+# --- Interrupted ----------------------------------------------------------------------------------------------
+@pytest.mark.parametrize(
+    ("name", "call", "done"),
+    [("validation_step", 1, 0), ("update", 3, 2), pytest.param("validation_step", 2, 1, marks=pytest.mark.slow)],
+    ids=["before step 1", "in step 3", "in the validation of step 2"],
+)
+def test_interrupted_it_says_how_to_go_on_and_does(tmp_path, unbroken, name, call, done):
+    """Ctrl-C: a traceback, a success for the shell, tables left open, or advice that does not work."""
+    folder, calls, original = tmp_path / "run", iter(range(1, 100)), getattr(GRPOModule, name)
+
+    def interrupted(*args: Any, **kwargs: Any) -> Any:
+        if next(calls) == call:
+            raise KeyboardInterrupt
+        return original(*args, **kwargs)
+
+    with mock.patch.object(GRPOModule, name, interrupted):
+        ended = command("train", *SMALLEST, f"hydra.run.dir={folder}", *settings())
+    assert ended.status == 130 and "Traceback" not in ended.stderr
+    assert ended.stderr.splitlines()[-1].startswith("locus: interrupted")
+    assert json.loads((folder / "summary.json").read_text())["status"] == "interrupted"
+    assert pq.read_table(folder / "rollouts.parquet").num_rows >= done * 8 and (folder / "rollouts.parquet").is_file()
+    assert (folder / "validation.parquet").is_file()
+    assert (f"resume={folder}" in ended.stderr) == (done > 0), "there must be a checkpoint to go on from"
+    if done:
+        resume(folder)
+        assert list(differences(folder, unbroken)) == []
+
+
+# --- What may not change --------------------------------------------------------------------------------------
+@pytest.mark.parametrize("change", ["algorithm=easyr1", "experiment=easy", "seed=2"])
+def test_another_run_is_refused(folder, change):
+    """A group or seed that is swapped halfway, or left out without a word."""
+    cut(folder, 3)
+    refused(command("train", f"resume={folder}", change), f"resume={folder}", change, "only dotted keys")
+    assert not (folder / "policy").exists()
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        f"++trainer.steps={STEPS + 1}",
+        pytest.param("~trainer.workers", marks=pytest.mark.slow),
+        pytest.param("+trainer.new=1", marks=pytest.mark.slow),
+    ],
+)
+def test_an_override_is_obeyed_or_refused(folder, change):
+    """A prefix of Hydra's that is taken for a part of the key: the override does nothing, and nobody is told."""
+    cut(folder, 3)
+    ended = command("train", f"resume={folder}", change)
+    if ended.status == 0:
+        assert yaml.safe_load((folder / "config.yaml").read_text())["trainer"]["steps"] == STEPS + 1
+    else:
+        refused(ended, change)
+
+
+def test_a_group_that_the_run_has_may_be_named_again(folder):
+    """The only way to reach a key of a group that is not the default one, such as a data folder that has moved."""
+    succeeded(resume(folder, "method=grpo", f"trainer.steps={STEPS}"))
+
+
+def test_a_mistyped_folder_is_not_made(tmp_path):
+    """Hydra makes its output folder before anything can be checked: the typo would look like a run from then on."""
+    refused(command("train", f"resume={tmp_path / 'nowhere'}"), "no folder of a run")
+    assert not (tmp_path / "nowhere").exists()
+
+
+def test_a_new_run_does_not_write_into_an_old_ones_folder(folder, unbroken):
+    """Doubled validation rows, and a resume from the old run's checkpoint under the new configuration."""
+    cut(folder, 3)
+    refused(command("train", *SMALLEST, "seed=7", f"hydra.run.dir={folder}"), "already holds a run", "resume=")
+    resume(folder)
+    assert list(differences(folder, unbroken)) == []
+
+
+def test_the_configuration_survives_a_kill(folder, unbroken):
+    """Killed while the resumed run keeps its overrides: a configuration that is empty, and a run that is lost."""
+    cut(folder, 3)
+    write = Path.write_text
+
+    def half(path: Path, text: str, *_: Any, **__: Any) -> None:
+        write(path, text[: len(text) // 2])
+        if "resume.yaml" in path.name:
+            raise Killed
+
+    def saved(config: Any, path: Any) -> None:
+        half(Path(path), OmegaConf.to_yaml(config))
+
+    with (
+        mock.patch.object(Path, "write_text", half),
+        mock.patch.object(OmegaConf, "save", saved),
+        pytest.raises(Killed),
+    ):
+        command("train", f"resume={folder}", "trainer.keep_checkpoints=99")
+    resume(folder, "trainer.keep_checkpoints=100")
+    assert list(differences(folder, unbroken)) == []

@@ -1,0 +1,87 @@
+"""Runs that cannot be resumed: one line on stderr that names the damaged file and how to go on, and status 2."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+
+import pytest
+import torch
+
+from tests.support.runs import command, differences, refused, resume
+
+
+def cut_in_half(path: Path) -> None:
+    path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
+
+
+def emptied(path: Path) -> None:
+    path.write_bytes(b"")
+
+
+def foreign(path: Path) -> None:
+    torch.save({"state_dict": {}}, path)
+
+
+def flipped(path: Path) -> None:
+    """A bad block in the weights: the archive around them is whole."""
+    content = bytearray(path.read_bytes())
+    middle = len(content) // 2
+    content[middle : middle + 4096] = bytes(byte ^ 255 for byte in content[middle : middle + 4096])
+    path.write_bytes(content)
+
+
+@pytest.mark.parametrize("damage", [cut_in_half, pytest.param(emptied, marks=pytest.mark.slow), foreign, flipped])
+def test_a_corrupt_checkpoint_and_the_earlier_one(run, unbroken, damage):
+    """A run that goes on from rubbish, or that gives up where the checkpoint before is whole."""
+    newest = run / "checkpoints" / "step-000002.ckpt"
+    damage(newest)
+    refused(command("train", f"resume={run}"), str(newest), "corrupt", "step-000001.ckpt")
+    if damage is cut_in_half:
+        newest.unlink()  # as it says
+        resume(run)
+        assert list(differences(run, unbroken)) == []
+
+
+def test_the_only_checkpoint_is_corrupt(run):
+    """There is no earlier one to fall back to."""
+    (run / "checkpoints" / "step-000001.ckpt").unlink()
+    cut_in_half(run / "checkpoints" / "step-000002.ckpt")
+    refused(command("train", f"resume={run}"), "step-000002.ckpt", "start the run anew")
+
+
+def test_a_run_that_is_not_there(tmp_path):
+    """A typo in the path, or another folder: it is no run, rather than a run without checkpoints."""
+    (tmp_path / "other").mkdir()
+    for name in ("absent", "other"):
+        refused(command("train", f"resume={tmp_path / name}"), f"resume={tmp_path / name}", "folder of a run")
+
+
+@pytest.mark.parametrize("lacks", ["checkpoints", ".hydra/resume.yaml"])
+def test_a_folder_that_is_no_run(run, lacks):
+    """A folder of something else, or of a run that was tidied up."""
+    path = run / lacks
+    shutil.rmtree(path) if path.is_dir() else path.unlink()
+    refused(command("train", f"resume={run}"), f"resume={run}", "start the run anew")
+
+
+@pytest.mark.parametrize("text", ["", "seed: ["])
+def test_a_configuration_that_is_none(run, text):
+    """Emptied or cut, by a copy or a quota."""
+    (run / ".hydra" / "resume.yaml").write_text(text)
+    refused(command("train", f"resume={run}"), f"resume={run}", "resume.yaml")
+
+
+@pytest.mark.parametrize("name", ["rollouts.parquet", "metrics.csv"])
+@pytest.mark.parametrize("text", [pytest.param("", marks=pytest.mark.slow), "not a table\n1,2\n"])
+def test_tables_that_cannot_be_read(run, name, text):
+    """A table of the run that is overwritten, or a traceback, because it is broken."""
+    (run / name).write_text(text)
+    refused(command("train", f"resume={run}"), str(run / name))
+    assert (run / name).read_text() == text
+
+
+def test_a_checkpoint_of_another_model(run):
+    """A resumed run whose backbone changed: torch's list of a hundred keys."""
+    change = "backbone=tiny_random", "backbone.path=null", "backbone.architecture.text_layers=3"
+    refused(command("train", f"resume={run}", *change), "checkpoint")

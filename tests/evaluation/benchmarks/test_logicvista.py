@@ -1,0 +1,41 @@
+"""LogicVista: several letters as an answer, two forms of file, and a broken one."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from locus.errors import LocusError
+from locus.evaluation.benchmarks.logicvista import LogicVista
+from tests.support.benchmark_files import answered, hf_image, scores, told, write_parquet
+from tests.support.benchmark_files_other import write_logicvista
+
+
+def test_logicvista(tmp_path):
+    """Several letters compared as text, in part, or one by one; a number refused; the empty row asked."""
+    write_logicvista(tmp_path)
+    bench = LogicVista(str(tmp_path / "dataset.json"), rows=3)
+    assert told(LogicVista(str(tmp_path), rows=3)) == told(bench)
+    said = {"v1_0": r"\boxed{D, B}", "v1_1": r"\boxed{A, C}", "v1_2": r"\boxed{3}", "v1_382": "A"}
+    score = scores(bench, answered(bench, said))
+    assert score["accuracy_rule"] == pytest.approx(200 / 3) and score["accuracy_spatial_rule"] == 0
+    assert np.isnan(score["accuracy_mechanical_rule"])
+    whole = LogicVista(str(tmp_path / "dataset.json"), unscorable=True, rows=4)
+    assert scores(whole, answered(whole, said))["accuracy_rule"] == 50
+    assert bench.judge(next(bench.items()), r"\boxed{B}", True, "locus").correct == 0, "a part is not the answer"
+    with pytest.raises(LocusError, match="unknown extractor 'mine'"):
+        bench.judge(next(bench.items()), "B", True, "mine")
+
+
+def test_logicvista_parquet(tmp_path):
+    """Another name of the id column: rows would be told by their place in the file."""
+    row = {"id": "v1_7", "question": "Which?", "answer": "C", "skill": "spatial", "image": hf_image()}
+    (item,) = LogicVista(write_parquet(tmp_path / "l.parquet", [row]), rows=1).items()
+    assert item.item_id == "v1_7" and item.groups["skill"] == "spatial"
+
+
+def test_logicvista_broken_file(tmp_path):
+    """A traceback of json for a file that was cut off."""
+    (tmp_path / "dataset.json").write_text('{"v1_0": ')
+    with pytest.raises(LocusError, match="dataset.json: is no LogicVista"):
+        list(LogicVista(str(tmp_path / "dataset.json")).items())

@@ -1,0 +1,71 @@
+"""The judge behind a chat endpoint: asks once, keeps the reply, tries again, and gives up with one error."""
+
+from __future__ import annotations
+
+import pandas as pd
+import pytest
+
+from locus.errors import LocusError
+from locus.evaluation.benchmarks.babyvision import BabyVision
+from locus.evaluation.judge import ChatJudge
+from tests.support.benchmark_files import hf_image, scores, write_parquet
+from tests.support.benchmark_files_other import baby_rows
+from tests.support.chat_server import endpoint
+
+
+def test_judge_asks_once_and_keeps_the_reply(tmp_path, monkeypatch):
+    """A second scoring that pays again, a sampled verdict, a key that is not sent."""
+    monkeypatch.setenv("A_KEY", "secret")
+    cache = tmp_path / "new" / "judge.jsonl"
+    with endpoint("True") as (url, seen):
+        judge = ChatJudge(url, "m", str(cache), key_variable="A_KEY")
+        assert judge.equal("Q?", "60", "sixty") and judge.equal("Q?", "60", "sixty")
+        assert ChatJudge(url, "m", str(cache)).equal("Q?", "60", "sixty")
+        (request,) = seen
+    assert (
+        request["path"] == "/v1/chat/completions" and request["temperature"] == 0 and request["key"] == "Bearer secret"
+    )
+    assert "sixty" in request["messages"][-1]["content"] and "secret" not in cache.read_text()
+
+
+def test_judge_tries_again_and_outlives_a_cut_cache(tmp_path):
+    """A run that ends at the first busy server, or at a line that an earlier run was killed in."""
+    cache = tmp_path / "judge.jsonl"
+    cache.write_text('{"key": "half')
+    with endpoint(503, b"no json", 429, "False.") as (url, seen):
+        assert not ChatJudge(url, "m", str(cache), wait=0).equal("Q?", "60", "61")
+        assert len(seen) == 4
+        assert not ChatJudge(url, "m", str(cache), wait=0).equal("Q?", "60", "61") and len(seen) == 4
+
+
+@pytest.mark.parametrize(("status", "asked"), [(500, 3), (401, 1)])
+def test_judge_gives_up_with_one_error(tmp_path, status, asked):
+    """Answers counted wrong because the server was away; a refused key tried again and again."""
+    with endpoint(status) as (url, seen):
+        judge = ChatJudge(url, "m", str(tmp_path / "judge.jsonl"), tries=3, wait=0)
+        with pytest.raises(LocusError, match=f"judge m at {url}.*status {status}.*check judge.url"):
+            judge.equal("Q?", "60", "61")
+    assert len(seen) == asked and not (tmp_path / "judge.jsonl").exists()
+
+
+def test_judge_without_key_or_address(tmp_path):
+    """A file read as if it were a server, and a missing key found after all tries."""
+    with pytest.raises(LocusError, match="judge.url"):
+        ChatJudge("file:///etc", "m", str(tmp_path / "j"))
+    with pytest.raises(LocusError, match="NO_SUCH_KEY"):
+        ChatJudge("http://localhost:1", "m", str(tmp_path / "j"), key_variable="NO_SUCH_KEY").equal("Q", "1", "2")
+
+
+def test_judge_and_rule_stand_side_by_side(tmp_path):
+    """A judge's score under the rule's name; a response that was cut off sent to the judge all the same."""
+    path = write_parquet(tmp_path / "b.parquet", [baby_rows()[0] | {"image": hf_image()}])
+    with endpoint("True") as (url, seen):
+        bench = BabyVision(path, judge_model=ChatJudge(url, "m", str(tmp_path / "judge.jsonl")), rows=1)
+        (item,) = bench.items()
+        verdict = bench.judge(item, "<think>B?</think>The red one, surely", True, "locus")
+        cut = bench.judge(item, "The red", False, "locus")
+    table = pd.DataFrame([{"correct": verdict.correct, **verdict.columns}])
+    assert bench.headline == "accuracy_judge" and verdict.correct == 1 and cut.correct == 0 and len(seen) == 1
+    assert "A (red)" in seen[0]["messages"][-1]["content"] and "B?" not in seen[0]["messages"][-1]["content"]
+    assert {"accuracy_judge", "accuracy_rule"} <= set(bench.statistics())
+    assert scores(bench, table)["accuracy_judge"] == 100

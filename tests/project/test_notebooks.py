@@ -1,0 +1,59 @@
+"""The notebooks: every cell runs on logged runs, they hold no outputs, and nothing but calls of `locus.analysis`."""
+
+from __future__ import annotations
+
+import ast
+import json
+from pathlib import Path
+
+import pandas as pd
+import pytest
+
+from tests.support.paths import REPO
+from tests.support.runs import train
+
+NOTEBOOKS = sorted((REPO / "notebooks").glob("*.ipynb"))
+
+
+def code(notebook: Path) -> list[str]:
+    """Its code cells."""
+    cells = json.loads(notebook.read_text(encoding="utf-8"))["cells"]
+    return ["".join(cell["source"]) for cell in cells if cell["cell_type"] == "code"]
+
+
+@pytest.fixture(scope="module")
+def sweep(tmp_path_factory) -> Path:
+    """Four runs, of two settings and seeds, with what an analysis leaves."""
+    folder = tmp_path_factory.mktemp("sweep")
+    for number, (reward, seed) in enumerate([(0.1, 1), (0.1, 2), (0.2, 1), (0.2, 2)]):
+        train(folder / str(number), f"seed={seed}", f"reward.alpha={reward}", "trainer.steps=1")
+    rows = [
+        {"policy": policy, "item": str(n), "kind": "colour", "correct": float(n % 2), "attention_in_box": share,
+         "peak_in_box": True, "area": 0.1, "layer 0": share, "peak, layer 0": True}
+        for policy, share in (("before", 0.1), ("after", 0.3)) for n in range(4)
+    ]  # fmt: skip
+    pd.DataFrame(rows).to_parquet(folder / "attention.parquet")
+    return folder
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("notebook", NOTEBOOKS, ids=lambda path: path.stem)
+def test_it_runs(notebook, sweep, capsys):
+    """A column or a function that was renamed: a notebook is read by nobody until a user opens it."""
+    names: dict[str, object] = {}
+    for cell in code(notebook):
+        text = cell.replace('"outputs/train/TIME"', repr(str(sweep))).replace('"outputs/train"', repr(str(sweep)))
+        exec(compile(text, notebook.name, "exec"), names)  # the project's own text
+    assert "outputs/train" in "".join(code(notebook))
+
+
+@pytest.mark.parametrize("notebook", NOTEBOOKS, ids=lambda path: path.stem)
+def test_it_is_bare(notebook):
+    """Outputs of one machine in git; a function or loop that belongs into the package, where it is tested."""
+    cells = json.loads(notebook.read_text(encoding="utf-8"))["cells"]
+    assert all(not cell.get("outputs") and cell.get("execution_count") is None for cell in cells)
+    tree = ast.parse("\n".join(code(notebook)))
+    assert not [
+        node for node in ast.walk(tree) if isinstance(node, (ast.FunctionDef, ast.ClassDef, ast.For, ast.While))
+    ]
+    assert len(NOTEBOOKS) == 4

@@ -1,0 +1,64 @@
+"""The embedded backbone: it opens with plain transformers, is small, and can do what its card says."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+from statistics import mean
+
+import pandas as pd
+import pytest
+import torch
+from transformers import AutoModelForImageTextToText, AutoProcessor, Qwen3VLForConditionalGeneration
+
+from locus.evaluation.questions import ask_policy, draw_questions
+from locus.policy.backbone import Backbone
+from locus.policy.prompts import PixelLimits, QuestionCollator
+from locus.scenes.questions import colour, grounding
+from locus.scenes.source import SceneSource
+from tests.support.paths import REPO
+from tests.support.runs import command, succeeded
+
+TINY = REPO / "locus" / "assets" / "tiny"
+UNSEEN = SceneSource(1, 128, 128, (4, 7), (10, 26), stretch=1.2, clutter=0.4, seed=31)
+GAIN = 0.05
+"""Of mean IoU in a sixth of the run; the whole run gains 0.5 (docs/measurements.md)."""
+
+
+def test_it_opens_and_is_small():
+    """A folder that lacks a file, or weights that a package index refuses."""
+    model = AutoModelForImageTextToText.from_pretrained(TINY)
+    assert isinstance(model, Qwen3VLForConditionalGeneration) and model.dtype == torch.bfloat16
+    assert 3e6 <= sum(parameter.numel() for parameter in model.parameters()) <= 10e6
+    assert AutoProcessor.from_pretrained(TINY).tokenizer.eos_token == "<|im_end|>"
+    assert sum(file.stat().st_size for file in TINY.rglob("*")) <= 20e6
+    assert not list(Path(TINY).glob("*.bin"))  # pickles run code
+
+
+def test_its_card_says_what_it_is():
+    """Weights of unknown origin or licence."""
+    card = (TINY / "README.md").read_text()
+    assert "license: apache-2.0" in card and "python -m locus.pretrain" in card
+    assert len(re.findall(r"^\| .* \| \d\.\d{3} \|$", card, re.MULTILINE)) >= 10
+
+
+def test_it_answers_questions():
+    """Weights that do not belong to this tokenizer, processor or frame answer at chance."""
+    backbone = Backbone("processed", path=str(TINY))
+    policy, collator = backbone.load(), QuestionCollator(backbone.processor(), PixelLimits())
+    for ask, least in ((colour, 0.6), (grounding, 0.5)):  # by chance 0.1, and next to 0
+        results = ask_policy(policy, draw_questions(UNSEEN, ask, 60, seed=0), collator)
+        assert mean(result.score for result in results) >= least
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("seed", [1, 2, 3])
+def test_post_training_improves_its_cue_search(tmp_path, capsys, seed):
+    """The effect that the project exists for, lost by any change to data, rollouts, rewards, loss or weights."""
+    short = "trainer.steps=50", "trainer.validate_every=50", "evaluation=none", "logger=csv"
+    succeeded(command("train", *short, f"seed={seed}", f"hydra.run.dir={tmp_path}"))
+    validation = pd.read_parquet(tmp_path / "validation.parquet")
+    means = validation.groupby("step")["iou"].mean()
+    with capsys.disabled():
+        print(f"\nseed {seed}: validation mean IoU {means.iloc[0]:.3f} -> {means.iloc[-1]:.3f}")
+    assert means.iloc[-1] >= means.iloc[0] + GAIN

@@ -1,0 +1,161 @@
+"""What a sweep does with jobs that fail, that an earlier launch has finished, or that it left; nothing is trained.
+
+`test_sweep` has the same with real runs and launchers.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+from unittest import mock
+
+import pytest
+import yaml
+from omegaconf import DictConfig, OmegaConf
+
+import locus.train
+from locus.errors import LocusError
+from locus.files.run_files import BEGUN_WITH, write_text
+from locus.run.runtime import open_run, write_summary
+from locus.run.sweeps import checkpoint_to_go_on_from, folder_name
+from tests.support.runs import Ended, command
+
+
+@pytest.mark.parametrize(
+    ("overrides", "name"),
+    [
+        ("algorithm=grpo,seed=1", "algorithm-grpo__seed-1"),
+        ("optimizer.make.lr=1e-3", "optimizer.make.lr-1e-3"),
+        ("", "run"),
+        ("backbone.path=/a/b-c/policy,seed=1", r"backbone.path-policy__seed-1_\w{8}"),
+        ("data.path=a/b=c/d.jsonl", r"data.path-b-d.jsonl_\w{8}"),
+        ("data.source.objects=[1,2]", r"data.source.objects-_1__2__\w{8}"),
+    ],
+)
+def test_folder_name(overrides, name):
+    """Names that are another folder's path, or that a shell or ``resume=`` reads as something else."""
+    assert re.fullmatch(name, folder_name(overrides))
+
+
+def test_no_two_jobs_share_a_folder():
+    """Jobs that differ only beyond the cut, or in what is replaced."""
+    texts = [*(f"data.path={'x' * 300},seed={seed}" for seed in (1, 2)), "a=[1]", "a=(1)", "a=x/b", "a=y/b"]
+    names = [folder_name(text) for text in texts]
+    assert len(set(names)) == len(texts) and max(map(len, names)) < 120
+
+
+# --- Jobs whose training is replaced by a function of their settings --------------------------------------------
+def sweep(folder: Path, trained: Callable[[DictConfig], float], *overrides: str) -> tuple[Ended, list[DictConfig]]:
+    """A sweep of `locus.train` in this process; returns its end and the settings of the jobs that were run."""
+    jobs: list[DictConfig] = []
+
+    def train(cfg: DictConfig) -> tuple[dict[str, float], dict[str, Any]]:
+        jobs.append(cfg)
+        cfg, run = open_run(cfg)
+        final = {"val/mean_iou": trained(cfg)}
+        write_summary(run, final)
+        return final, {}
+
+    with mock.patch.object(locus.train, "train", train):
+        return command("train", *overrides, f"hydra.sweep.dir={folder}"), jobs
+
+
+def fails(errors: dict[int, BaseException]) -> Callable[[DictConfig], float]:
+    """A training that ends in these errors for these seeds, and else in the seed."""
+
+    def trained(cfg: DictConfig) -> float:
+        if cfg.seed in errors:
+            raise errors[cfg.seed]
+        return float(cfg.seed)
+
+    return trained
+
+
+def summary(folder: Path) -> dict[str, Any]:
+    return json.loads((folder / "summary.json").read_text())
+
+
+def test_failed_jobs_are_named_at_the_end(tmp_path):
+    """A crash, such as running out of memory, that ends the sweep, or that nobody hears of."""
+    errors = {1: LocusError("not\nso"), 2: RuntimeError("CUDA out of memory")}
+    ended, jobs = sweep(tmp_path, fails(errors), "sweep=seeds")
+    assert [job.seed for job in jobs] == [1, 2, 3], "sweep=seeds is a sweep without -m"
+    assert ended.status == 2
+    failed, crashed, hint = ended.stderr.splitlines()
+    assert failed == f"locus: {tmp_path / 'seed-1'}: not so"
+    assert crashed == f"locus: {tmp_path / 'seed-2'}: RuntimeError: CUDA out of memory"
+    assert "2 of the sweep's jobs failed" in hint and f"hydra.sweep.dir={tmp_path}" in hint
+    assert [summary(tmp_path / f"seed-{seed}")["status"] for seed in (1, 2, 3)] == ["failed", "crashed", "finished"]
+    assert ["Traceback" in (tmp_path / f"seed-{seed}" / "train.log").read_text() for seed in (1, 2)] == [False, True]
+
+
+def test_an_interrupt_ends_the_sweep(tmp_path):
+    """Ctrl-C that only ends one job of fifty."""
+    ended, jobs = sweep(tmp_path, fails({1: KeyboardInterrupt()}), "-m", "seed=1,2")
+    assert ended.status == 130 and len(jobs) == 1
+    assert summary(tmp_path / "seed-1")["status"] == "interrupted"
+
+
+def test_a_single_run_still_ends_with_its_error(tmp_path):
+    """A run alone that fails, and is reported as one that ended well."""
+    with mock.patch.object(locus.train, "train", side_effect=LocusError("no")):
+        ended = command("train", f"hydra.run.dir={tmp_path}")
+    assert (ended.status, ended.stderr) == (2, "locus: no\n") and not list(tmp_path.glob(".failures"))
+
+
+def test_launched_again_with_more_values(tmp_path):
+    """Jobs that are done twice, a failure of the launch before that is told again, an axis that cannot be extended."""
+    sweep(tmp_path, fails({2: LocusError("no")}), "-m", "seed=1,2")
+    ended, jobs = sweep(tmp_path, fails({}), "sweep=seeds")
+    assert (ended.status, ended.stderr) == (0, "") and [job.seed for job in jobs] == [2, 3]
+    assert f"{tmp_path / 'seed-1'}: finished by an earlier launch, skipped" in ended.stdout
+
+
+def test_other_settings_are_refused(tmp_path):
+    """Results of two settings under one name; the summary of a finished run replaced by the refusal."""
+    names = "hydra.sweep.subdir=${seed}"
+    sweep(tmp_path, fails({2: LocusError("no")}), "-m", "seed=1,2", names)
+    ended, jobs = sweep(tmp_path, fails({}), "-m", "seed=1,2", names, "reward.alpha=0.5", "+optimizer.a=1")
+    assert ended.status == 2 and [job.seed for job in jobs] == [2]
+    says = "its folder holds a run with other settings (optimizer.a: none, now 1, reward.alpha: 0.1, now 0.5): "
+    lines = ended.stderr.splitlines()
+    assert len(lines) == 3
+    for seed, line in zip((1, 2), lines, strict=False):
+        assert line.startswith(f"locus: {tmp_path / str(seed)}: {says}")
+    assert summary(tmp_path / "1") == {"status": "finished", "val/mean_iou": 1.0}
+    assert summary(tmp_path / "2") == {"status": "failed", "message": "no"}
+
+
+def test_a_run_without_a_checkpoint_begins_anew(tmp_path):
+    """Rows of the validation before step 1 that stay from the launch before, and are there twice."""
+    cfg = OmegaConf.create({"seed": 1, "place": "${seed}"})
+    (tmp_path / ".hydra").mkdir()
+    (tmp_path / "validation.parquet").mkdir()
+    for name in ("metrics.csv", "train.log", "validation.parquet/00000000-0000.parquet"):
+        (tmp_path / name).touch()
+    write_text(tmp_path / BEGUN_WITH, OmegaConf.to_yaml(cfg))
+    assert checkpoint_to_go_on_from(tmp_path, cfg) == (None, 0)
+    assert {path.name for path in tmp_path.iterdir()} == {".hydra", "train.log"}
+
+
+@pytest.mark.slow
+def test_optuna_maximises_and_leaves_out_failed_trials(tmp_path):
+    """A study that minimises, ends at its first failed trial, or asks other values when it is launched again."""
+
+    def trained(cfg: DictConfig) -> float:
+        if cfg.reward.alpha > 0.3:
+            raise LocusError("no")
+        return cfg.reward.alpha
+
+    ended, jobs = sweep(tmp_path, trained, "sweep=optuna", "hydra.sweeper.n_trials=8")
+    asked = [job.reward.alpha for job in jobs]
+    best = yaml.safe_load((tmp_path / "optimization_results.yaml").read_text())
+    assert ended.status == 2 and max(asked) > 0.3, "no trial failed"
+    assert best["best_value"] == best["best_params"]["reward.alpha"] == max(one for one in asked if one <= 0.3)
+    assert all(1e-4 <= job.algorithm.loss.kl_coefficient <= 1e-1 for job in jobs)
+    assert all(1e-5 <= job.optimizer.make.lr <= 1e-3 for job in jobs)
+    _, again = sweep(tmp_path, trained, "sweep=optuna", "hydra.sweeper.n_trials=9")
+    assert [job.reward.alpha for job in again][:-1] == [one for one in asked if one > 0.3]

@@ -1,0 +1,115 @@
+"""Questions about scenes: every answer follows from the objects, and none from the question."""
+
+from __future__ import annotations
+
+from collections import Counter, defaultdict
+
+import numpy as np
+import pytest
+
+from locus.evaluation.questions import draw_questions
+from locus.policy.tiny_tokenizer import tiny_tokenizer
+from locus.scenes.questions import KINDS, LARGEST_COUNT, SceneQuestion
+from locus.scenes.scene import Scene
+from locus.scenes.source import SceneSource
+from tests.support.scene_answers import derived, named
+
+SCENES = 2000
+
+
+def source(count: int = SCENES) -> SceneSource:
+    return SceneSource(count, 128, 128, (4, 7), (10, 26), stretch=1.2, clutter=0.0, seed=5)
+
+
+@pytest.fixture(scope="module")
+def asked() -> list[tuple[Scene, SceneQuestion]]:
+    """Each kind put to every scene once."""
+    found, scenes = [], source()
+    for index in range(SCENES):
+        scene, rng = scenes.scene(index), np.random.default_rng(index)
+        found += [(scene, question) for ask in KINDS if (question := ask(scene, rng)) is not None]
+    return found
+
+
+def test_every_answer_follows_from_the_objects(asked):
+    """A wrong key would train and score the wrong thing, and look like a hard benchmark."""
+    assert {question.kind for _, question in asked} == {ask.__name__ for ask in KINDS}
+    for scene, question in asked:
+        assert derived(scene, question) == question.answer, question
+        if question.answer:
+            assert question.answer in question.choices
+
+
+def test_evidence_is_what_the_question_names(asked):
+    """Attention measured in the boxes of other objects."""
+    for scene, question in asked:
+        shown = {item.box for item in scene.objects}
+        assert set(question.evidence) <= shown
+        if question.kind in ("colour", "shape", "pattern", "grounding", "count"):
+            assert set(question.evidence) == {item.box for item in named(scene, question.text)}
+
+
+def test_no_answer_is_said_by_its_question(asked):
+    """A word of the answer in the text; where it is one of the options that the text offers, all of them are."""
+    for _, question in asked:
+        words = set(question.text.replace("?", "").split())
+        said = words & set(question.choices)
+        assert not said or said == set(question.choices)
+
+
+@pytest.mark.parametrize("kind", [ask.__name__ for ask in KINDS if ask.__name__ not in ("grounding", "count")])
+def test_a_blind_model_stays_at_chance(asked, kind):
+    """The best guess from the question's words, learned on half of the questions, tried on the other half."""
+    questions = [question for _, question in asked if question.kind == kind]
+    answers: dict[str, Counter[str]] = defaultdict(Counter)
+    half = len(questions) // 2
+    for question in questions[:half]:
+        for feature in features(question):
+            answers[feature][question.answer] += 1
+    guessed = 0
+    for question in questions[half:]:
+        votes: dict[str, float] = defaultdict(float)
+        for feature in features(question):
+            total = sum(answers[feature].values())
+            for answer, number in answers[feature].items():
+                votes[answer] += np.log((number + 1) / (total + len(question.choices)))
+        guessed += bool(votes) and max(votes, key=votes.get) == question.answer
+    chance = 1 / len(questions[0].choices)
+    # Three points, and twice the standard error of so few questions.
+    assert guessed / (len(questions) - half) < chance + 0.03 + 2 * np.sqrt(chance * (1 - chance) / half)
+
+
+def features(question: SceneQuestion) -> list[str]:
+    return [word for word in question.text.replace("?", "").split() if len(word) > 2]
+
+
+@pytest.mark.parametrize("ask", KINDS, ids=lambda ask: ask.__name__)
+def test_drawn_answers_are_balanced(ask):
+    """ "How many striped objects" answered by the commonest number: the prior of nature is far from even."""
+    drawn = draw_questions(source(), ask, 60, seed=3)
+    answers = Counter(entry.question.answer for entry in drawn)
+    choices = drawn[0].question.choices
+    assert len(drawn) == 60 and len({entry.scene.background_seed for entry in drawn}) == 60
+    if choices:
+        assert max(answers.values()) <= -(-60 // len(choices))
+    assert ask.__name__ != "count" or answers == {str(number): 15 for number in range(LARGEST_COUNT + 1)}
+
+
+def test_existence_differs_as_its_name_says(asked):
+    """Adversarial questions that are random ones: the benchmark's point is lost."""
+    for scene, question in asked:
+        if question.kind.startswith("existence") and question.answer == "no":
+            words = set(question.text.removeprefix("Is there a ").removesuffix("?").split())
+            shared = max(len(words & set(item.attributes)) for item in scene.objects)
+            if question.kind == "existence_adversarial":
+                assert shared == 2
+            if question.kind == "existence_popular":
+                assert words <= {word for item in scene.objects for word in item.attributes}
+
+
+def test_words_are_single_tokens(asked):
+    """A word that falls to bytes makes a question many times as long."""
+    tokenizer = tiny_tokenizer()
+    words = {word for _, question in asked for word in question.text.replace("?", "").split()}
+    texts = [" " + word for word in words] + [question.answer for _, question in asked if question.answer]
+    assert [text for text in texts if len(tokenizer.encode(text, add_special_tokens=False)) != 1] == []

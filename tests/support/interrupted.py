@@ -1,0 +1,70 @@
+"""Runs that are killed or cut back to an earlier checkpoint, to be resumed."""
+
+from __future__ import annotations
+
+import shutil
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+from unittest import mock
+
+import pytest
+
+from locus.files.run_files import StepTable
+from tests.support.runs import warm_policy
+
+STEPS = 4
+"""Validations are at 0, 2 and 4, a checkpoint at each step."""
+
+
+def settings(steps: int = STEPS) -> list[str]:
+    """A run in which much moves: half of the first epoch, a high rate, rewards with spread."""
+    return [f"trainer.steps={steps}", f"backbone.path={warm_policy()}", "optimizer.make.lr=2e-3"]
+
+
+def cut(folder: Path, step: int) -> None:
+    """Takes a run back to its checkpoint of ``step``, with the rows of later steps still on disk."""
+    for path in folder.glob("checkpoints/step-*.ckpt"):
+        if int(path.stem.removeprefix("step-")) > step:
+            path.unlink()
+    shutil.rmtree(folder / "policy")
+    (folder / "summary.json").unlink()
+
+
+class Killed(BaseException):
+    """Stands for ``kill -9``: nothing that catches errors catches it, and the tables are not closed after it."""
+
+
+def killed(action: Callable[[], Any], target: Any, name: str, before: Callable[..., bool]) -> None:
+    """Runs an action until ``target.name`` is called with arguments for which ``before`` is true."""
+    original = getattr(target, name)
+
+    def call(*args: Any, **kwargs: Any) -> Any:
+        if before(*args, **kwargs):
+            raise Killed
+        return original(*args, **kwargs)
+
+    with mock.patch.object(target, name, call), mock.patch.object(StepTable, "close"), pytest.raises(Killed):
+        action()
+
+
+def half_written(number: int) -> Callable[..., bool]:
+    """Before: writes half of the ``number``-th checkpoint."""
+    calls = iter(range(1, 100))
+
+    def before(checkpoint: dict[str, Any], file: Any) -> bool:
+        if next(calls) < number:
+            return False
+        file.write(b"PK\x03\x04" + bytes(1000))
+        return True
+
+    return before
+
+
+def wait_for(condition: Callable[[], Any], process: Any, timeout: float = 120) -> None:
+    """Returns once the condition holds, or the process has ended."""
+    end = time.monotonic() + timeout
+    while not condition() and process.poll() is None:
+        assert time.monotonic() < end, "nothing came"
+        time.sleep(0.01)

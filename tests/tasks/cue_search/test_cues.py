@@ -1,0 +1,76 @@
+"""Cue rendering: the cue shows the whole box, pixel by pixel, at the size asked for."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from locus.errors import LocusError
+from locus.tasks.cue_search.cues import render_cue, whole_pixels
+from locus.tasks.cue_search.dataset import CueDataset
+from locus.types import CueExample
+
+
+def noise(width: int, height: int) -> Image.Image:
+    return Image.fromarray(np.random.default_rng(0).integers(0, 256, (height, width, 3), dtype=np.uint8))
+
+
+def test_cue_is_the_pixels_of_the_box_rounded_outward():
+    """A cue that is shifted by a pixel, or that cuts off the border of a fractional box."""
+    image = noise(40, 30)
+    cue = render_cue(image, (3.2, 4.9, 10.0, 12.1))
+    assert np.array_equal(np.asarray(cue), np.asarray(image)[4:13, 3:10])
+
+
+def test_whole_pixels_by_hand():
+    """Float rounding that adds a pixel; a box that leaves its image."""
+    boxes = np.array([[1.0, 2.0, 151.00000000000003, 20.0], [-3.0, 0.5, 9.4, 99.0]])
+    assert whole_pixels(boxes, np.array([200, 200]), np.array([50, 50])).tolist() == [[1, 2, 151, 20], [0, 0, 10, 50]]
+
+
+@pytest.mark.parametrize(("scale", "size"), [(1.0, (20, 16)), (2.0, (40, 32)), (0.8, (16, 13)), (0.01, (1, 1))])
+def test_scale_is_a_multiple_of_the_crop(scale, size):
+    """A cue of no pixels, or one whose aspect is lost."""
+    assert render_cue(noise(64, 64), (10, 10, 30, 26), scale).size == size
+
+
+def test_upscaled_cue_is_the_same_picture():
+    """A resize that samples the wrong region: reduced again, a smooth picture must come back."""
+    ramp = np.add.outer(np.arange(48) * 2, np.arange(64) * 3).astype(np.uint8)
+    image = Image.fromarray(np.stack([ramp] * 3, axis=-1))
+    cue = render_cue(image, (8, 8, 40, 40), 2.0).resize((32, 32), Image.Resampling.BOX)
+    assert np.abs(np.asarray(cue).astype(int) - np.asarray(image).astype(int)[8:40, 8:40]).max() <= 2
+
+
+def test_box_without_a_pixel_is_refused():
+    """A box outside the image is an error, not an empty cue."""
+    with pytest.raises(LocusError, match="no pixel"):
+        render_cue(noise(20, 20), (30, 5, 40, 9))
+
+
+class Folder:
+    """A source of two pictures in memory."""
+
+    def open(self, path: str) -> Image.Image:
+        return noise(40, 30) if path == "a" else noise(64, 48)
+
+
+def test_dataset_items_do_not_depend_on_the_order_of_access():
+    """State kept between items: item 0 is the same alone, again, and after item 1."""
+    rows = [
+        CueExample("a-0", "a", "a", 40, 30, (2, 3, 20, 19), 0.2, "large", cue_scale=1.5),
+        CueExample("b-0", "b", "b", 64, 48, (1, 1, 9, 9), 0.02, "small"),
+    ]
+    dataset = CueDataset(rows, Folder())
+    first, second, again = dataset[0], dataset[1], dataset[0]
+    assert len(dataset) == 2 and first.example is rows[0]
+    assert first.image.size == (40, 30) and first.cue.size == (27, 24) and second.cue.size == (8, 8)
+    assert first.cue.tobytes() == again.cue.tobytes() and first.image.tobytes() == again.image.tobytes()
+
+
+def test_dataset_refuses_an_image_of_another_size():
+    """Boxes of one picture applied to another of the same name, e.g. a resized copy of the data set."""
+    row = CueExample("a-0", "a", "a", 80, 60, (2, 3, 20, 19), 0.1, "large")
+    with pytest.raises(LocusError, match=r"image a: is 40x30, the corpus says 80x60"):
+        CueDataset([row], Folder())[0]

@@ -1,0 +1,134 @@
+"""Rationales by a teacher behind a chat endpoint on this machine."""
+
+from __future__ import annotations
+
+import json
+import threading
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from locus.errors import LocusError
+from locus.tasks.cue_search.cues import render_cue
+from locus.tasks.cue_search.teacher_rationales import TeacherTargets, reasoning
+from tests.support.chat_server import endpoint
+from tests.support.runs import SMALLEST, command, refused, succeeded, train
+from tests.support.taught_examples import BOX, Noise, examples, picture
+
+SAID = "Image 2 shows a sign. It hangs beside the door."
+
+
+def teacher(url: str, folder: Path, **settings: Any) -> TeacherTargets:
+    return TeacherTargets(Noise(), url, "m", str(folder / "new" / "replies.jsonl"), wait=0, **settings)
+
+
+def test_the_teacher_sees_the_image_with_its_box_and_the_cue(tmp_path, monkeypatch):
+    """A teacher that is not told the place, or told another one; a line drawn over a tiny cue's own pixels."""
+    monkeypatch.setenv("A_KEY", "secret")
+    with endpoint(SAID) as (url, seen):
+        targets = teacher(url, tmp_path, key_variable="A_KEY", temperature=0.5)
+        assert list(targets.rationales(examples(1))) == [SAID]
+    (request,) = seen
+    assert request["model"] == "m" and request["temperature"] == 0.5 and request["key"] == "Bearer secret"
+    instruction, asked = (message["content"] for message in request["messages"])
+    assert "two or three sentences" in instruction and "do not mention the red rectangle" in instruction
+    assert [part.get("text") for part in asked] == ["Image 1:", None, "Image 2:", None]
+    original = Noise().open("i.png")
+    assert list(picture(asked[3], "png").getdata()) == list(render_cue(original, BOX).getdata())
+    shown = np.asarray(picture(asked[1], "jpeg")).astype(int)
+    red = (shown[..., 0] > 200) & (shown[..., 1] < 80) & (shown[..., 2] < 80)
+    red[20:50, 30:60] = False  # the texture has some, too
+    ring = np.zeros_like(red)
+    ring[18:52, 28:62] = True
+    ring[20:50, 30:60] = False
+    assert (red == ring).all()
+    assert np.abs(shown - np.asarray(original))[21:49, 31:59].mean() < 12  # but for JPEG's loss
+
+
+def test_the_teacher_is_asked_again_only_where_that_helps(tmp_path):
+    """A preparation of days that ends at the first busy server, or keeps an empty reply for a rationale."""
+    with endpoint(500, b"no json", "", "<answer>[1, 2, 3, 4]</answer>", f"<think>So.</think>\n {SAID}\n") as (
+        url,
+        seen,
+    ):
+        assert list(teacher(url, tmp_path).rationales(examples(1))) == [SAID] and len(seen) == 5
+        assert list(teacher(url, tmp_path).rationales(examples(1))) == [SAID] and len(seen) == 5
+
+
+@pytest.mark.parametrize(
+    ("reply", "says", "asked"),
+    [
+        ("", "the rationale is empty", 3),
+        ("<think>I am cut off", "the rationale holds <think>", 3),
+        (401, "status 401", 1),
+        (503, "status 503", 3),
+    ],
+)
+def test_no_rationale_is_one_error(tmp_path, reply, says, asked):
+    """Examples left out without a word; a refused key tried for each of 100,000 examples."""
+    with endpoint(reply) as (url, seen):
+        targets = teacher(url, tmp_path, tries=3, workers=1)
+        with pytest.raises(LocusError, match=rf"example e-0: targets m at {url}.*{says}.*check targets.url"):
+            list(targets.rationales(examples(20)))
+    # The one worker may have begun the next example before the first one's error was seen.
+    assert asked <= len(seen) <= 3 * asked and not (tmp_path / "new").exists()
+
+
+def test_wrong_settings_are_named(tmp_path):
+    """A file read as if it were a server; a pool's own traceback."""
+    with pytest.raises(LocusError, match="targets.url"):
+        teacher("localhost:8000", tmp_path)
+    with pytest.raises(LocusError, match="targets.workers=0"):
+        teacher("http://localhost:1", tmp_path, workers=0)
+    with pytest.raises(LocusError, match="NO_SUCH_KEY"):
+        list(teacher("http://localhost:1", tmp_path, key_variable="NO_SUCH_KEY").rationales(examples(1)))
+
+
+def test_several_requests_at_a_time_keep_the_order(tmp_path):
+    """100,000 requests one after the other; one example's rationale under another's id."""
+    together = threading.Barrier(4)
+
+    def reply(request: dict[str, Any]) -> str:
+        together.wait(timeout=10)  # never passed unless four are under way
+        part = next(part for part in reversed(request["messages"][-1]["content"]) if "image_url" in part)
+        return f"{picture(part, 'png').width} pixels wide."
+
+    with endpoint(reply) as (url, seen):
+        said = list(teacher(url, tmp_path, workers=4).rationales(examples(8)))
+    assert said == [f"{30 - number} pixels wide." for number in range(8)] and len(seen) == 8
+    lines = [json.loads(line) for line in (tmp_path / "new" / "replies.jsonl").read_text().splitlines()]
+    assert {line["example_id"]: line["reply"] for line in lines} == dict(
+        zip([f"e-{n}" for n in range(8)], said, strict=True)
+    )
+
+
+def test_reasoning_is_what_follows_the_teachers_own_thoughts():
+    """A thinking teacher's draft taught to the student."""
+    assert reasoning(f"<think>Hm.\nSo?</think>\n{SAID}\n") == reasoning(SAID.replace(". ", ".\n")) == SAID
+
+
+def test_prepare_goes_on_from_the_replies_it_has(tmp_path):
+    """The command paid for twice after a server went away; rationales that do not belong to their examples."""
+    corpus = [text for text in SMALLEST if text.startswith(("data", "crop"))]
+    asked = [*corpus, "data.train_examples=6", "audit.ambiguity_sample=0", "targets=endpoint", "targets.model=m",
+             "targets.workers=1", "targets.tries=1", f"targets.cache={tmp_path / 'replies.jsonl'}"]  # fmt: skip
+    with endpoint("one", "two", 400) as (url, _):
+        folder = f"hydra.run.dir={tmp_path / 'first'}"
+        refused(command("prepare", *asked, folder, f"targets.url={url}"), "targets m at", "status 400", "goes on")
+    assert not (tmp_path / "first" / "targets.jsonl").exists()
+    with endpoint("three", "four", "five", "six") as (url, seen):
+        succeeded(command("prepare", *asked, f"hydra.run.dir={tmp_path / 'second'}", f"targets.url={url}"))
+    written = [json.loads(line) for line in (tmp_path / "second" / "targets.jsonl").read_text().splitlines()]
+    assert [row["rationale"] for row in written] == ["one", "two", "three", "four", "five", "six"] and len(seen) == 4
+    assert not (tmp_path / "second" / "targets.jsonl.part").exists()
+
+
+@pytest.mark.slow
+def test_training_may_ask_as_it_goes(tmp_path):
+    """A source that the method's configuration builds otherwise than the data's; each example asked for once."""
+    with endpoint("It is there.") as (url, seen):
+        options = ["method=sft", "targets=endpoint", "targets.model=m", f"targets.url={url}"]
+        train(tmp_path / "run", *options, f"targets.cache={tmp_path / 'replies.jsonl'}")
+    assert len(seen) == 6

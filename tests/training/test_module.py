@@ -1,0 +1,119 @@
+"""What every training module does: skipped updates, validation, and the position that a checkpoint holds."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import Any
+
+import pytest
+import torch
+from lightning import Trainer
+
+from locus.errors import LocusError
+from locus.policy.logprobs import PackedScorer, TokenScores
+from locus.policy.vlm import VLM
+from locus.training import module as policy_module
+from locus.training.loss import Loss
+from locus.types import Sampling
+from tests.support.miniature import SMALL_BUDGET, TOKENS, Recorder, copies, fit, grpo, judged, unchanged
+
+
+# --- Non-finite losses ----------------------------------------------------------------------------------------
+class Poisoned:
+    """A scorer whose log-probs are NaN in the calls of these numbers, counted from 1; calls of the update only."""
+
+    def __init__(self, calls: Sequence[int]):
+        self.calls, self.count = calls, 0
+
+    def __call__(self, policy: VLM, *arguments: Any) -> TokenScores:
+        scores = PackedScorer()(policy, *arguments)
+        if torch.is_grad_enabled():
+            self.count += 1
+            if self.count in self.calls:
+                return replace(scores, logprobs=scores.logprobs * float("nan"))
+        return scores
+
+
+def test_a_nan_loss_skips_the_update_and_is_counted(spread: None):
+    """One NaN ruins all weights for good; the step after it must go on, and the count begin anew."""
+    module, data = grpo(steps=3, scorer=Poisoned([1, 3]))
+    before, changed = copies(module.policy), []
+    module.on_train_batch_end = lambda *_: changed.append(not unchanged(module.policy, before))
+    run = fit(module, data)
+    assert changed == [False, True, True]
+    assert len(run.optimizer.gradients) == 1  # of three updates
+    assert [row["train/skipped_updates"] for row in run.rows] == [1, 0, 1]
+    assert module.skipped_in_a_row == 1  # not two: they were not in a row
+    assert all(bool(value.isfinite().all()) for value in module.policy.state_dict().values())
+
+
+def test_a_nan_in_a_later_micro_batch_skips_the_whole_update(spread: None):
+    """The gradient of the micro-batches before it must not be applied, nor leak into the next update."""
+    module, data = grpo(steps=2, scorer=Poisoned([2]), budget=SMALL_BUDGET, lr=0.0)
+    run = fit(module, data)
+    assert [row["train/skipped_updates"] for row in run.rows] == [1, 0]
+    clean, data = grpo(steps=2, budget=SMALL_BUDGET, lr=0.0)
+    second = fit(clean, data).optimizer.gradients[1]
+    assert all(torch.equal(*pair) for pair in zip(run.optimizer.gradients[0], second, strict=True))
+
+
+@pytest.mark.parametrize("value", [float("inf"), float("nan")])
+def test_a_gradient_that_is_not_finite_skips_the_update(spread: None, value: float):
+    """The loss may be finite and its gradient not; clipping by an infinite norm makes 0 and NaN of the gradients."""
+    module, data = grpo(clip_norm=1.0)
+    next(module.policy.parameters()).register_hook(lambda gradient: torch.full_like(gradient, value))
+    before = copies(module.policy)
+    run = fit(module, data)
+    assert unchanged(module.policy, before)
+    assert run.rows[0]["train/skipped_updates"] == 1
+
+
+def test_too_many_skipped_updates_stop_the_run(spread: None):
+    """A run that does nothing for days: the error names the step."""
+    module, data = grpo(steps=5, scorer=Poisoned([2, 3, 4]), max_skipped=3)
+    before = copies(module.policy)
+    with pytest.raises(LocusError, match=r"3 updates in a row .* at step 3\b"):
+        fit(module, data)
+    assert not unchanged(module.policy, before)  # step 0 was taken
+    assert all(bool(value.isfinite().all()) for value in module.policy.state_dict().values())
+
+
+def test_gradient_is_clipped():
+    """A norm that is reported but not bounded."""
+    module, data = grpo(clip_norm=1e-3, loss=Loss(kl_coefficient=0.0))
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(policy_module, "judge", judged(lambda ids, prompt: int(ids.sum()) % 2))
+        run = fit(module, data)
+    norm = torch.cat([gradient.flatten() for gradient in run.optimizer.gradients[0]]).norm().item()
+    assert run.rows[0]["train/grad_norm"] > 1e-2 and norm == pytest.approx(1e-3, rel=1e-3)
+
+
+# --- Validation and the run's position ------------------------------------------------------------------------
+def test_validation_is_the_same_each_time_and_leaves_training_alone(spread: None):
+    """Validation that draws from the training's random numbers: switching it on would change the run."""
+    module, data = grpo()
+    module.validation_sampling = Sampling(max_new_tokens=TOKENS)  # drawn, not greedy
+    logger = Recorder()
+    trainer = Trainer(accelerator="cpu", logger=logger, enable_checkpointing=False, enable_progress_bar=False)
+    for _ in range(2):
+        trainer.validate(module, data, verbose=False)
+    first, second = (row for row in logger.rows if "val/reward" in row)
+    assert first == second
+    assert {"val/mean_iou", "val/acc@0.5", "val/acc@0.75", "val/format", "val/any/mean_iou"} <= first.keys()
+    (batch,) = data.val_dataloader()
+    groups = [group for group, _ in module.roll_out(batch, module.validation_sampling, 1, step=-1)]
+    assert first["val/reward"] == sum(group.rewards[0] for group in groups) / 4
+    run, fresh = fit(module.train(), data), fit(*grpo())
+    assert [g.rewards for g, _ in run.steps[0]["groups"]] == [g.rewards for g, _ in fresh.steps[0]["groups"]]
+
+
+def test_checkpoint_holds_the_runs_position():
+    """A resumed run that counts from zero repeats the random numbers of its first steps."""
+    module, _ = grpo()
+    module.finished_steps, module.skipped_in_a_row = 17, 1
+    checkpoint: dict[str, Any] = {}
+    module.on_save_checkpoint(checkpoint)
+    other, _ = grpo()
+    other.on_load_checkpoint(checkpoint)
+    assert (other.finished_steps, other.skipped_in_a_row) == (17, 1)
