@@ -17,16 +17,17 @@ from locus.policy.vlm import VLM
 from locus.scenes.source import SceneSource
 from locus.tasks.cue_search.corpus import Corpus, build_corpus
 from locus.tasks.cue_search.crops import CropStrategy
-from locus.tasks.cue_search.rationales import EmptyTargets, Targets
-from locus.tasks.cue_search.reward import BoxReward
-from locus.tasks.datamodule import CueDataModule
+from locus.tasks.cue_search.rationales import NO_RATIONALES, Rationales
+from locus.tasks.cue_search.task import CueSearch
+from locus.tasks.datamodule import SampleMaker, TaskDataModule
+from locus.tasks.task import Task
 from locus.training.algorithm import Algorithm
 from locus.training.grpo import GRPOModule
 from locus.training.loss import Loss
 from locus.training.module import PolicyModule, RunParts
 from locus.training.sft import SFTModule
-from locus.types import Completion, ParsedAnswer, PromptRecord, Reward, Rollout, Sampling, Status
-from tests.support.models import backbone, collator
+from locus.types import Completion, Grade, Rollout, Sample, Sampling, Status
+from tests.support.models import FAMILIES, backbone, builder
 
 FAMILY = "qwen3_vl"
 PROMPTS, GROUP, TOKENS = 4, 4, 6
@@ -43,9 +44,10 @@ def scenes() -> tuple[SceneSource, Corpus]:
     return source, build_corpus(source.table(), strategy, 12, 4, seed=0)
 
 
-def data_module(steps: int, prompts: int = PROMPTS) -> CueDataModule:
+def data_module(steps: int, prompts: int = PROMPTS, **parts: Any) -> TaskDataModule:
     source, corpus = scenes()
-    return CueDataModule(corpus, source, collator(FAMILY), prompts, validation_batch=4, steps=steps, workers=0, seed=0)
+    make = SampleMaker(CueSearch(corpus, source, **parts), builder(FAMILY), FAMILIES[FAMILY][1])
+    return TaskDataModule(make, prompts, validation_batch=4, steps=steps, workers=0, seed=0)
 
 
 class Recorder(DummyLogger):
@@ -89,15 +91,15 @@ class Run:
         return self.module.trainer.optimizers[0]
 
 
-def run_parts(steps: int, data: CueDataModule, **settings: object) -> RunParts:
-    own, make = backbone(FAMILY, **settings), collator(FAMILY)
-    return RunParts(own.load(), own.load, make.encode, make.decode, data.draw, steps)
+def run_parts(steps: int, data: TaskDataModule, **settings: object) -> RunParts:
+    own, make = backbone(FAMILY, **settings), builder(FAMILY)
+    return RunParts(own.load(), own.load, data.task, make.encode, make.decode, data.draw, steps)
 
 
 def grpo(steps: int = 1, prompts: int = PROMPTS, lr: float = 1e-2, train_vision: bool = True,
          scorer: Any = None, max_skipped: int = 2, budget: int = LARGE_BUDGET, clip_norm: float = 1e9,
          warmup_ratio: float = 0.0, weights: Callable[[VLM], None] | None = None,
-         **algorithm: Any) -> tuple[GRPOModule, CueDataModule]:  # fmt: skip
+         **algorithm: Any) -> tuple[GRPOModule, TaskDataModule]:  # fmt: skip
     """A GRPO module with its data, not yet run."""
     data = data_module(steps, prompts)
     parts = run_parts(steps, data, train_vision=train_vision)
@@ -109,7 +111,6 @@ def grpo(steps: int = 1, prompts: int = PROMPTS, lr: float = 1e-2, train_vision:
         Algorithm(**settings),
         scorer or PackedScorer(),
         Sampling(max_new_tokens=TOKENS),
-        reward=BoxReward(),
         validation_sampling=Sampling(temperature=0, max_new_tokens=TOKENS),
         optimizer=lambda parameters: RecordingSGD(parameters, lr=lr),
         warmup_ratio=warmup_ratio,
@@ -121,7 +122,7 @@ def grpo(steps: int = 1, prompts: int = PROMPTS, lr: float = 1e-2, train_vision:
     return module, data
 
 
-def fit(module: PolicyModule, data: CueDataModule) -> Run:
+def fit(module: PolicyModule, data: TaskDataModule) -> Run:
     """Runs all steps through a trainer."""
     logger, run = Recorder(), Run(module, [])
     training_step = module.training_step
@@ -156,25 +157,27 @@ def unchanged(model: torch.nn.Module, before: dict[str, torch.Tensor]) -> bool:
     return all(torch.equal(value, before[name]) for name, value in model.state_dict().items())
 
 
-def judged(score: Callable[[torch.Tensor, PromptRecord], float]) -> Callable:
-    """A `judge` whose reward is ``score`` of the tokens and the prompt."""
+def graded(score: Callable[[torch.Tensor, Sample], float]) -> Callable:
+    """A `locus.tasks.rollouts.graded` whose reward is ``score`` of the tokens and the sample."""
 
-    def fake(completion: Completion, text: str, prompt: PromptRecord, reward: BoxReward) -> Rollout:
-        total = float(score(completion.token_ids, prompt))
-        answer = ParsedAnswer(Status.NO_ANSWER_TAG, None, False)
-        return Rollout(completion, text, answer, None, Reward(total, total, 0.0, 0.0))
+    def fake(task: Task, sample: Sample, completion: Completion, text: str) -> Rollout:
+        total = float(score(completion.token_ids, sample))
+        parts = {"iou": total, "format": 0.0, "nonzero_iou": 0.0}
+        return Rollout(completion, text, Grade(total, parts, Status.NO_ANSWER_TAG))
 
     return fake
 
 
 def alternating(good: Callable[[str], bool]) -> Callable:
-    """A `judge` that gives 0, 1, 0, 1 to rollouts of prompts of which ``good`` holds; to others 0.3, but for 1e-9."""
+    """A `graded` that gives 0, 1, 0, 1 to rollouts of prompts of which ``good`` holds; to others 0.3, but for 1e-9."""
     calls = count()
-    return judged(lambda ids, prompt: next(calls) % 2 if good(prompt.prompt_id) else 0.3 + 1e-9 * (next(calls) % 2))
+    return graded(
+        lambda ids, sample: next(calls) % 2 if good(sample.prompt.prompt_id) else 0.3 + 1e-9 * (next(calls) % 2)
+    )
 
 
-def first_batch(data: CueDataModule) -> list[PromptRecord]:
-    """The prompts of the first step."""
+def first_batch(data: TaskDataModule) -> list[Sample]:
+    """The samples of the first step."""
     return next(iter(data.train_dataloader()))
 
 
@@ -184,19 +187,14 @@ def frozen_copy(module: GRPOModule) -> VLM:
         return vlm
 
 
-EMPTY = EmptyTargets()
-
-
 def sft(
-    steps: int, budget: int = LARGE_BUDGET, lr: float = 3e-3, targets: Targets = EMPTY, tokens: int = 16
-) -> tuple[SFTModule, CueDataModule]:
-    data = data_module(steps)
+    steps: int, budget: int = LARGE_BUDGET, lr: float = 3e-3, rationales: Rationales = NO_RATIONALES, tokens: int = 16
+) -> tuple[SFTModule, TaskDataModule]:
+    data = data_module(steps, rationales=rationales)
     optimizer: Callable = (lambda p: torch.optim.AdamW(p, lr=lr)) if steps > 1 else (lambda p: RecordingSGD(p, lr=lr))
     return SFTModule(
         run_parts(steps, data),
         PackedScorer(),
-        targets,
-        reward=BoxReward(),
         validation_sampling=Sampling(temperature=0, max_new_tokens=tokens),
         optimizer=optimizer,
         warmup_ratio=0.0,

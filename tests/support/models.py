@@ -7,16 +7,19 @@ from dataclasses import replace
 from functools import lru_cache
 
 import numpy as np
+import pyarrow as pa
 import torch
 from PIL import Image
 
 from locus.policy.backbone import Backbone
 from locus.policy.logprobs import CompletionBatch
-from locus.policy.prompts import CueCollator, PixelLimits
+from locus.policy.prompts import PixelLimits, PromptBuilder
 from locus.policy.tiny import TinyArchitecture, TinyQwen2_5VL, TinyQwen3VL
 from locus.policy.vlm import VLM
-from locus.tasks.cue_search.cues import render_cue
-from locus.types import CueExample, CuePixels, Frame, PromptRecord
+from locus.tasks.cue_search.corpus import SCHEMA, Corpus, CueTable
+from locus.tasks.cue_search.task import CueSearch
+from locus.tasks.datamodule import SampleMaker
+from locus.types import CueExample, Frame, Prompt, Sample
 
 FAMILIES: dict[str, tuple[type[TinyArchitecture], Frame]] = {
     "qwen3_vl": (TinyQwen3VL, Frame.UNIT1000),
@@ -57,35 +60,75 @@ def tiny_vlm(family: str, scale: float = SCALE, **settings: object) -> VLM:
 
 
 @lru_cache
-def collator(family: str) -> CueCollator:
-    """The collator of a family, with the processor's own pixel limits."""
-    return CueCollator(backbone(family).processor(), FAMILIES[family][1], PixelLimits())
+def builder(family: str) -> PromptBuilder:
+    """The prompt builder of a family, with the processor's own pixel limits."""
+    return PromptBuilder(backbone(family).processor(), PixelLimits())
 
 
-def sample(size: tuple[int, int], box: tuple[float, float, float, float], name: str = "0") -> CuePixels:
-    """A corpus row with its pictures: noise, so that no two patches are alike."""
-    rng = np.random.default_rng([*size, *(int(side) for side in box)])
-    image = Image.fromarray(rng.integers(0, 256, (size[1], size[0], 3), dtype=np.uint8))
+def example(size: tuple[int, int], box: tuple[float, float, float, float], name: str = "0") -> CueExample:
+    """A corpus row of an image of `NoiseImages`."""
     ratio = (box[2] - box[0]) * (box[3] - box[1]) / (size[0] * size[1])
-    example = CueExample(f"example-{name}", f"image-{name}", f"{name}.png", *size, box, ratio, "tiny")
-    return CuePixels(example, image, render_cue(image, box))
+    path = ",".join(str(int(side)) for side in (*size, *box)) + f",{name}.png"
+    return CueExample(f"example-{name}", f"image-{name}", path, *size, box, ratio, "tiny")
 
 
-def prompts(family: str, sizes: Sequence = SIZES) -> list[PromptRecord]:
-    """Prompt records of images of different sizes, in order."""
-    return collator(family)([sample(size, box, str(i)) for i, (size, box) in enumerate(sizes)])
+class NoiseImages:
+    """Opens images of noise, in which no two patches are alike; the path of an `example` says which."""
+
+    def open(self, path: str) -> Image.Image:
+        """The same for a path."""
+        numbers = [int(side) for side in path.split(",")[:-1]]
+        pixels = np.random.default_rng(numbers).integers(0, 256, (numbers[1], numbers[0], 3), dtype=np.uint8)
+        return Image.fromarray(pixels)
 
 
-def text_prompt(family: str, text: str = "Where is the red star?") -> PromptRecord:
+def cue_task(examples: Sequence[CueExample], **parts: object) -> CueSearch:
+    """Cue search on these examples of `NoiseImages`, for training and validation alike."""
+    names = (
+        "example_id",
+        "image_id",
+        "image_path",
+        "width",
+        "height",
+        "box",
+        "area_ratio",
+        "bin",
+        "label",
+        "cue_scale",
+    )
+    columns = {name: [getattr(one, name) for one in examples] for name in names}
+    tables = {split: CueTable(pa.table(columns, schema=SCHEMA), split) for split in ("train", "validation")}
+    return CueSearch(Corpus(**tables, seed=0, asked={}), NoiseImages(), **parts)
+
+
+def sample_maker(family: str, examples: Sequence[CueExample], pixels: PixelLimits | None = None) -> SampleMaker:
+    """Makes samples of cue search on these examples."""
+    make = builder(family) if pixels is None else PromptBuilder(backbone(family).processor(), pixels)
+    return SampleMaker(cue_task(examples), make, FAMILIES[family][1])
+
+
+def samples(family: str, sizes: Sequence = SIZES, pixels: PixelLimits | None = None) -> list[Sample]:
+    """Cue-search samples of images of different sizes, in order."""
+    examples = [example(size, box, str(i)) for i, (size, box) in enumerate(sizes)]
+    make = sample_maker(family, examples, pixels)
+    return [make(one) for one in examples]
+
+
+def prompts(family: str, sizes: Sequence = SIZES) -> list[Prompt]:
+    """Their prompts."""
+    return [one.prompt for one in samples(family, sizes)]
+
+
+def text_prompt(family: str, text: str = "Where is the red star?") -> Prompt:
     """A prompt without any picture."""
-    record = prompts(family, SIZES[:1])[0]
-    ids = torch.tensor(collator(family).encode(text))
+    prompt = prompts(family, SIZES[:1])[0]
+    ids = torch.tensor(builder(family).encode(text))
     return replace(
-        record,
+        prompt,
         input_ids=ids,
         mm_token_type_ids=torch.zeros_like(ids),
-        pixel_values=record.pixel_values[:0],
-        image_grid_thw=record.image_grid_thw[:0],
+        pixel_values=prompt.pixel_values[:0],
+        image_grid_thw=prompt.image_grid_thw[:0],
     )
 
 
