@@ -1,0 +1,72 @@
+"""A second task proves that tasks are a part: one file and its yaml train, with no file of the package touched."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pandas as pd
+import pytest
+
+from locus.tasks.answers import completion_text
+from tests.support import runs
+from tests.tasks import odd_one_out
+
+YAML = """\
+# Which of four crops is not from image 1?
+_target_: tests.tasks.odd_one_out.OddOneOut
+source:
+  _target_: locus.scenes.source.SceneSource
+  count: 1
+  width: 64
+  height: 64
+  objects: [4, 5]
+  object_side: [10, 16]
+  seed: 99
+train: 12
+validation: 4
+"""
+
+
+@pytest.fixture
+def configs(tmp_path: Path) -> str:
+    """The override that adds a folder with the task's own file."""
+    folder = tmp_path / "conf" / "task"
+    folder.mkdir(parents=True)
+    (folder / "odd_one_out.yaml").write_text(YAML)
+    return f"hydra.searchpath=[file://{folder.parent}]"
+
+
+def test_the_task_is_short():
+    """A whole proxy task has at most 60 lines."""
+    assert len(Path(odd_one_out.__file__).read_text().splitlines()) <= 60
+
+
+def test_it_trains_through_the_public_entry_point(tmp_path: Path, configs: str):
+    """Two steps of ``locus.train task=odd_one_out``: pre-flight, tables, scalars under its own names, its headline."""
+    ended = runs.train(tmp_path / "run", configs, "task=odd_one_out", "trainer.steps=2")
+    assert "gold earns 1.000, foil earns 0.100" in ended.stdout + ended.stderr
+    logged = pd.read_csv(tmp_path / "run" / "metrics.csv")
+    assert {"train/reward", "train/accuracy", "train/format", "val/accuracy", "val/format"} <= set(logged)
+    assert not [name for name in logged if "iou" in name]
+    rollouts = pd.read_parquet(tmp_path / "run" / "rollouts.parquet")
+    assert len(rollouts) == 2 * 2 * 4 and set(rollouts["status"]) <= {"ok", "truncated", "no_answer_tag"}
+    validation = pd.read_parquet(tmp_path / "run" / "validation.parquet")
+    assert set(validation["example_id"]) == {f"puzzle-{index}" for index in range(12, 16)}
+    assert (tmp_path / "run" / "report.html").is_file() and (tmp_path / "run" / "policy" / "config.json").is_file()
+
+
+def test_supervised_training_learns_its_gold_answers(tmp_path: Path, configs: str):
+    """SFT needs no more of a task than GRPO does."""
+    runs.train(tmp_path / "run", configs, "task=odd_one_out", "trainer.steps=2", "method=sft")
+    logged = pd.read_csv(tmp_path / "run" / "metrics.csv")
+    assert logged["train/loss"].notna().sum() == 2
+
+
+def test_a_gold_answer_that_does_not_earn_one_ends_the_run(tmp_path: Path, configs: str, monkeypatch):
+    """The pre-flight must fail before step 1 when gold and grade do not fit, whatever the task."""
+    monkeypatch.setattr(odd_one_out.OddOneOut, "gold", lambda self, example, view: completion_text("one"))
+    ended = runs.command(
+        "train", *runs.SMALLEST, f"hydra.run.dir={tmp_path / 'run'}", configs, "task=odd_one_out", "trainer.steps=2"
+    )
+    runs.refused(ended, "pre-flight", "gold answer earns 0.100", "odd_one_out")
+    assert not (tmp_path / "run" / "metrics.csv").exists()
