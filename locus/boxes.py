@@ -1,4 +1,4 @@
-"""The one home of boxes: frames, conversion, IoU. Layer 1: pure functions.
+"""The one home of boxes: frames, conversion, IoU. Pure functions.
 
 A box is xyxy, float, half-open: width = x2 - x1, no "+1". Boxes that only touch have IoU 0.
 """

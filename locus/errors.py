@@ -1,4 +1,4 @@
-"""The one error a user's input may cause: it names what is wrong and the mend."""
+"""The one error a user's input may cause: it names what is wrong and how to fix it."""
 
 
 class LocusError(ValueError):

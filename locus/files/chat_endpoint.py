@@ -1,4 +1,4 @@
-"""An OpenAI-compatible chat endpoint: requests with retries, and a file that keeps the replies. Layer 2."""
+"""An OpenAI-compatible chat endpoint: requests with retries, and a file that keeps the replies."""
 
 from __future__ import annotations
 

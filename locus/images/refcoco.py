@@ -144,7 +144,7 @@ def _expression(one: ReferredObject) -> str:
     """The first sentence that can be an expression; empty where none can."""
     sentences = one.cells.get("sentences")
     if not isinstance(sentences, list):
-        raise one.error("sentences is no list; fetch the file again")
+        raise one.error("sentences is not a list; fetch the file again")
     texts = ((row.get("sent") or row.get("raw")) if isinstance(row, dict) else row for row in sentences)
     return next((text.strip() for text in texts if not expression_fault(text)), "")
 
@@ -153,7 +153,7 @@ def _size(one: ReferredObject) -> tuple[int, int]:
     try:
         width, height = (int(side) for side in one.size)
     except (TypeError, ValueError):
-        raise one.error(f"the size {one.size} of its image in instances.json is no two numbers; mend it") from None
+        raise one.error(f"the size {one.size} of its image in instances.json must be two numbers; correct it") from None
     return width, height
 
 
@@ -162,5 +162,5 @@ def _corners(one: ReferredObject) -> tuple[float, float, float, float]:
     try:
         x, y, width, height = (float(value) for value in one.xywh)
     except (TypeError, ValueError):
-        raise one.error(f"the box {one.xywh} in instances.json is no four numbers; mend it") from None
+        raise one.error(f"the box {one.xywh} in instances.json must be four numbers; correct it") from None
     return x, y, x + width, y + height

@@ -48,7 +48,7 @@ class Backbone:
             raise LocusError("backbone.path is not set: give a hub id, a local folder, or use backbone=tiny")
         dtype = getattr(torch, self.dtype, None)
         if not isinstance(dtype, torch.dtype) or not dtype.is_floating_point:
-            raise LocusError(f"backbone.dtype={self.dtype} is no floating-point type: use float32 or bfloat16")
+            raise LocusError(f"backbone.dtype={self.dtype} is not a floating-point type: use float32 or bfloat16")
 
     def processor(self) -> ProcessorMixin:
         """The model's own processor, with its own chat template."""

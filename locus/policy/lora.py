@@ -42,7 +42,7 @@ class LoRA:
             try:
                 re.compile(getattr(self, key))
             except re.error as error:
-                raise LocusError(f"weights.{key}={getattr(self, key)} is no regular expression: {error}") from error
+                raise LocusError(f"weights.{key}={getattr(self, key)} is not a regular expression: {error}") from error
 
     def __call__(self, policy: VLM) -> None:
         """Changes the policy; raises LocusError where no linear layer has a name that fits."""

@@ -1,4 +1,4 @@
-"""Questions about generated scenes, with exact answers and evidence boxes. Layer 2.
+"""Questions about generated scenes, with exact answers and evidence boxes.
 
 Every answer follows from the scene's objects, none from the question: by symmetry of the generator each answer of a
 kind is as likely as the others, given the question's words, so that a model that sees no picture stays at chance. The

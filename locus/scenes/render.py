@@ -1,4 +1,4 @@
-"""Draws a generated scene: textured clutter, then every object anti-aliased. Layer 2; numpy and PIL only.
+"""Draws a generated scene: textured clutter, then every object anti-aliased.
 
 The vocabulary of scenes lives here too, since a word is what is drawn for it: `SHAPES`, `COLOURS`, `PATTERNS`.
 An object is drawn in a patch of exactly its box, `SUPERSAMPLING` times as large, and averaged down; its outline touches

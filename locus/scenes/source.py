@@ -1,4 +1,4 @@
-"""Generated scenes with known boxes, attributes and relations, and the image source over them. Layer 2.
+"""Generated scenes with known boxes, attributes and relations, and the image source over them.
 
 A scene is many small objects on textured clutter. Each object is the only one of its (shape, colour, pattern) in its
 scene, so that a question has one answer and a crop one place; look-alikes differ from another object in exactly one of
@@ -102,7 +102,7 @@ class SceneSource:
         family, _, index = path.removeprefix(SCHEME).partition("/")
         if not (path.startswith(SCHEME) and family == self.family and index.isdecimal() and int(index) < self.count):
             raise LocusError(
-                f"{path!r} is no scene of this source, whose are {SCHEME}{self.family}/0 to {self.count - 1}: use the "
+                f"{path!r} is not a scene of this source, which has {SCHEME}{self.family}/0 to {self.count - 1}: use the "
                 "data.source and seed that the corpus was made with, or prepare it again"
             )
         return render(self.scene(int(index)))

@@ -124,7 +124,7 @@ def check_pools(order: Order, bins: np.ndarray, batch_size: int, steps: int) -> 
 def batches(order: Order, bins: np.ndarray, batch_size: int, seed: int) -> Iterator[list[int]]:
     """The batches of step 0, 1, ... without end, each B different indices.
 
-    It always begins at step 0, which costs little, so that a resumed run cannot differ from the run it goes on with.
+    It always begins at step 0, which costs little, so that a resumed run cannot differ from the unbroken one.
     """
     pools = order.pools(bins)
     streams = [_Epochs(pool, seed, number) for number, pool in enumerate(pools.values())]

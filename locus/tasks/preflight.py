@@ -72,7 +72,7 @@ def preflight(task: Task, samples: Sequence[Sample], builder: PromptBuilder, fra
         for name, text in task.variants(sample.example, gold_view).items():
             rewards[name].append(earned(text).total)
     if not samples:
-        raise LocusError("pre-flight: there is no example to check: choose other data or crops")
+        raise LocusError("pre-flight: no example to check: choose other data or crops")
     return PreflightReport({name: mean(values) for name, values in rewards.items()}, len(samples))
 
 

@@ -1,4 +1,4 @@
-"""Rewards of a group -> advantages. Layer 1: pure functions.
+"""Rewards of a group -> advantages.
 
 Shapes: B prompts, G rollouts per prompt.
 """

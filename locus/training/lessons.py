@@ -1,6 +1,6 @@
 """What a tiny backbone is pretrained on: generated scenes with labels of every patch, then with answered questions.
 
-Lesson s depends on (seed, s) alone, so a resumed run goes on with the very next one.
+Lesson s depends on (seed, s) alone, so a resumed run continues with the very next one.
 Shapes: B images, G questions an image, T tokens of question and completion, N merged patches of all images.
 """
 

@@ -1,4 +1,4 @@
-"""The clipped surrogate with a KL penalty, and its variants. Layer 1: pure functions.
+"""The clipped surrogate with a KL penalty, and its variants.
 
 Departures between "GRPO" implementations that change results are arguments here, never hidden: ratio per token or per
 sequence, asymmetric and dual clipping, the KL estimator and its clamps, and how tokens are averaged.

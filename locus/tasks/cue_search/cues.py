@@ -19,8 +19,8 @@ from locus.types import CueExample
 class Cue(Protocol):
     """What stands for a crop in its prompt: a picture or words; a function of its arguments and the settings alone."""
 
-    def picture(self, example: CueExample, image: Image.Image) -> Image.Image:
-        """The picture of the crop; not asked for where there is an expression."""
+    def picture(self, example: CueExample, image: Image.Image) -> Image.Image | None:
+        """The picture of the crop; None where words stand for it."""
 
     def expression(self, example: CueExample) -> str:
         """Words in place of the picture; empty where the picture is shown."""

@@ -111,7 +111,7 @@ def rationale_of(text: str) -> str:
 
 
 def write_rationales(rationales: Rationales, examples: Sequence[CueExample], folder: str | Path) -> None:
-    """Writes ``targets.jsonl`` whole or not at all, a line an example in their order; none for an empty rationale.
+    """Writes ``targets.jsonl`` whole or not at all, a line per example in their order; none for an empty rationale.
 
     Raises LocusError as ``targets`` does, and when the folder cannot be written.
     """

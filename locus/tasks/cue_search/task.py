@@ -105,9 +105,9 @@ class CueSearch(Task[CueExample]):
         Raises LocusError for an image that is missing, unreadable, or of another size than the corpus says.
         """
         image, cue = open_image(self.source, example), self.cues[example.split]
-        expression = cue.expression(example)
-        images = (image,) if expression else (image, cue.picture(example, image))
-        return Query(cue_search_text(frame, expression), images)
+        picture = cue.picture(example, image)
+        images = (image,) if picture is None else (image, picture)
+        return Query(cue_search_text(frame, cue.expression(example)), images)
 
     def grade(self, example: CueExample, response: Response, view: View) -> Grade:
         """The reward of the answered box, read in the frame that the policy speaks."""

@@ -63,7 +63,7 @@ class ChatTeacher:
         messages_of: Callable[[CueExample, Image.Image, Image.Image], list[dict[str, Any]]],
         read: Callable[[str], str],
     ) -> Iterator[str]:
-        """One answer an example, in order.
+        """One answer per example, in order.
 
         Args:
             messages_of: example, its full image and its cue -> what is asked.
@@ -117,7 +117,7 @@ class TeacherExpressions(ChatTeacher):
     group = "expressions"
 
     def expressions(self, examples: Sequence[CueExample]) -> Iterator[str]:
-        """One expression an example, in order; raises LocusError as `ChatTeacher.answers` does."""
+        """One expression per example, in order; raises LocusError as `ChatTeacher.answers` does."""
         return self.answers(examples, expression_messages, expression_of)
 
 
@@ -132,7 +132,7 @@ def expression_messages(example: CueExample, image: Image.Image, cue: Image.Imag
 def expression_of(reply: str) -> str:
     """A teacher's reply -> the expression: what follows its own thoughts, without quotation marks and full stop.
 
-    Raises ValueError for a reply that is no expression.
+    Raises ValueError for a reply that cannot be an expression.
     """
     expression = reply.rpartition("</think>")[2].strip().strip('". ')
     if fault := expression_fault(expression):
@@ -141,7 +141,7 @@ def expression_of(reply: str) -> str:
 
 
 def write_expressions(teacher: TeacherExpressions, examples: Sequence[CueExample], folder: str | Path) -> None:
-    """Writes ``expressions.jsonl`` whole or not at all, a line of example_id and expression an example in their order.
+    """Writes ``expressions.jsonl`` whole or not at all, a line of example_id and expression per example, in their order.
 
     Raises LocusError as ``teacher`` does, and when the folder cannot be written.
     """
@@ -201,6 +201,6 @@ def with_box(image: Image.Image, example: CueExample) -> Image.Image:
 def reasoning(reply: str) -> str:
     """A teacher's reply -> the rationale: what follows the teacher's own thoughts, where it sends them, too.
 
-    Raises ValueError for a reply that is no rationale.
+    Raises ValueError for a reply that cannot be a rationale.
     """
     return rationale_of(reply.rpartition("</think>")[2])

@@ -28,11 +28,10 @@ SAME_AREA = 0.01
 
 
 class TextCue:
-    """A cue in words; no picture of the crop is shown."""
+    """A cue in words."""
 
-    def picture(self, example: CueExample, image: Image.Image) -> Image.Image:
-        """There is none."""
-        raise NotImplementedError("a text cue shows no picture")
+    def picture(self, example: CueExample, image: Image.Image) -> None:
+        """None: the words stand for it."""
 
 
 @dataclass(frozen=True)
@@ -40,7 +39,7 @@ class AnnotatedTextCue(TextCue):
     """Expressions made of a source's labels and boxes by `referring_expressions`."""
 
     duplicate_iou: float
-    """From which two boxes of an image are one, as in the corpus: no words tell them apart."""
+    """IoU from which two boxes of an image are one, as in the corpus: no words distinguish them."""
     source: ImageSource | None = None
     """Of the corpus; given by `over`."""
 
@@ -163,7 +162,7 @@ class FileTextCue(TextCue):
                     if line.strip():
                         row = json.loads(line)
                         if not isinstance(row, dict):
-                            raise ValueError("it is no object")
+                            raise ValueError("it is not an object")
                         yield f"{self.path}, line {number}", row
         except OSError as error:
             raise LocusError(f"{self.path}: cannot be read ({error.strerror}); pass cue.path=<JSONL>") from None
