@@ -102,8 +102,8 @@ class SceneSource:
         family, _, index = path.removeprefix(SCHEME).partition("/")
         if not (path.startswith(SCHEME) and family == self.family and index.isdecimal() and int(index) < self.count):
             raise LocusError(
-                f"{path!r} is not a scene of this source, which has {SCHEME}{self.family}/0 to {self.count - 1}: use the "
-                "data.source and seed that the corpus was made with, or prepare it again"
+                f"{path!r} is not a scene of this source, which has {SCHEME}{self.family}/0 to {self.count - 1}: use "
+                "the data.source and seed that the corpus was made with, or prepare it again"
             )
         return render(self.scene(int(index)))
 

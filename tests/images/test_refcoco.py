@@ -137,7 +137,7 @@ def test_wrong_files_are_named(tmp_path, file, content, says):
 
 @pytest.mark.parametrize(
     ("change", "says"),
-    [({"sentences": None}, r"refs\(unc\)\.json, row 1: sentences is no list"),
+    [({"sentences": None}, r"refs\(unc\)\.json, row 1: sentences is not a list"),
      ({"sentences": [{"sent": "<b>"}, 7]}, "none of 1 references has a sentence")],
 )  # fmt: skip
 def test_wrong_sentences_are_named(tmp_path, change, says):

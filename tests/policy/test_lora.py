@@ -241,7 +241,7 @@ def test_fingerprint_tells_backbones_apart():
         ({"alpha": 0.0}, r"weights\.alpha=0\.0"),
         ({"alpha": float("nan")}, r"weights\.alpha=nan"),
         ({"dropout": 1.0}, r"weights\.dropout=1\.0"),
-        ({"targets": "("}, r"weights\.targets=\( is no regular expression"),
+        ({"targets": "("}, r"weights\.targets=\( is not a regular expression"),
     ],
 )
 def test_settings_that_cannot_be_meant_are_refused(settings: dict, message: str):

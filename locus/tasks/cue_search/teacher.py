@@ -141,7 +141,7 @@ def expression_of(reply: str) -> str:
 
 
 def write_expressions(teacher: TeacherExpressions, examples: Sequence[CueExample], folder: str | Path) -> None:
-    """Writes ``expressions.jsonl`` whole or not at all, a line of example_id and expression per example, in their order.
+    """Writes ``expressions.jsonl`` whole or not at all: a line of example_id and expression per example, in order.
 
     Raises LocusError as ``teacher`` does, and when the folder cannot be written.
     """
