@@ -2,6 +2,11 @@
 
 from __future__ import annotations
 
+from locus.run.help import answer_help
+
+if __name__ == "__main__":
+    answer_help()  # before the imports below, which take seconds
+
 import logging
 from pathlib import Path
 
@@ -11,6 +16,7 @@ from hydra.core.hydra_config import HydraConfig
 from hydra.utils import instantiate
 from omegaconf import DictConfig, OmegaConf
 
+from locus.analysis import comparison
 from locus.analysis.pages.page import Section, write_report
 from locus.analysis.tables import as_text
 from locus.errors import LocusError
@@ -52,9 +58,8 @@ def measure(cfg: DictConfig, folder: Path) -> Section:
     frames: list[pd.DataFrame] = []
     for name, one in resolved(cfg).items():
         diagnosis = instantiate(one.analysis, _convert_="all")
-        log.info("%s of %s", diagnosis.name, name)
         evaluator, _ = build_evaluator(one)
-        frames.append(diagnosis.measure(evaluator).assign(policy=name))
+        frames.append(comparison.measure(diagnosis, evaluator, name))
         del evaluator  # before the next one is loaded
         measured = pd.concat(frames, ignore_index=True)
         measured.to_parquet(folder / f"{diagnosis.name}.parquet", index=False)

@@ -2,6 +2,11 @@
 
 from __future__ import annotations
 
+from locus.run.help import answer_help
+
+if __name__ == "__main__":
+    answer_help()  # before the imports below, which take seconds
+
 import logging
 import time
 from collections.abc import Iterator

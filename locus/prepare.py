@@ -6,6 +6,11 @@ With ``expressions=``, expressions of both for ``cue=text_file`` (``expressions.
 
 from __future__ import annotations
 
+from locus.run.help import answer_help
+
+if __name__ == "__main__":
+    answer_help()  # before the imports below, which take seconds
+
 import time
 from pathlib import Path
 

@@ -2,7 +2,13 @@
 
 from __future__ import annotations
 
+from locus.run.help import answer_help
+
+if __name__ == "__main__":
+    answer_help()  # before the imports below, which take seconds
+
 import logging
+import sys
 from collections.abc import Iterator
 
 import hydra
@@ -17,7 +23,7 @@ from locus.files.run_files import AtomicCheckpointIO, write_text
 from locus.policy.backbone import Backbone
 from locus.policy.prompts import PixelLimits, PromptBuilder
 from locus.policy.vlm import VLM
-from locus.run.callbacks import RunCheckpoint
+from locus.run.callbacks import ProgressLines, RunCheckpoint
 from locus.run.runtime import (
     RunFolder,
     entry_point,
@@ -35,7 +41,7 @@ from locus.tasks.datamodule import SampleMaker, Samples
 from locus.tasks.scene_questions import SceneQuestions
 from locus.training.lessons import SceneLessons
 from locus.training.model_card import model_card
-from locus.training.pretraining import HeldOut
+from locus.training.pretraining import PROGRESS, HeldOut
 
 log = logging.getLogger("locus")
 
@@ -144,8 +150,9 @@ def build_trainer(cfg: DictConfig, run: RunFolder) -> Trainer:
         log_every_n_steps=1,
         logger=[make(run) for make in instantiate(cfg.logger).values()],
         plugins=[AtomicCheckpointIO()],
-        callbacks=[checkpoints],
+        callbacks=[checkpoints, ProgressLines("pretraining", last, PROGRESS)],
         enable_model_summary=False,
+        enable_progress_bar=sys.stdout.isatty(),
         default_root_dir=run.path,
     )
 

@@ -2,7 +2,13 @@
 
 from __future__ import annotations
 
+from locus.run.help import answer_help
+
+if __name__ == "__main__":
+    answer_help()  # before the imports below, which take seconds
+
 import logging
+import sys
 from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
@@ -26,7 +32,7 @@ from locus.files.run_files import AtomicCheckpointIO
 from locus.policy.backbone import Backbone
 from locus.policy.lora import merged_state
 from locus.policy.prompts import PromptBuilder
-from locus.run.callbacks import RolloutTable, RunCheckpoint, TableCallback, ValidationTable
+from locus.run.callbacks import ProgressLines, RolloutTable, RunCheckpoint, TableCallback, ValidationTable
 from locus.run.loggers import close_loggers
 from locus.run.runtime import (
     RunFolder,
@@ -125,7 +131,8 @@ def build_trainer(cfg: DictConfig, run: RunFolder, task: Task) -> Trainer:
         run.path, settings.checkpoint_every, settings.validate_every, settings.steps, settings.keep_checkpoints
     )
     tables = [table(run.path, task, run.last_step) for table in (RolloutTable, ValidationTable)]
-    callbacks = [*tables, checkpoints]
+    shown = ("train/reward", "train/loss", f"val/{task.headline}")
+    callbacks = [*tables, checkpoints, ProgressLines("training", settings.steps, shown)]
     callbacks += instantiate(cfg.watch, _convert_="all").values()
     if settings.stop_at is not None:
         stop = {"mode": "max", "patience": settings.steps, "stopping_threshold": settings.stop_at}
@@ -143,6 +150,7 @@ def build_trainer(cfg: DictConfig, run: RunFolder, task: Task) -> Trainer:
         plugins=[AtomicCheckpointIO()],
         callbacks=callbacks,
         enable_model_summary=False,
+        enable_progress_bar=sys.stdout.isatty(),
         default_root_dir=run.path,
     )
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 
@@ -12,8 +13,18 @@ from locus.analysis.pages.page import Section
 from locus.analysis.tables import paired_table
 from locus.errors import LocusError
 from locus.evaluation.evaluator import Evaluator
+from locus.files.progress import within
 
+log = logging.getLogger("locus")
 BEFORE, AFTER = "before", "after"
+
+
+def measure(diagnosis: Diagnosis, evaluator: Evaluator, policy: str) -> pd.DataFrame:
+    """A diagnosis of one policy, whose name goes into column ``policy``; both names begin its lines in the log."""
+    name = f"{diagnosis.name} of {policy}"
+    log.info("%s", name)
+    with within(name):
+        return diagnosis.measure(evaluator).assign(policy=policy)
 
 
 def compare(policies: Mapping[str, Evaluator], diagnoses: Iterable[Diagnosis], folder: Path) -> list[Section]:
@@ -24,7 +35,7 @@ def compare(policies: Mapping[str, Evaluator], diagnoses: Iterable[Diagnosis], f
     sections = []
     for diagnosis in diagnoses:
         try:
-            frames = [diagnosis.measure(evaluator).assign(policy=name) for name, evaluator in policies.items()]
+            frames = [measure(diagnosis, evaluator, policy) for policy, evaluator in policies.items()]
         except LocusError as error:
             sections.append(Section(f"{diagnosis.name}: left out", str(error)))
             continue

@@ -17,6 +17,7 @@ import torch
 from locus.errors import LocusError
 from locus.evaluation.benchmark import Benchmark, Item
 from locus.evaluation.predictions import Prediction, PredictionFile
+from locus.files.progress import Progress
 from locus.policy.prompts import PictureInputs, PromptBuilder
 from locus.policy.rollouts import sample_groups
 from locus.policy.vlm import VLM, VisionFeatures
@@ -144,5 +145,7 @@ def limited(benchmark: Benchmark, limit: int | None) -> Iterator[Item]:
 def evaluate(evaluator: Evaluator, benchmark: Benchmark, file: PredictionFile, limit: int | None = None) -> None:
     """Writes the predictions that the file still lacks."""
     items = islice(limited(benchmark, limit), file.done, None)
+    progress = Progress(benchmark.name, len(file.ids), done=file.done)
     for batch in evaluator.predict(items, file.next_batch):
         file.write(batch)
+        progress.reach(file.done)

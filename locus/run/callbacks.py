@@ -18,6 +18,7 @@ from locus.analysis.diagnoses.shared import located
 from locus.analysis.pictures import rollout_picture
 from locus.evaluation.benchmark import Benchmark
 from locus.evaluation.evaluator import Evaluator
+from locus.files.progress import Progress
 from locus.files.run_files import ROLLOUTS, VALIDATION, StepTable, checkpoint_path, with_columns
 from locus.tasks.task import Task
 from locus.types import Rollout, RolloutGroup, Sample, Sampling
@@ -192,3 +193,54 @@ class RunCheckpoint(Checkpoint):
         trainer.save_checkpoint(checkpoint_path(self.folder, step), weights_only=False)
         for old in sorted((self.folder / "checkpoints").glob("step-*.ckpt"))[: -self.keep]:
             old.unlink()
+
+
+class ProgressLines(Callback):
+    """Logs the progress of a training and of each of its validations (see `locus.files.progress`).
+
+    Args:
+        what: the training's name in its lines.
+        steps: of the whole run.
+        metrics: names of the metrics whose latest values end a line; those not logged yet are left out.
+    """
+
+    def __init__(self, what: str, steps: int, metrics: Sequence[str]):
+        self.what, self.steps, self.metrics = what, steps, metrics
+        self.latest: dict[str, float] = {}
+
+    def on_train_start(self, trainer: Trainer, module: LightningModule) -> None:
+        """Starts the count, at the step that a resumed run has reached."""
+        self.training = Progress(self.what, self.steps, "steps", module.finished_steps, bar=True)
+
+    def on_train_batch_end(
+        self, trainer: Trainer, module: LightningModule, outputs: Any, batch: Any, batch_idx: int
+    ) -> None:
+        """Counts a step."""
+        self.training.reach(module.finished_steps, self.headline(trainer))
+
+    def on_validation_start(self, trainer: Trainer, module: LightningModule) -> None:
+        """Starts the count of a validation."""
+        what, batches = f"validation at step {module.finished_steps}", int(sum(trainer.num_val_batches))
+        self.validation = Progress(what, batches, "batches", bar=True)
+
+    def on_validation_batch_end(
+        self,
+        trainer: Trainer,
+        module: LightningModule,
+        outputs: Any,
+        batch: Any,
+        batch_idx: int,
+        dataloader_idx: int = 0,
+    ) -> None:
+        """Counts a batch."""
+        self.validation.reach(batch_idx + 1)
+
+    def on_validation_end(self, trainer: Trainer, module: LightningModule) -> None:
+        """Keeps the metrics: the trainer forgets those of the validation before training."""
+        self.headline(trainer)
+
+    def headline(self, trainer: Trainer) -> dict[str, float]:
+        """Name -> latest value."""
+        known = trainer.callback_metrics
+        self.latest |= {name: float(known[name]) for name in self.metrics if name in known}
+        return {name: self.latest[name] for name in self.metrics if name in self.latest}

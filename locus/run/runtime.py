@@ -30,11 +30,12 @@ from omegaconf import DictConfig, OmegaConf
 
 from locus.errors import LocusError
 from locus.files.measurements import peak_memory_gb
+from locus.files.progress import INTERVAL, set_interval
 from locus.files.run_files import BEGUN_WITH, latest_checkpoint, write_json, write_text
+from locus.run.help import CONF
 from locus.run.sweeps import checkpoint_to_go_on_from, in_sweep, record_failure
 
 log = logging.getLogger("locus")
-CONF = Path(__file__).resolve().parents[2] / "conf"
 PACKAGES = ("torch", "torchvision", "transformers", "peft", "lightning", "hydra-core", "wandb", "numpy")
 ASSETS = Path(__file__).parents[1] / "assets"
 OmegaConf.register_new_resolver("asset", lambda name: str(ASSETS / name), replace=True)
@@ -131,6 +132,7 @@ def entry_point(main: Callable[[DictConfig], Any]) -> Callable[[DictConfig], Any
         try:
             if missing:
                 raise LocusError(f"no value for {', '.join(missing)}: pass {' '.join(f'{key}=...' for key in missing)}")
+            set_interval(OmegaConf.select(cfg, "progress.every", default=INTERVAL))
             return main(cfg)
         except (KeyboardInterrupt, SystemExit) as error:
             # Lightning answers an interrupt by tidying up and leaving with status 1.

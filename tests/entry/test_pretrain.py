@@ -25,7 +25,9 @@ SMALLEST = (
 def test_the_command(tmp_path):
     """What it leaves opens with plain transformers, and resuming is the same as not stopping."""
     whole, parts = tmp_path / "whole", tmp_path / "parts"
-    succeeded(command("pretrain", *SMALLEST, f"hydra.run.dir={whole}"))
+    succeeded(command("pretrain", *SMALLEST, f"hydra.run.dir={whole}", "progress.every=0"))
+    log = (whole / "pretrain.log").read_text()
+    assert all(f"pretraining: {step}/4 steps, " in log for step in (1, 2, 3, 4)) and ", train/patch_loss " in log
     model = AutoModelForImageTextToText.from_pretrained(whole / "policy")
     assert model.dtype == torch.bfloat16 and AutoProcessor.from_pretrained(whole / "policy")
     card = (whole / "policy" / "README.md").read_text()

@@ -65,6 +65,11 @@ def module_of(words: list[str]) -> str | None:
     return words[2] if len(words) > 2 and re.match(r"(.*/)?python[\d.]*$", words[0]) and words[1] == "-m" else None
 
 
+def has_config(module: str, root: Path = REPO) -> bool:
+    """The module is an entry point that takes overrides."""
+    return module.startswith("locus.") and (root / "conf" / f"{module.removeprefix('locus.')}.yaml").is_file()
+
+
 def jobs(arguments: list[str], conf: Path) -> Iterator[list[str]]:
     """Overrides of each job that an entry point's arguments start: one, or with -m all of the sweep."""
     multirun = bool({"-m", "--multirun"} & set(arguments))
@@ -92,7 +97,7 @@ def command_faults(words: list[str], compose_app: Callable, root: Path = REPO) -
         return
     if not (root / f"{module.replace('.', '/')}.py").is_file():
         yield f"python -m {module}: no such module"
-    elif module.startswith("locus."):
+    elif has_config(module, root):
         try:
             for job in jobs(words[3:], root / "conf"):
                 compose_app(module.removeprefix("locus."), job, root / "conf")
@@ -159,7 +164,7 @@ def test_readme_runs(tmp_path):
                 assert module_of(words), f"only python -m commands can be marked: {shlex.join(words)}"
                 ran.append(tmp_path / str(len(ran)))
                 kind = "sweep" if {"-m", "--multirun"} & set(words[3:]) else "run"
-                into = [f"hydra.{kind}.dir={ran[-1]}"] if words[2].startswith("locus.") else []
+                into = [f"hydra.{kind}.dir={ran[-1]}"] if has_config(words[2]) else []
                 run([*words[1:], *into])
     assert ran
 

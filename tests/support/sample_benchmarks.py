@@ -1,7 +1,6 @@
-"""A small file of every benchmark that is read from files, in one of its true forms: what they are tried on.
+"""A small file of every benchmark that is read from files, in one of its true forms: what `locus.samples` ships.
 
-python -m tests.support.sample_benchmarks outputs/samples
-python -m locus.evaluate -m 'benchmark=glob(*)' benchmarks=outputs/samples benchmark.rows=null
+After a change here: python -m tests.support.sample_benchmarks locus/assets/samples
 """
 
 from __future__ import annotations

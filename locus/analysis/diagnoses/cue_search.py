@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 
 import pandas as pd
 
-from locus.analysis.diagnoses.shared import located
+from locus.analysis.diagnoses.shared import located, predicted
 from locus.analysis.pages.page import Section
 from locus.analysis.plots import as_picture, bars, histogram, panels
 from locus.analysis.tables import paired_table
@@ -43,9 +43,8 @@ class CueSearchOnEvidence:
     def measure(self, evaluator: Evaluator) -> pd.DataFrame:
         """Columns: item, unit (the image), response, bin, iou, at_50, at_75, format."""
         items = [cue for item in located(self.benchmark, self.limit) for cue in self._cues(item)]
-        predictions = (one for batch in evaluator.predict(items) for one in batch)
         rows = []
-        for item, prediction in zip(items, predictions, strict=True):
+        for item, prediction in zip(items, predicted(evaluator, items, self.benchmark.name), strict=True):
             shown = replace(item, processed_size=prediction.size)
             verdict = box_verdict(shown, prediction.response, prediction.finished, self.frame, "locus")
             row = {"item": item.item_id, "unit": item.pictures[0].key, "response": prediction.response}

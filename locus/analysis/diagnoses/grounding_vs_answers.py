@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 import pandas as pd
 
-from locus.analysis.diagnoses.shared import answered, kind_of, located, unit_of
+from locus.analysis.diagnoses.shared import answered, kind_of, located, predicted, unit_of
 from locus.analysis.pages.page import Section
 from locus.analysis.plots import as_picture, bars, histogram, panels
 from locus.analysis.tables import paired_table
@@ -75,7 +75,7 @@ class GroundingVsAnswers:
             replace(item, item_id=f"{item.item_id}/{number}", prompt=prompt)
             for number, ((item, _, _), prompt) in enumerate(zip(pairs, prompts, strict=True))
         ]
-        predictions = (one for batch in evaluator.predict(asked) for one in batch)
+        predictions = predicted(evaluator, asked, f"boxes, {self.benchmark.name}")
         for (item, _, truth), prediction in zip(pairs, predictions, strict=True):
             read = extract_box(prediction.response, prediction.finished)
             size = written_size(replace(item, processed_size=prediction.size), parse_frame(self.frame), truth)

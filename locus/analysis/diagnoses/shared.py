@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import replace
 from typing import Protocol
 
@@ -16,6 +16,7 @@ from locus.errors import LocusError
 from locus.evaluation.benchmark import Benchmark, Item, Verdict
 from locus.evaluation.evaluator import Evaluator
 from locus.evaluation.predictions import Prediction
+from locus.files.progress import tracked
 from locus.types import Prompt
 
 BEFORE_ANSWER = ("<answer>", "</think>")
@@ -64,9 +65,13 @@ def answered(
 ) -> Iterator[tuple[Item, Prediction, Verdict]]:
     """Every item with the policy's response and its verdict, in order."""
     items = list(items)
-    predictions = (one for batch in evaluator.predict(items) for one in batch)
-    for item, prediction in zip(items, predictions, strict=True):
+    for item, prediction in zip(items, predicted(evaluator, items, benchmark.name), strict=True):
         yield item, prediction, verdict_of(benchmark, item, prediction)
+
+
+def predicted(evaluator: Evaluator, items: Sequence[Item], what: str) -> Iterator[Prediction]:
+    """The policy's response to each item, in order; progress is logged under the name ``what``."""
+    return tracked((one for batch in evaluator.predict(items) for one in batch), what, len(items))
 
 
 def verdict_of(benchmark: Benchmark, item: Item, prediction: Prediction) -> Verdict:
@@ -99,8 +104,12 @@ def before_answer(evaluator: Evaluator, prompt: Prompt, response: str) -> Prompt
     return replace(prompt, input_ids=torch.cat([prompt.input_ids, ids]), mm_token_type_ids=types)
 
 
-def looked(evaluator: Evaluator, items: Iterable[Item]) -> Iterator[tuple[Prediction, np.ndarray]]:
+def looked(evaluator: Evaluator, items: Sequence[Item]) -> Iterator[tuple[Prediction, np.ndarray]]:
     """Every item's response, with [L, rows, columns] where the policy looks when it writes its answer's first token."""
+    return tracked(_looked(evaluator, items), "attention maps", len(items))
+
+
+def _looked(evaluator: Evaluator, items: Iterable[Item]) -> Iterator[tuple[Prediction, np.ndarray]]:
     for number, batch in enumerate(evaluator.batches(items)):
         predictions = evaluator.complete(batch, number)
         features = [evaluator.vision(asked) for asked in batch]

@@ -18,6 +18,7 @@ from PIL import Image
 
 from locus.boxes import iou
 from locus.errors import LocusError
+from locus.files.progress import tracked
 from locus.images.sources import LISTED, ImageFiles, ImageSource, drop_images, keep_boxes
 from locus.tasks.cue_search.corpus import Corpus, build_corpus
 from locus.tasks.cue_search.crops import CropStrategy, pairs_within_images
@@ -140,7 +141,7 @@ def broken_images(images: Sequence[tuple[str, str, int, int]], source: ImageSour
         return "" if same else f"image {path}: is {size[0]}x{size[1]}, the source's table says {width}x{height}"
 
     with ThreadPoolExecutor(os.cpu_count()) as pool:  # decoding leaves Python's lock
-        found = list(pool.map(check, images))
+        found = list(tracked(pool.map(check, images), "checking images", len(images), "images"))
     return {row[0]: problem for row, problem in zip(images, found, strict=True) if problem}
 
 
@@ -162,7 +163,7 @@ def ambiguity(
     """
     chosen = np.sort(np.random.default_rng(seed).permutation(len(examples))[:sample])
     flat, ambiguous = 0, []
-    for index in chosen:
+    for index in tracked(chosen, "looking for look-alikes", len(chosen), "examples"):
         example = examples[int(index)]
         match = best_match_elsewhere(source.open(example.image_path), example.box)
         if match is None:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import logging
 import os
 from collections.abc import Iterable, Iterator, Sequence
 from functools import cached_property
@@ -12,14 +11,11 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from locus.errors import LocusError
+from locus.files.progress import tracked
 from locus.tasks.answers import TAGS
 from locus.types import Box, CueExample
 
-log = logging.getLogger("locus")
-
 TARGETS_FILE = "targets.jsonl"
-REPORT_EVERY = 1000
-"""Rationales between two lines in the log."""
 
 
 class Rationales(Protocol):
@@ -117,11 +113,10 @@ def write_rationales(rationales: Rationales, examples: Sequence[CueExample], fol
     """
     path = Path(folder) / TARGETS_FILE
     lines = []
-    for index, rationale in enumerate(rationales.rationales(examples)):
+    texts = tracked(rationales.rationales(examples), "rationales", len(examples), "examples")
+    for example, rationale in zip(examples, texts, strict=True):
         if rationale:
-            lines.append(json.dumps({"example_id": examples[index].example_id, "rationale": rationale}) + "\n")
-            if len(lines) % REPORT_EVERY == 0:
-                log.info("%d of %d rationales", len(lines), len(examples))
+            lines.append(json.dumps({"example_id": example.example_id, "rationale": rationale}) + "\n")
     if not lines:
         return
     try:

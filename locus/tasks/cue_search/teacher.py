@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import logging
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -14,14 +13,13 @@ from PIL import Image, ImageDraw
 
 from locus.errors import LocusError
 from locus.files.chat_endpoint import ChatEndpoint, data_url
+from locus.files.progress import tracked
 from locus.files.run_files import write_text
 from locus.images.labels import MOST_WORDS, expression_fault
 from locus.images.sources import ImageSource
 from locus.tasks.cue_search.cues import PLAIN, open_image, whole_pixels
 from locus.tasks.cue_search.rationales import Rationales, rationale_of
 from locus.types import CueExample
-
-log = logging.getLogger("locus")
 
 
 class ChatTeacher:
@@ -99,8 +97,6 @@ def both_images(image: Image.Image, cue: Image.Image) -> list[dict[str, Any]]:
 # --- Referring expressions -----------------------------------------------------------------------------------
 
 EXPRESSIONS_FILE = "expressions.jsonl"
-REPORT_EVERY = 1000
-"""Expressions between two lines in the log."""
 EXPRESSION_INSTRUCTION = (
     "Image 1 is a full scene image. Image 2 is a cropped region from Image 1, the one at {box} as [x1, y1, x2, y2] "
     "in relative coordinates from 0 to 1000. Write a referring expression for what this region shows, so that a reader "
@@ -147,10 +143,9 @@ def write_expressions(teacher: TeacherExpressions, examples: Sequence[CueExample
     """
     path = Path(folder) / EXPRESSIONS_FILE
     lines: list[str] = []
-    for example, expression in zip(examples, teacher.expressions(examples), strict=True):
+    expressions = tracked(teacher.expressions(examples), "expressions", len(examples), "examples")
+    for example, expression in zip(examples, expressions, strict=True):
         lines.append(json.dumps({"example_id": example.example_id, "expression": expression}) + "\n")
-        if len(lines) % REPORT_EVERY == 0:
-            log.info("%d of %d expressions", len(lines), len(examples))
     try:
         write_text(path, "".join(lines))
     except OSError as error:

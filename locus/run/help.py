@@ -1,0 +1,37 @@
+"""``python -m locus.<entry point> --help``, answered before the imports that take seconds.
+
+The text begins with the comment at the top of ``conf/<entry point>.yaml``: what the command does, the three overrides
+used most, examples.
+"""
+
+from __future__ import annotations
+
+import re
+import sys
+import textwrap
+from itertools import takewhile
+from pathlib import Path
+
+CONF = Path(__file__).resolve().parents[2] / "conf"
+MORE = """\
+The whole configuration, with the overrides given: python -m locus.{entry} ... --cfg job
+What each key means: conf/{entry}.yaml and the files of its groups; docs/training.md lists every group and option.
+-m runs a sweep over values separated by commas. Flags of Hydra: --hydra-help."""
+
+
+def answer_help() -> None:
+    """Prints the help of the running entry point and exits, if its arguments ask for that."""
+    if {"-h", "--help"} & set(sys.argv[1:]):
+        print(help_text(Path(sys.argv[0]).stem))
+        sys.exit()
+
+
+def help_text(entry: str) -> str:
+    """The comment at the top of the entry point's config, its groups with their options, and where to read on."""
+    lines = (CONF / f"{entry}.yaml").read_text(encoding="utf-8").splitlines()
+    comment = [line[2:] for line in takewhile(lambda line: line.startswith("#"), lines)]
+    groups = re.findall(r"^  - ([\w/]+): \S", "\n".join(lines), re.MULTILINE)
+    options = [f"{group}: {', '.join(sorted(file.stem for file in (CONF / group).glob('*.yaml')))}" for group in groups]
+    listed = [textwrap.fill(line, 118, initial_indent="  ", subsequent_indent="    ") for line in options]
+    parts = [comment, ["Groups, chosen by GROUP=OPTION:", *listed] if listed else [], [MORE.format(entry=entry)]]
+    return "\n\n".join("\n".join(part) for part in parts if part)
