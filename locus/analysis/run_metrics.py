@@ -24,9 +24,10 @@ def validation_scalars(names: Iterable[str]) -> dict[str, str]:
 
 
 def validations(metrics: pd.DataFrame) -> pd.DataFrame:
-    """The rows of ``metrics`` that hold a validation."""
+    """What was logged at each validation, by the task and beside it: one row per step."""
     names = list(validation_scalars(metrics))
-    return metrics[metrics[names].notna().any(axis=1)] if names else metrics[:0]
+    rows = metrics[metrics[names].notna().any(axis=1)] if names else metrics[:0]
+    return rows.groupby("step", as_index=False).last()
 
 
 def read_metrics(folder: Path) -> pd.DataFrame:
@@ -54,7 +55,7 @@ def validation_rows(metrics: pd.DataFrame) -> pd.DataFrame:
     end = HEADLINE.removeprefix("val")
     names |= {name: f"{name.split('/')[1]} IoU" for name in metrics if name.count("/") == 2 and name.endswith(end)}
     rows = validations(metrics)[["step", *names]].rename(columns=names)
-    return rows.drop_duplicates("step", keep="last").astype({"step": int}).reset_index(drop=True)
+    return rows.astype({"step": int})
 
 
 def validation_table(metrics: pd.DataFrame) -> str:

@@ -77,7 +77,7 @@ def axes(frame: pd.DataFrame) -> list[str]:
     groups = [name for name in plain if "." not in name]
 
     def explained(name: str) -> bool:
-        options = [group for group in groups if name.startswith(f"{group}.")]
+        options = [group for group in plain if name.startswith(f"{group}.")]
         return bool(options) and frame.groupby(options, dropna=False)[name].nunique(dropna=False).max() == 1
 
     return groups + [name for name in plain if "." in name and not explained(name)]
@@ -90,12 +90,13 @@ def experiment(path: str | Path) -> str | None:
 
 
 def choices(folder: Path) -> dict[str, str]:
-    """Config group -> option of a run; empty where Hydra's record is not there."""
+    """Config group (``trainer/order`` as ``trainer.order``) -> option; empty where Hydra's record is not there."""
     file = folder / ".hydra" / "hydra.yaml"
     if not file.exists():
         return {}
     found = _yaml(file).get("hydra", {}).get("runtime", {}).get("choices", {})
-    return {name: option for name, option in found.items() if "@" not in name and "/" not in name}
+    plain = (name for name in found if "@" not in name and not name.startswith("hydra/"))
+    return {name.replace("/", "."): found[name] for name in plain}
 
 
 def metrics(path: str | Path) -> pd.DataFrame:

@@ -25,9 +25,8 @@ from locus.evaluation.benchmarks.scenes import SceneQuestions
 from locus.evaluation.benchmarks.vstar import VStar
 from locus.evaluation.evaluator import Evaluator
 from locus.evaluation.predictions import Prediction
-from locus.evaluation.questions import draw_questions
-from locus.policy.prompts import PixelLimits, QuestionCollator
-from locus.scenes.questions import colour, relation, shape
+from locus.policy.prompts import PixelLimits, PromptBuilder
+from locus.scenes.questions import colour, draw_questions, relation, shape
 from locus.scenes.render import render
 from locus.scenes.source import SceneSource
 from locus.types import Box, Frame, Sampling
@@ -67,15 +66,15 @@ class Scripted:
 
 def test_the_answer_is_what_comes_next():
     """The map of another position: of the thought's first token, or of the answer's second."""
-    collator = QuestionCollator(backbone("qwen3_vl").processor(), PixelLimits())
-    evaluator = Evaluator(tiny_vlm("qwen3_vl"), collator, Sampling(0.0, 1.0, 4), 4096)
-    (prompt,) = collator.question_prompts(["0"], [Image.new("RGB", (64, 64))], ["What colour is the star?"])
+    builder = PromptBuilder(backbone("qwen3_vl").processor(), PixelLimits())
+    evaluator = Evaluator(tiny_vlm("qwen3_vl"), builder, Sampling(0.0, 1.0, 4), 4096)
+    prompt = builder.build("0", "What colour is the star?", [Image.new("RGB", (64, 64))])
     asked = before_answer(evaluator, prompt, "<think> red </think><answer>blue</answer>")
-    assert collator.decode(asked.input_ids[prompt.length :]) == "<think> red </think><answer>"
+    assert builder.decode(asked.input_ids[prompt.length :]) == "<think> red </think><answer>"
     assert asked.mm_token_type_ids.sum() == prompt.mm_token_type_ids.sum()
     assert before_answer(evaluator, prompt, "blue") is prompt
     thought = before_answer(evaluator, replace(prompt, opened="<think>"), "<think> red </think>blue")
-    assert collator.decode(thought.input_ids[prompt.length :]).strip() == "red </think>"
+    assert builder.decode(thought.input_ids[prompt.length :]).strip() == "red </think>"
     assert torch.equal(asked.input_ids[: prompt.length], prompt.input_ids)
 
 

@@ -144,6 +144,21 @@ def test_copies_of_settings_are_left_out(sweep):
     assert runs.axes(runs.load(sweep)) == ["optimizer.lr"]
 
 
+def test_a_group_within_a_group_is_one_axis(sweep):
+    """``trainer/order`` as a column of class names, and one more for each key that only one of its options has."""
+    for number, folder in enumerate(sorted(sweep.iterdir())):
+        option = ("uniform", "balanced")[number % 2]
+        settings = yaml.safe_load((folder / "config.yaml").read_text())
+        settings |= {"optimizer": {"lr": 0.1}, "trainer": {"order": {"_target_": f"locus.tasks.order.{option.title()}"}}}
+        (folder / "config.yaml").write_text(yaml.safe_dump(settings))
+        (folder / ".hydra").mkdir()
+        record = {"hydra": {"runtime": {"choices": {"trainer": "cpu", "trainer/order": option, "hydra/launcher": "x"}}}}
+        (folder / ".hydra" / "hydra.yaml").write_text(yaml.safe_dump(record))
+    frame = runs.load(sweep)
+    assert runs.axes(frame) == ["trainer.order"]
+    assert frame["trainer.order"].tolist() == ["uniform", "balanced", "uniform", "balanced", "uniform"]
+
+
 def test_a_table_of_unfinished_runs(table7):
     """A report while the sweep runs: a base of a run that failed, a crash where nothing has ended yet."""
     (table7 / "0" / "summary.json").unlink()

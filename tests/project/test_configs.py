@@ -34,12 +34,12 @@ VALUES = {
     "data=boxes data.path": "boxes.jsonl",
     "data=folder data.path": "images",
     "data=refcoco data.path": "images",
-    "mix.path": "questions.jsonl",
+    "task.other.source.path": "questions.jsonl",
     "cue=text_file cue.path": "boxes.jsonl",
     "predictions": "boxes.jsonl",
     "runs": "images",
-    "targets.path": "boxes.jsonl",
-    "targets.model": "teacher",
+    "rationales.path": "boxes.jsonl",
+    "rationales.model": "teacher",
     "expressions.model": "teacher",
 }
 # Keys that are ??? and may stay so.
@@ -329,7 +329,7 @@ def compose_hydra(app: str, overrides: Sequence[str] = ()) -> DictConfig:
 PLANTED = {
     "train.yaml": "defaults: [_self_, {sampling: paper}, {reward: iou}, {experiment: null}]\nseed: 1\nname: ${seed}\n",
     "sampling/paper.yaml": "_target_: locus.types.Sampling\ntemperature: 1.0\nmax_new_tokens: 8\n",
-    "reward/iou.yaml": "path: ???\nsource: {_target_: locus.types.Reward, iou: 0}\n",
+    "reward/iou.yaml": "path: ???\nsource: {_target_: locus.types.Grade, total: 0}\n",
     "experiment/e.yaml": "# @package _global_\n# Command: python -m locus.train experiment=e\n"
     "# Expected: 1\n# Cost: 1 s\nsampling: {temprature: 2.0}\n",
     "orphan/a.yaml": "x: 1\n",
@@ -351,14 +351,14 @@ def test_planted_faults(planted, compose_app, inputs):
     config = compose_app("train", conf=planted)
     found = list(faults(OmegaConf.to_container(config, resolve=False), interpolated(planted)))
     assert "name: nothing reads this key" in found and "reward.path: nothing reads this key" in found
-    assert "reward.source: locus.types.Reward must be given format, localisation, total" in found
+    assert "reward.source: locus.types.Grade must be given parts, status" in found
     assert len(found) == 3, found  # seed is read by an interpolation, sampling by its target
     with pytest.raises(AssertionError, match=r"reward\.path is \?\?\?"):
         fill(config, inputs)
     config = compose_app("train", ["experiment=e"], planted)
     found = list(faults(OmegaConf.to_container(config, resolve=False), interpolated(planted)))
     assert "sampling.temprature: locus.types.Sampling has no such argument" in found
-    assert [node._target_ for node in outermost_targets(config)] == ["locus.types.Sampling", "locus.types.Reward"]
+    assert [node._target_ for node in outermost_targets(config)] == ["locus.types.Sampling", "locus.types.Grade"]
 
 
 def test_planted_experiments(planted):

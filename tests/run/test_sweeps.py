@@ -52,10 +52,10 @@ def sweep(folder: Path, trained: Callable[[DictConfig], float], *overrides: str)
     """A sweep of `locus.train` in this process; returns its end and the settings of the jobs that were run."""
     jobs: list[DictConfig] = []
 
-    def train(cfg: DictConfig) -> tuple[dict[str, float], dict[str, Any]]:
+    def train(cfg: DictConfig) -> tuple[dict[str, Any], dict[str, Any]]:
         jobs.append(cfg)
         cfg, run = open_run(cfg)
-        final = {"val/mean_iou": trained(cfg)}
+        final = {"headline": "val/mean_iou", "val/mean_iou": trained(cfg)}
         write_summary(run, final)
         return final, {}
 
@@ -125,7 +125,7 @@ def test_other_settings_are_refused(tmp_path):
     assert len(lines) == 3
     for seed, line in zip((1, 2), lines, strict=False):
         assert line.startswith(f"locus: {tmp_path / str(seed)}: {says}")
-    assert summary(tmp_path / "1") == {"status": "finished", "val/mean_iou": 1.0}
+    assert summary(tmp_path / "1") == {"status": "finished", "headline": "val/mean_iou", "val/mean_iou": 1.0}
     assert summary(tmp_path / "2") == {"status": "failed", "message": "no"}
 
 

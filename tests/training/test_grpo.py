@@ -67,7 +67,7 @@ def test_gradient_is_that_of_the_definition(spread: None):
         rewards = torch.tensor(group.rewards)
         advantages = (rewards - rewards.mean()) / (rewards.std() + 1e-6) if rewards.std() > 0 else rewards * 0
         for advantage, rollout in zip(advantages, group.rollouts, strict=True):
-            prompt, ids = group.prompt, rollout.completion.token_ids
+            prompt, ids = group.sample.prompt, rollout.completion.token_ids
             logits = policy.model(
                 input_ids=torch.cat([prompt.input_ids, ids])[None],
                 mm_token_type_ids=torch.cat([prompt.mm_token_type_ids, torch.zeros_like(ids)])[None],

@@ -96,7 +96,7 @@ def test_fixed_logprobs_belong_to_their_prompts(budget: int):
         batch = CompletionBatch.of([entry.token_ids], module.device)
         with torch.no_grad():
             for found, vlm in ((entry.old, module.policy), (entry.reference, frozen_copy(module))):
-                expected = SeparateScorer()(vlm, [entry.group.prompt], batch, 1.0).logprobs[0]
+                expected = SeparateScorer()(vlm, [entry.group.sample.prompt], batch, 1.0).logprobs[0]
                 width = expected.shape[-1]
                 torch.testing.assert_close(found[:, :width], expected, rtol=0, atol=1e-5)
                 assert not found[:, width:].any()

@@ -8,7 +8,7 @@ from collections.abc import Callable
 import pytest
 import torch
 
-from locus.training import module as policy_module
+from locus.tasks import rollouts
 from locus.training.loss import Loss
 from locus.types import RolloutGroup
 from tests.support.miniature import GROUP, PROMPTS, alternating, copies, first_batch, fit, grpo, unchanged
@@ -27,11 +27,11 @@ def test_groups_without_spread_have_no_advantage_and_are_counted():
 def test_share_of_groups_without_spread(monkeypatch: pytest.MonkeyPatch):
     """One group of four with rewards that differ: 0.75 have none."""
     module, data = grpo()
-    chosen = first_batch(data)[0].prompt_id
-    monkeypatch.setattr(policy_module, "judge", alternating(lambda name: name == chosen))
+    chosen = first_batch(data)[0].prompt.prompt_id
+    monkeypatch.setattr(rollouts, "graded", alternating(lambda name: name == chosen))
     run = fit(module, data)
     assert run.rows[0]["train/zero_spread_groups"] == 0.75
-    found = {group.prompt.prompt_id: advantages for group, advantages in run.steps[0]["groups"]}
+    found = {group.sample.prompt.prompt_id: advantages for group, advantages in run.steps[0]["groups"]}
     half = 3**0.5 / 2  # rewards 0, 1, 0, 1 less 0.5, over their unbiased std, sqrt(1/3)
     torch.testing.assert_close(found.pop(chosen), torch.tensor([-half, half] * 2), rtol=0, atol=1e-5)
     assert len(found) == 3 and not torch.stack(list(found.values())).any()
@@ -44,7 +44,7 @@ def refilled(
 
     Groups of prompts of which ``good`` holds have rewards that differ.
     """
-    monkeypatch.setattr(policy_module, "judge", alternating(good))
+    monkeypatch.setattr(rollouts, "graded", alternating(good))
     module, data = grpo(refill=refill)
     asked, draw = [], module.draw
     module.draw = lambda *arguments: asked.append(arguments[:3]) or draw(*arguments)
@@ -56,12 +56,12 @@ def refilled(
 def test_refill_replaces_groups_without_spread_only(monkeypatch: pytest.MonkeyPatch):
     """Good groups thrown away, a batch that shrinks, or a refill that puts in groups without spread."""
     _, data = grpo()
-    bad = {record.prompt_id for record in first_batch(data)[1:3]}
+    bad = {sample.prompt.prompt_id for sample in first_batch(data)[1:3]}
     before, after, without_spread, asked = refilled(monkeypatch, lambda name: name not in bad, refill=10)
     assert without_spread == 2 and len(after) == PROMPTS
-    kept = [group for group in before if group.prompt.prompt_id not in bad]
+    kept = [group for group in before if group.sample.prompt.prompt_id not in bad]
     assert all(any(group is one for one in after) for group in kept)  # the very same
-    assert not any(group.prompt.prompt_id in bad for group in after)
+    assert not any(group.sample.prompt.prompt_id in bad for group in after)
     assert asked[0] == (5, 0, 2)
     assert [attempt for _, attempt, _ in asked] == list(range(len(asked))) and len(asked) <= 10
 
@@ -88,9 +88,9 @@ def test_refill_puts_no_prompt_in_twice(monkeypatch: pytest.MonkeyPatch):
     """
     module, data = grpo(refill=1)
     batch = first_batch(data)
-    bad = {record.prompt_id for record in batch[1:3]}
-    monkeypatch.setattr(policy_module, "judge", alternating(lambda name: name not in bad))
+    bad = {sample.prompt.prompt_id for sample in batch[1:3]}
+    monkeypatch.setattr(rollouts, "graded", alternating(lambda name: name not in bad))
     for step in range(10):
         after, _ = module.refill(module.roll_out(batch, module.sampling, GROUP, step), step)
-        names = Counter(group.prompt.prompt_id for group, _ in after)
+        names = Counter(group.sample.prompt.prompt_id for group, _ in after)
         assert max(names.values()) == 1, f"step {step}: {names}"

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from locus.policy.prompts import CueCollator, PixelLimits, QuestionCollator
+from locus.policy.prompts import PixelLimits, PromptBuilder
 from locus.policy.tiny import TinyQwen3VL
 from locus.scenes.questions import colour, count, grounding
 from locus.scenes.render import render
@@ -15,7 +15,8 @@ from locus.scenes.source import ATTRIBUTES, SceneSource
 from locus.tasks.answers import parse_answer
 from locus.tasks.cue_search.audits import audited_corpus
 from locus.tasks.cue_search.crops import CropStrategy
-from locus.tasks.cue_search.dataset import CueDataset
+from locus.tasks.cue_search.task import CueSearch
+from locus.tasks.datamodule import SampleMaker, Samples
 from locus.training.lessons import NOTHING, SceneLessons, patch_labels, questions_of, shown_by
 from locus.training.pretraining import start_matching
 from locus.types import Box, Frame
@@ -31,13 +32,12 @@ def lessons() -> SceneLessons:
     """Two patch lessons, then questions."""
     processor, scenes = TinyQwen3VL(position_grid=16).processor(), source(2)
     everywhere = CropStrategy({"any": (0.0, 1.0)}, {"any": 1.0}, 4, padding={}, scale={})
-    cues = CueDataset(audited_corpus(scenes, everywhere, 4, 2, 0).train, scenes)
-    collators = QuestionCollator(processor, PixelLimits()), CueCollator(processor, Frame.PROCESSED, PixelLimits())
+    builder = PromptBuilder(processor, PixelLimits())
+    task = CueSearch(audited_corpus(scenes, everywhere, 4, 2, 0), scenes)
+    cues = Samples(SampleMaker(task, builder, Frame.PROCESSED), "train")
     kinds = [(grounding, 2), (colour, 1)]
     end = processor.tokenizer.eos_token_id
-    return SceneLessons(
-        [source()], collators[0], end, Frame.PROCESSED, kinds, (3, 2), 2, cues, collators[1], 1, 3, seed=0
-    )
+    return SceneLessons([source()], builder, end, Frame.PROCESSED, kinds, (3, 2), 2, cues, 1, 3, seed=0)
 
 
 def test_patch_labels_by_hand():

@@ -13,10 +13,10 @@ from lightning import Trainer
 from locus.errors import LocusError
 from locus.policy.logprobs import PackedScorer, TokenScores
 from locus.policy.vlm import VLM
-from locus.training import module as policy_module
+from locus.tasks import rollouts
 from locus.training.loss import Loss
 from locus.types import Sampling
-from tests.support.miniature import SMALL_BUDGET, TOKENS, Recorder, copies, fit, grpo, judged, unchanged
+from tests.support.miniature import SMALL_BUDGET, TOKENS, Recorder, copies, fit, graded, grpo, unchanged
 
 
 # --- Non-finite losses ----------------------------------------------------------------------------------------
@@ -83,7 +83,7 @@ def test_gradient_is_clipped():
     """A norm that is reported but not bounded."""
     module, data = grpo(clip_norm=1e-3, loss=Loss(kl_coefficient=0.0))
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(policy_module, "judge", judged(lambda ids, prompt: int(ids.sum()) % 2))
+        patch.setattr(rollouts, "graded", graded(lambda ids, sample: int(ids.sum()) % 2))
         run = fit(module, data)
     norm = torch.cat([gradient.flatten() for gradient in run.optimizer.gradients[0]]).norm().item()
     assert run.rows[0]["train/grad_norm"] > 1e-2 and norm == pytest.approx(1e-3, rel=1e-3)

@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 
 import pytest
 import torch
 
 from locus.errors import LocusError
-from locus.tasks.cue_search.rationales import Targets
-from locus.tasks.cue_search.reward import BoxReward, judge
+from locus.tasks.answers import completion_text
+from locus.tasks.cue_search.rationales import NoRationales
+from locus.tasks.rollouts import graded
 from locus.types import Completion, CueExample
 from tests.support.miniature import FAMILY, LARGE_BUDGET, SMALL_BUDGET, first_batch, fit, sft
-from tests.support.models import backbone, collator
+from tests.support.models import backbone, builder
 
 
 def test_sft_lowers_its_loss():
@@ -26,12 +28,13 @@ def test_sft_lowers_its_loss():
 def test_sft_targets_earn_the_full_format_and_the_most_that_integers_can():
     """Targets in another frame or format than the reward's: SFT would then train against GRPO."""
     module, data = sft(steps=1)
-    for record in first_batch(data):
-        ids = module.target_ids(record, "")
+    samples = first_batch(data)
+    for sample, text in zip(samples, data.task.target(samples), strict=True):
+        ids = module.target_ids(sample.prompt, text)
         assert ids[-1] == module.policy.end_token_ids[0]
         completion = Completion(ids, torch.zeros(len(ids)), finished=True)
-        rollout = judge(completion, module.decode(ids), record, BoxReward())
-        assert rollout.reward.format == 1 and rollout.reward.iou > 0.9
+        grade = graded(data.task, sample, completion, module.decode(ids)).grade
+        assert grade.parts["format"] == 1 and grade.parts["iou"] > 0.9
 
 
 def thought(example: CueExample) -> str:
@@ -39,10 +42,10 @@ def thought(example: CueExample) -> str:
     return "there " * (1 + int(example.box[0]) % 5) + example.example_id
 
 
-class Thoughts(Targets):
+class Thoughts(NoRationales):
     """Rationales of different lengths that name their examples."""
 
-    def rationales(self, examples):
+    def rationales(self, examples: Sequence[CueExample]) -> Iterator[str]:
         return map(thought, examples)
 
 
@@ -50,13 +53,14 @@ class Thoughts(Targets):
 def test_sft_loss_is_that_of_the_definition(budget: int):
     """SFT's loss written out once more, with rationales of different lengths: the mean over the step's target tokens
     of -log-prob. A rationale left out, or another example's, a box in the file's frame, a mean of means."""
-    module, data = sft(steps=1, budget=budget, targets=Thoughts(), tokens=48)
+    module, data = sft(steps=1, budget=budget, rationales=Thoughts(), tokens=48)
     policy = backbone(FAMILY).load().train()
     total, lengths = 0.0, []
-    for prompt in first_batch(data):
-        box = ", ".join(str(round(1000 * side / 64)) for side in prompt.example.box)  # FAMILY speaks 0-1000
-        text = f"<think>{thought(prompt.example)}</think><answer>[{box}]</answer><|im_end|>"
-        ids = torch.tensor(collator(FAMILY).encode(text))
+    for sample in first_batch(data):
+        example, prompt = sample.example, sample.prompt
+        box = ", ".join(str(round(1000 * side / 64)) for side in example.box)  # FAMILY speaks 0-1000
+        text = f"<think>{thought(example)}</think><answer>[{box}]</answer><|im_end|>"
+        ids = torch.tensor(builder(FAMILY).encode(text))
         with torch.no_grad():
             logits = policy.model(
                 input_ids=torch.cat([prompt.input_ids, ids])[None],
@@ -77,11 +81,12 @@ def test_sft_loss_is_that_of_the_definition(budget: int):
 def test_sft_target_continues_what_the_template_opened():
     """A second <think> behind the one that Qwen3-VL-Thinking's template opens."""
     module, data = sft(steps=1, tokens=48)
-    record = replace(first_batch(data)[0], opened="<think>\n")
-    text = module.decode(module.target_ids(record, "It is there."))
+    prompt = replace(first_batch(data)[0].prompt, opened="<think>\n")
+    target = completion_text("[8, 12, 40, 44]", "It is there.")
+    text = module.decode(module.target_ids(prompt, target))
     assert text.startswith("It is there.</think><answer>[") and text.endswith("]</answer>")
     with pytest.raises(LocusError, match="has 18 tokens, completions end at 16.*max_new_tokens"):
-        sft(steps=1)[0].target_ids(record, "It is there.")
+        sft(steps=1)[0].target_ids(prompt, target)
 
 
 def test_sft_micro_batches_do_not_change_the_gradient():

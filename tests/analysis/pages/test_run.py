@@ -2,20 +2,22 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
 import pytest
 from PIL import Image
 
-from locus.analysis.comparison import compare, cue_search_section
+from locus.analysis.comparison import compare, validation_section
 from locus.analysis.pages.page import Section
 from locus.analysis.pages.run import gallery, write_run_report
 from locus.analysis.tables import paired_table
 from locus.errors import LocusError
 from locus.tasks.cue_search.cues import render_cue
-from locus.types import CueExample, CuePixels
+from locus.types import Query
 
 EXAMPLES = 15
 
@@ -34,6 +36,7 @@ def run(tmp_path) -> Path:
                 "bin": ("tiny", "small")[index % 2],
                 "iou": iou,
                 "box": box,
+                "target": [8.0, 8.0, 40.0, 40.0],
             }
             rows.append(row | {"format": 1.0})
     pd.DataFrame(rows).to_parquet(tmp_path / "validation.parquet")
@@ -42,11 +45,11 @@ def run(tmp_path) -> Path:
     return tmp_path
 
 
-def pixels(example_id: str) -> CuePixels:
-    """The pictures of an example."""
-    image = Image.effect_noise((128, 128), 80).convert("RGB")
-    example = CueExample(example_id, example_id, "0.png", 128, 128, (8, 8, 40, 40), 0.0625, "tiny")
-    return CuePixels(example, image, render_cue(image, example.box, 1.0))
+def shown(example_id: str) -> tuple[Query, Mapping[str, Any]]:
+    """The pictures of an example, and what its task says of it."""
+    image, box = Image.effect_noise((128, 128), 80).convert("RGB"), (8.0, 8.0, 40.0, 40.0)
+    row = {"image_path": "0.png", "bin": "tiny", "area_ratio": 0.0625, "expression": "", "target": list(box)}
+    return Query("Where?", (image, render_cue(image, box))), row
 
 
 @pytest.fixture
@@ -57,13 +60,13 @@ def sections(run) -> list[Section]:
         [pd.DataFrame(shared | {"policy": p, "score": s}) for p, s in (("before", 0.0), ("after", 1.0))]
     )
     asked = paired_table(questions, {"<b>attributes</b>": "score"}, "kind")
-    cues = cue_search_section(pd.read_parquet(run / "validation.parquet"))
+    cues = validation_section(pd.read_parquet(run / "validation.parquet"), "Cue search, held out")
     return [cues, Section("Questions without a cue", "<i>text</i>", asked)]
 
 
 def test_the_page_in_a_browser(run, sections, browser):
     """A broken picture, a request to the network, or data that becomes markup: the page looks right in code."""
-    page = write_run_report(run, sections, pixels, "locus: a <run>")
+    page = write_run_report(run, sections, shown, "locus: a <run>")
     browser.get(page.as_uri())
     assert browser.get_log("browser") == []
     assert browser.title == "locus: a <run>"
@@ -96,10 +99,10 @@ def test_a_diagnosis_that_does_not_suit_is_left_out(run, tmp_path):
 
     (section,) = compare({"before": None, "after": None}, [Unsuited()], tmp_path)
     assert section.title == "context_rot: left out" and "84x84" in section.text
-    cues = cue_search_section(pd.read_parquet(run / "validation.parquet"))
-    assert "84x84" in write_run_report(run, [cues, section], pixels, "run").read_text()
+    cues = validation_section(pd.read_parquet(run / "validation.parquet"), "Cue search, held out")
+    assert "84x84" in write_run_report(run, [cues, section], shown, "run").read_text()
 
 
 def test_gallery_takes_an_answer_without_a_box(run):
     """A missing box that is drawn, or that ends the report."""
-    assert len(gallery(pd.read_parquet(run / "validation.parquet"), pixels)) == 12
+    assert len(gallery(pd.read_parquet(run / "validation.parquet"), shown)) == 12
