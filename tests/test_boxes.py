@@ -11,9 +11,23 @@ import torch
 from torchvision.ops import box_iou as torchvision_box_iou
 from torchvision.ops import generalized_box_iou
 
-from locus.boxes import area, box_giou, box_iou, convert, frame_size, giou, iou, is_valid, parse_frame, same_frame
+from locus.boxes import (
+    area,
+    box_giou,
+    box_iou,
+    convert,
+    frame_size,
+    giou,
+    iou,
+    is_valid,
+    parse_frame,
+    same_frame,
+    to_view,
+    view_size,
+    written_box,
+)
 from locus.errors import LocusError
-from locus.types import Box, Frame
+from locus.types import Box, Frame, View
 
 SIZES = {Frame.FILE: (500.0, 375.0), Frame.PROCESSED: (588.0, 448.0), Frame.UNIT1000: (1000.0, 1000.0)}
 
@@ -186,3 +200,47 @@ def test_boxes_of_different_frames_are_not_compared(frame, width, height):
         with pytest.raises(LocusError, match="different frames") as caught:
             check(here, there)
         assert "500x375" in str(caught.value) and f"{frame} {width}x{height}" in str(caught.value)
+
+
+# --- What a policy writes -------------------------------------------------------------------------------------
+SEEN = (588.0, 448.0)
+"""A file of 500x375 as processed."""
+
+
+@pytest.mark.parametrize(
+    ("view", "size", "numbers", "box"),
+    [
+        (View(Frame.FILE, SEEN), (500, 375), (10, 20, 250, 375), (10, 20, 250, 375)),
+        (View(Frame.PROCESSED, SEEN), SEEN, (0, 56, 294, 448), (0, 46.875, 250, 375)),  # 56 of 448 is an eighth
+        (View(Frame.UNIT1000, SEEN), (1000, 1000), (100, 200, 500, 1000), (50, 75, 250, 375)),
+        (View(Frame.UNIT1000), (1000, 1000), (100, 200, 500, 1000), (50, 75, 250, 375)),
+        (View(Frame.PROCESSED, (1176, 896)), (1176, 896), (0, 112, 588, 896), (0, 46.875, 250, 375)),
+    ],
+)
+def test_written_boxes_by_hand(view, size, numbers, box):
+    """Numbers read in another frame than they were written in, sides exchanged, or the way back another one."""
+    assert view_size(view, 500, 375) == size
+    found = written_box(numbers, view, 500, 375)
+    assert (found.frame, found.width, found.height) == (Frame.FILE, 500, 375)
+    assert found.xyxy == pytest.approx(box)
+    back = to_view(found, view)
+    assert (back.frame, back.width, back.height) == (view.frame, *size) and back.xyxy == pytest.approx(numbers)
+
+
+def test_numbers_are_not_mended():
+    """Corners clipped or exchanged: what a policy wrote outside the image would overlap the target by more."""
+    found = written_box((-100, 0, 1500, 500), View(Frame.UNIT1000), 200, 100)
+    assert found.xyxy == pytest.approx((-20, 0, 300, 50))
+    assert written_box((30, 40, 10, 20), View(Frame.FILE), 200, 100).xyxy == (30, 40, 10, 20)
+
+
+def test_a_processed_frame_of_unknown_size_is_refused():
+    """A size that is guessed, as the file's, say: the box is then a few per cent off, silently."""
+    view = View(Frame.PROCESSED)
+    for call in (
+        lambda: view_size(view, 500, 375),
+        lambda: written_box((1, 2, 3, 4), view, 500, 375),
+        lambda: to_view(Box(1, 2, 3, 4, Frame.FILE, 500, 375), view),
+    ):
+        with pytest.raises(LocusError, match=r"processed frame, whose size .*backbone\.frame=file"):
+            call()

@@ -35,7 +35,7 @@ class SampleMaker:
             prompt = self.builder.build(example.example_id, query.text, query.images)
         except LocusError as error:
             raise LocusError(f"{self.task.row(example).get('image_path', example.example_id)}: {error}") from error
-        return Sample(example, prompt, View(self.frame, prompt.processed_size))
+        return Sample(example, prompt, View(self.frame, prompt.processed_size if query.images else None))
 
 
 class TrainingSamples(Dataset[Sample]):

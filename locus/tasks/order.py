@@ -73,9 +73,11 @@ class Curriculum:
     def __post_init__(self) -> None:
         for key, weights in (("start", self.start), ("end", self.end)):
             if any(weight < 0 for weight in weights.values()) or not sum(weights.values()) > 0:
-                raise LocusError(f"order.{key}={dict(weights)}: give at least one bin a weight above 0, none below")
+                raise LocusError(
+                    f"trainer.order.{key}={dict(weights)}: give at least one bin a weight above 0, none below"
+                )
         if self.steps < 1:
-            raise LocusError(f"order.steps={self.steps}: give a whole number from 1 on")
+            raise LocusError(f"trainer.order.steps={self.steps}: give a whole number from 1 on")
 
     def pools(self, bins: np.ndarray) -> Pools:
         """Raises LocusError when the weights and the corpus are not of the same bins."""
@@ -83,7 +85,7 @@ class Curriculum:
         wanted = {name for name in weights if self.start.get(name, 0) > 0 or self.end.get(name, 0) > 0}
         if not wanted <= set(pools) <= set(weights):
             raise LocusError(
-                f"order.start and order.end are of {', '.join(sorted(weights))}; the corpus has {', '.join(pools)}: "
+                f"trainer.order.start and .end are of {', '.join(sorted(weights))}; the corpus has {', '.join(pools)}: "
                 "give all bins of the corpus a weight (0 leaves one out), and no other bin one above 0"
             )
         return pools

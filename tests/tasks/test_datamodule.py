@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Sequence
 from itertools import islice
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -14,14 +15,17 @@ from PIL import Image
 
 from locus.errors import LocusError
 from locus.tasks.cue_search.corpus import SCHEMA, Corpus, CueTable
-from locus.tasks.datamodule import CueDataModule, StepSampler
-from locus.tasks.order import Curriculum, Uniform
-from locus.types import CuePixels
+from locus.tasks.cue_search.task import CueSearch
+from locus.tasks.datamodule import SampleMaker, StepSampler, TaskDataModule
+from locus.tasks.order import Curriculum, Order
+from locus.types import CueExample, Frame, View
+from tests.support.models import FAMILIES, SIZES, builder, example, sample_maker
+from tests.support.numbers import Numbers
 
 
 def batches(size: int = 10, batch_size: int = 3, steps: int = 12, start: int = 0, seed: int = 7) -> list[list[int]]:
     """All batches of a sampler in the default order."""
-    return list(StepSampler(Uniform(), np.array(["tiny"] * size), batch_size, steps, start, seed))
+    return list(StepSampler(Numbers(size), batch_size, steps, start, seed))
 
 
 @pytest.mark.parametrize("start", range(13))
@@ -59,7 +63,7 @@ def test_a_batch_may_be_the_whole_corpus_but_no_more():
     """More prompts a step than examples: an endless loop of empty batches, or examples twice in a batch."""
     assert sorted(batches(size=3, batch_size=3, steps=1)[0]) == [0, 1, 2]
     with pytest.raises(LocusError, match=r"2 training examples, a step wants 3.*trainer\.prompts_per_step"):
-        StepSampler(Uniform(), np.array(["tiny"] * 2), 3, 10, 0, 0)
+        StepSampler(Numbers(2), 3, 10, 0, 0)
 
 
 # --- The datamodule -------------------------------------------------------------------------------------------
@@ -70,24 +74,33 @@ class GreySource:
         return Image.new("RGB", (64, 48), (int(path),) * 3)
 
 
-def example_ids(samples: Sequence[CuePixels]) -> list[str]:
-    """Stands for the collator; checks that the pictures are those of the example."""
-    for sample in samples:
-        assert sample.image.getpixel((0, 0))[0] == sample.cue.getpixel((0, 0))[0] == int(sample.example.image_path)
-    return [sample.example.example_id for sample in samples]
+class Checking(SampleMaker):
+    """Without a processor; checks that the pictures are those of the example."""
+
+    def __init__(self, task: CueSearch) -> None:
+        super().__init__(task, None, Frame.FILE)
+
+    def __call__(self, example: CueExample) -> str:
+        image, cue = self.task.prompt(example, self.frame).images
+        assert image.getpixel((0, 0))[0] == cue.getpixel((0, 0))[0] == int(example.image_path)
+        return example.example_id
 
 
-def table(prefix: str, count: int) -> CueTable:
+def table(prefix: str, count: int, bins: Sequence[str] = ("medium",) * 11) -> CueTable:
     """Examples <prefix>0, <prefix>1, … each on an image of its own."""
-    box = (8.0, 8.0, 24.0, 24.0)
-    rows = [(f"{prefix}{i}", f"{prefix}{i}", str(i), 64, 48, box, 1 / 12, "medium", "", 1.0) for i in range(count)]
-    return CueTable(pa.Table.from_pylist([dict(zip(SCHEMA.names, row, strict=True)) for row in rows], schema=SCHEMA))
+    box, split = (8.0, 8.0, 24.0, 24.0), {"t": "train", "v": "validation"}[prefix]
+    rows = [(f"{prefix}{i}", f"{prefix}{i}", str(i), 64, 48, box, 1 / 12, bins[i], "", 1.0) for i in range(count)]
+    rows = [dict(zip(SCHEMA.names, row, strict=True)) for row in rows]
+    return CueTable(pa.Table.from_pylist(rows, schema=SCHEMA), split)
 
 
-def datamodule(start_step: int = 0, seed: int = 5, prompts: int = 4, workers: int = 0) -> CueDataModule:
+def datamodule(
+    start_step: int = 0, seed: int = 5, prompts: int = 4, workers: int = 0, order: Order | None = None, **columns: Any
+) -> TaskDataModule:
     """Eleven training and seven validation examples."""
-    corpus = Corpus(table("t", 11), table("v", 7), seed=0, asked={"train": 11, "validation": 7})
-    return CueDataModule(corpus, GreySource(), example_ids, prompts, 3, 6, workers, seed, start_step)
+    corpus = Corpus(table("t", 11, **columns), table("v", 7), seed=0, asked={"train": 11, "validation": 7})
+    make = Checking(CueSearch(corpus, GreySource(), order=order))
+    return TaskDataModule(make, prompts, 3, 6, workers, seed, start_step)
 
 
 @pytest.mark.parametrize("workers", [0, 2])
@@ -129,11 +142,8 @@ def test_refills_have_the_shares_of_their_step():
     """Refills by the corpus's own mixture undo what the order is for; none of the excluded, fewer when a bin ends."""
     names = [f"t{i}" for i in range(11)]
     bins = dict(zip(names, ["tiny"] * 8 + ["small"] * 3, strict=True))
-    train = table("t", 11)
-    columns = train.columns.set_column(SCHEMA.names.index("bin"), "bin", pa.array(list(bins.values())))
-    corpus = Corpus(CueTable(columns), table("v", 7), seed=0, asked={"train": 11, "validation": 7})
     order = Curriculum({"tiny": 1, "small": 1}, {"tiny": 1, "small": 0}, 3)
-    module = CueDataModule(corpus, GreySource(), example_ids, 4, 3, 6, 0, seed=5, order=order)
+    module = datamodule(order=order, bins=list(bins.values()))
     for attempt in range(5):
         for step, tiny in enumerate((2, 3, 4, 4)):  # of four
             drawn = module.draw(step, attempt, 4)
@@ -147,3 +157,35 @@ def test_prompts_stay_where_they_are():
     """Lightning would walk through the records and move, or refuse, their tensors."""
     batch = [object()]
     assert datamodule().transfer_batch_to_device(batch, torch.device("meta"), 0) is batch
+
+
+def test_first_samples_of_a_split():
+    """What the pre-flight checks: those that the first step trains on, and the first that are validated."""
+    assert datamodule().first("train", 3) == next(iter(datamodule().train_dataloader()))[:3]
+    assert len(datamodule().first("train", 9)) == 4
+    assert datamodule().first("validation", 2) == ["v0", "v1"] and len(datamodule().first("validation", 9)) == 7
+
+
+# --- Samples --------------------------------------------------------------------------------------------------
+@pytest.mark.parametrize("family", FAMILIES)
+def test_a_sample_says_how_its_policy_sees_it(family):
+    """The size of the cue, of another sample, or of the file; another frame than the backbone's."""
+    make = sample_maker(family, [])
+    for number, (size, box) in enumerate(SIZES):
+        one = make(example(size, box, str(number)))
+        rows, columns = one.prompt.image_grid_thw[0, 1:].tolist()
+        seen = columns * make.builder.patch_size, rows * make.builder.patch_size
+        assert one.view == View(FAMILIES[family][1], seen) and one.prompt.prompt_id == one.example.example_id
+
+
+def test_a_prompt_without_pictures_has_no_size():
+    """A box divided by a size of zero, where a task asks about no image and the answer holds a box all the same."""
+    one = SampleMaker(Numbers(3), builder("qwen3_vl"), Frame.PROCESSED)(Numbers(3).example(1))
+    assert one.view == View(Frame.PROCESSED, None) and one.prompt.processed_size == (0, 0)
+
+
+def test_an_image_that_the_processor_refuses_is_named():
+    """Its error without the image's name, in the middle of a run; one without a path is told by its id."""
+    with pytest.raises(LocusError, match=r"2100,10.*long\.png.*aspect ratio") as caught:
+        sample_maker("qwen3_vl", [])(example((2100, 10), (5, 0, 20, 10), "long"))
+    assert "\n" not in str(caught.value)

@@ -1,9 +1,10 @@
-"""Cue search mixed with questions: what answers earn, how batches are mixed, and that a step trains on both alike."""
+"""Cue search mixed with questions: how batches are mixed, and that a step trains on both alike."""
 
 from __future__ import annotations
 
 import json
 import shutil
+from collections.abc import Sequence
 from dataclasses import replace
 from functools import lru_cache
 
@@ -19,92 +20,24 @@ from locus.analysis.pages.sweep import rollouts_of
 from locus.errors import LocusError
 from locus.policy.batching import micro_batches
 from locus.policy.logprobs import CompletionBatch, PackedScorer, SeparateScorer
-from locus.policy.prompts import CueCollator
 from locus.run.callbacks import RolloutTable
 from locus.scenes.questions import colour, existence_random
 from locus.scenes.source import SceneSource
-from locus.tasks.answers import normalised, parse_text
-from locus.tasks.cue_search.prompts import THINK_ANSWER
-from locus.tasks.cue_search.reward import BoxReward, judge
-from locus.tasks.mixture import MixedDataModule, interleaved
-from locus.tasks.questions import GeneratedQuestions
-from locus.training import module as policy_module
-from locus.training.metrics import rollout_metrics
-from locus.types import (
-    Completion,
-    CueExample,
-    Frame,
-    ParsedText,
-    PromptRecord,
-    QuestionRecord,
-    RolloutGroup,
-    Status,
-    TrainingPrompt,
-)
+from locus.tasks import rollouts
+from locus.tasks.answers import THINK_ANSWER
+from locus.tasks.cue_search.task import CueSearch
+from locus.tasks.datamodule import SampleMaker, TaskDataModule
+from locus.tasks.mixture import Mixture, PartExample, interleaved
+from locus.tasks.questions import GeneratedQuestions, ImageQuestion, Questions
+from locus.tasks.task import Task
+from locus.types import Completion, CueExample, Frame, Prompt, Rollout, RolloutGroup, Sample, View
 from tests.support.interrupted import cut
-from tests.support.miniature import FAMILY, LARGE_BUDGET, PROMPTS, SMALL_BUDGET, Run, fit, grpo, judged, scenes, sft
+from tests.support.miniature import FAMILY, LARGE_BUDGET, PROMPTS, SMALL_BUDGET, Run, fit, graded, grpo, scenes, sft
 from tests.support.miniature import data_module as cue_data_module
-from tests.support.models import FAMILIES, collator, tiny_vlm, token_ids
+from tests.support.models import FAMILIES, builder, cue_task, tiny_vlm, token_ids
 from tests.support.runs import command, differences, metrics, refused, resume, train, warm_policy
 
 FORMED = "<think>t</think><answer>{}</answer>"
-
-
-# --- What an answer earns -------------------------------------------------------------------------------------
-def question(answer: str = "red", opened: str = "", name: str = "q") -> QuestionRecord:
-    """A question without a picture, to be judged."""
-    inputs = torch.arange(5), torch.zeros(5), torch.zeros(0), torch.zeros(0, 3)
-    return QuestionRecord(
-        name, *inputs, (0, 0), opened, question="What colour is it?", answer=answer, image_path="a.png"
-    )
-
-
-def earned(text: str, answer: str = "red", alpha: float = 0.1, opened: str = "") -> tuple[float, float, float]:
-    """total, correct, format."""
-    completion = Completion(torch.arange(3), torch.zeros(3), True)
-    reward = judge(completion, text, question(answer, opened), BoxReward(alpha)).reward
-    return reward.total, reward.correct, reward.format
-
-
-@pytest.mark.parametrize(
-    ("text", "expected"),
-    [
-        (FORMED.format("red"), (1.0, 1, 1)),
-        (FORMED.format(" Red. "), (1.0, 1, 1)),
-        (FORMED.format("blue"), (0.1, 0, 1)),  # a well-formed error
-        (FORMED.format("red or blue"), (0.1, 0, 1)),  # no credit for naming several
-        ("<answer>red</answer>", (0.9, 1, 0)),  # right, but no thought
-        ("<answer>blue</answer><answer>red</answer>", (0.9, 1, 0)),  # the last block counts, as for boxes
-        (FORMED.format(""), (0.0, 0, 0)),
-        ("red", (0.0, 0, 0)),
-        ("<think>red</think>", (0.0, 0, 0)),
-        ("", (0.0, 0, 0)),
-    ],
-)
-def test_rewards_by_hand(text, expected):
-    """alpha on the wrong part; credit for a word outside the answer block, or for a list of guesses."""
-    assert earned(text) == pytest.approx(expected, abs=1e-12)
-
-
-def test_alpha_and_the_opened_template():
-    """The run's alpha, not a fixed one; a thought that the template opened is no error of format."""
-    assert earned("<answer>red</answer>", alpha=0.3)[0] == pytest.approx(0.7)
-    assert earned("t</think><answer>red</answer>", opened="<think>\n") == pytest.approx((1, 1, 1))
-
-
-def test_texts_are_compared_normalised():
-    """Case, spaces, quotes and a full stop are no error; another word, number or sign is."""
-    same = ["Two  cats", "two cats.", '"Two cats"', "two\ncats!", "**Two cats**", "ＴＷＯ cats"]
-    assert {normalised(text) for text in same} == {"two cats"}
-    assert len({normalised(text) for text in ("5", "-5", ".5", "5.5", "five", "5 %", "")}) == 7
-
-
-def test_a_text_answer_or_why_there_is_none():
-    """A cut completion counted as an error of format; the tags of two parsers drifting apart."""
-    assert parse_text(FORMED.format(" a [1, 2] ")) == ParsedText(Status.OK, "a [1, 2]", True)
-    assert parse_text("<think>I see", finished=False) == ParsedText(Status.TRUNCATED, None, False)
-    assert parse_text("<think>I see") == ParsedText(Status.NO_ANSWER_TAG, None, False)
-    assert parse_text("<answer></answer>") == ParsedText(Status.OK, "", False)
 
 
 # --- Batches --------------------------------------------------------------------------------------------------
@@ -113,24 +46,33 @@ def questions(seed: int = 1) -> GeneratedQuestions:
     return GeneratedQuestions((SceneSource(1, 96, 64, (2, 3), (12, 20), seed=9),), (colour, existence_random), seed)
 
 
-def mixed(
-    share: float = 0.5, prompts: int = PROMPTS, steps: int = 4, think: bool = False, start: int = 0, workers: int = 0
-) -> MixedDataModule:
-    """The data of tests.support.miniature with questions among them."""
+def mixture(share: float = 0.5, think: bool = False) -> Mixture:
+    """Cue search on the scenes of tests.support.miniature with questions among it."""
     source, corpus = scenes()
-    return MixedDataModule(
-        corpus, source, collator(FAMILY), prompts, questions(), share, think,
-        validation_batch=4, steps=steps, workers=workers, seed=0, start_step=start,
-    )  # fmt: skip
+    return Mixture(CueSearch(corpus, source), Questions(questions(), think, alpha=0.1), share)
 
 
-def ids(batch: list[TrainingPrompt]) -> list[str]:
-    return [prompt.prompt_id for prompt in batch]
+def mixed(
+    share: float = 0.5, prompts: int = PROMPTS, steps: int = 4, think: bool = False, start: int = 0, workers: int = 0,
+    family: str = FAMILY,
+) -> TaskDataModule:  # fmt: skip
+    """Its data."""
+    make = SampleMaker(mixture(share, think), builder(family), FAMILIES[family][1])
+    return TaskDataModule(make, prompts, validation_batch=4, steps=steps, workers=workers, seed=0, start_step=start)
 
 
-def count(batch: list[TrainingPrompt]) -> int:
+def asks(sample: Sample) -> bool:
+    """It is a question."""
+    return isinstance(sample.example.inner, ImageQuestion)
+
+
+def ids(batch: Sequence[Sample]) -> list[str]:
+    return [sample.prompt.prompt_id for sample in batch]
+
+
+def count(batch: Sequence[Sample]) -> int:
     """Questions."""
-    return sum(isinstance(prompt, QuestionRecord) for prompt in batch)
+    return sum(map(asks, batch))
 
 
 @pytest.mark.parametrize(("share", "prompts", "expected"), [(0.5, 4, 2), (0.25, 4, 1), (0.3, 4, 1), (0.7, 4, 3)])
@@ -144,8 +86,9 @@ def test_share_of_each_step(share, prompts, expected):
 @pytest.mark.parametrize("share", [0, 1, -0.5, 1.5, 0.1, 0.95, "half", float("nan")])
 def test_share_out_of_range(share):
     """A mix that is none: rounded to no question, or to no cue search, whose metrics are then means of nothing."""
-    with pytest.raises(LocusError, match=r"mix\.share=.*trainer\.prompts_per_step=4"):
-        mixed(share)
+    with pytest.raises(LocusError, match=r"task\.share=.*; task=cue_search is cue search alone") as caught:
+        mixed(share).train_dataloader()
+    assert ("trainer.prompts_per_step=4" in str(caught.value)) == (share in (0.1, 0.95))
 
 
 def test_a_step_has_one_batch_wherever_the_run_started():
@@ -172,15 +115,31 @@ def test_every_mini_batch_has_its_share():
 
 
 def test_prompts_of_questions():
-    """The instruction missing, or there unasked; the answer in the prompt; another image than the question's."""
+    """The instruction missing, or there unasked; another image than the question's."""
     for think in (False, True):
-        (asked,) = questions().draw(0, 0, 1)
-        record = next(prompt for prompt in next(iter(mixed(think=think).train_dataloader())) if count([prompt]))
-        text = collator(FAMILY).processor.tokenizer.decode(record.input_ids)
-        assert (record.question, record.answer, record.image_path) == (asked.text, asked.answer, asked.image_path)
+        task = mixture(think=think)
+        sample = next(filter(asks, next(iter(mixed(think=think).train_dataloader()))))
+        asked, text = sample.example.inner, builder(FAMILY).processor.tokenizer.decode(sample.prompt.input_ids)
+        row = task.row(sample.example)
+        assert row == {"image_path": asked.image_path, "question": asked.text, "expected": asked.answer}
         assert asked.text in text and (THINK_ANSWER in text) == think
-        pixels = collator(FAMILY).processor.image_processor([asked.image], return_tensors="pt")["pixel_values"]
-        assert torch.equal(record.pixel_values, pixels) and record.image_grid_thw.shape == (1, 3)
+        pixels = builder(FAMILY).processor.image_processor([asked.image], return_tensors="pt")["pixel_values"]
+        assert torch.equal(sample.prompt.pixel_values, pixels) and sample.prompt.image_grid_thw.shape == (1, 3)
+
+
+def test_each_part_is_its_own_tasks():
+    """A question graded by its IoU, facts or columns of one part that are lost, or metrics of both under one name."""
+    task, (main, other) = mixture(), mixture().tasks
+    assert (task.name, task.headline) == ("mixture", main.headline)
+    assert task.facts() == main.facts() | other.facts() and "corpus_hash" in task.facts()
+    assert task.columns == {**other.columns, **main.columns}
+    assert [one.inner for one in task.examples("validation")] == list(main.examples("validation"))
+    for key in next(task.batches(PROMPTS, seed=0)):
+        example, view = task.example(key), View(Frame.UNIT1000, (64, 64))
+        own = (main, other)[key[0]]
+        assert task.of(example) is task.tasks[key[0]] and example.example_id == own.example(key[1]).example_id
+        for method in ("gold", "foil", "variants"):
+            assert getattr(task, method)(example, view) == getattr(own, method)(own.example(key[1]), view)
 
 
 def test_refills_are_mixed_and_a_function_of_their_arguments():
@@ -193,12 +152,29 @@ def test_refills_are_mixed_and_a_function_of_their_arguments():
     assert set(drawn) == {1, 2} and ids(data.draw(0, 0, 3)) != ids(data.draw(0, 1, 3))  # of 1.5
 
 
+def question(answer: str = "red", name: str = "q") -> Sample:
+    """A question without a picture, to be graded."""
+    asked = ImageQuestion(name, "a.png", Image.new("RGB", (8, 8)), "What colour is it?", answer)
+    return sample_of(PartExample(1, asked))
+
+
+def sample_of(example: PartExample) -> Sample:
+    inputs = torch.arange(5), torch.zeros(5), torch.zeros(0), torch.zeros(0, 3)
+    return Sample(example, Prompt(example.example_id, *inputs, (100, 50)), View(Frame.FILE))
+
+
+def written(task: Task, sample: Sample, answer: str) -> Rollout:
+    """A rollout with this answer."""
+    completion = Completion(torch.arange(3), torch.zeros(3), True)
+    return rollouts.graded(task, sample, completion, FORMED.format(answer))
+
+
 # --- Training -------------------------------------------------------------------------------------------------
 def run_of(steps: int = 1, share: float = 0.5, **settings: object) -> Run:
     """A fitted GRPO run on the mix."""
     module, _ = grpo(steps=steps, **settings)
     data = mixed(share, settings.get("prompts", PROMPTS), steps)
-    module.draw = data.draw
+    module.draw, module.task = data.draw, data.task
     return fit(module, data)
 
 
@@ -206,24 +182,22 @@ def run_of(steps: int = 1, share: float = 0.5, **settings: object) -> Run:
 def spread(monkeypatch: pytest.MonkeyPatch) -> None:
     """Rewards that differ within groups of both kinds, by the tokens; of cue search and of questions as they are."""
 
-    def scored(completion: Completion, text: str, prompt: TrainingPrompt, reward: BoxReward):
-        right = int(completion.token_ids.sum()) % 2
-        if isinstance(prompt, QuestionRecord):
-            return judge(completion, FORMED.format(prompt.answer if right else "nothing"), prompt, reward)
-        return judged(lambda *_: right)(completion, text, prompt, reward)
+    real = rollouts.graded
 
-    monkeypatch.setattr(policy_module, "judge", scored)
+    def scored(task: Task, sample: Sample, completion: Completion, text: str) -> Rollout:
+        right = int(completion.token_ids.sum()) % 2
+        if asks(sample):
+            return real(task, sample, completion, FORMED.format(sample.example.inner.answer if right else "nothing"))
+        return graded(lambda *_: right)(task, sample, completion, text)
+
+    monkeypatch.setattr(rollouts, "graded", scored)
 
 
 @pytest.mark.parametrize("family", FAMILIES)
 def test_packed_log_probs_are_the_separate_ones(family):
     """Prompts of one image beside prompts of two: features or positions at another prompt's place."""
-    make: CueCollator = collator(family)
-    source, corpus = scenes()
-    data = MixedDataModule(
-        corpus, source, make, PROMPTS, questions(), 0.5, True, validation_batch=4, steps=1, workers=0, seed=0
-    )
-    batch, policy = next(iter(data.train_dataloader())), tiny_vlm(family)
+    data = mixed(steps=1, think=True, family=family)
+    batch, policy = [sample.prompt for sample in next(iter(data.train_dataloader()))], tiny_vlm(family)
     assert {len(prompt.image_grid_thw) for prompt in batch} == {1, 2}
     completions = CompletionBatch.of(token_ids(((7, 3), (1, 5), (6, 6), (4, 2))), torch.device("cpu"))
     with torch.no_grad():
@@ -242,8 +216,8 @@ def test_micro_batches_do_not_change_the_gradient(spread, train_vision):
         run_of(train_vision=train_vision, budget=budget, epochs=2, mini_batches=2)
         for budget in (LARGE_BUDGET, SMALL_BUDGET)
     ]
-    batch = [group.prompt for group, _ in runs[0].steps[0]["groups"]]
-    assert len(micro_batches(batch, 24, SMALL_BUDGET)) > 2 and count(batch) == 2
+    batch = [group.sample for group, _ in runs[0].steps[0]["groups"]]
+    assert len(micro_batches([one.prompt for one in batch], 24, SMALL_BUDGET)) > 2 and count(batch) == 2
     for one, other in zip(*(run.optimizer.gradients for run in runs), strict=True):
         one, other = (torch.cat([gradient.flatten() for gradient in gradients]) for gradients in (one, other))
         assert float((one - other).norm() / one.norm()) < 1e-5 and one.norm() > 0
@@ -253,8 +227,8 @@ def test_metrics_keep_the_kinds_apart(spread):
     """A reward curve that rises because questions are easier than cues."""
     run = run_of(share=0.25)
     groups = [group for group, _ in run.steps[0]["groups"]]
-    cues = [r.reward.total for group in groups if isinstance(group.prompt, PromptRecord) for r in group.rollouts]
-    right = [r.reward.correct for group in groups if isinstance(group.prompt, QuestionRecord) for r in group.rollouts]
+    cues = [reward for group in groups if not asks(group.sample) for reward in group.rewards]
+    right = [r.grade.parts["accuracy"] for group in groups if asks(group.sample) for r in group.rollouts]
     assert (len(cues), len(right)) == (12, 4)
     (row,) = run.rows
     assert row["train/reward"] == pytest.approx(np.mean(cues)) and row["train/question_accuracy"] == np.mean(right)
@@ -263,9 +237,9 @@ def test_metrics_keep_the_kinds_apart(spread):
 
 def test_no_mix_no_question_accuracy():
     """A new column in every run, or a mean of nothing where all groups are of one kind."""
-    completion = Completion(torch.arange(3), torch.zeros(3), True)
-    answers = [judge(completion, FORMED.format(word), question(), BoxReward()) for word in ("red", "blue")]
-    assert rollout_metrics([RolloutGroup(question(), tuple(answers))]) == {"question_accuracy": 0.5}
+    task, sample = mixture(), question()
+    answers = tuple(written(task, sample, word) for word in ("red", "blue"))
+    assert task.training_metrics([RolloutGroup(sample, answers)]) == {"question_accuracy": 0.5}
     (row,) = fit(*grpo()).rows
     assert "train/question_accuracy" not in row and "train/iou" in row
 
@@ -275,12 +249,12 @@ def test_refill_of_a_mixed_batch(spread):
     the batch keeps its size and its good groups, and no prompt is in it twice."""
     module, _ = grpo(refill=4)
     data = mixed()
-    module.draw = data.draw
+    module.draw, module.task = data.draw, data.task
     before = module.roll_out(next(iter(data.train_dataloader())), module.sampling, 2, step=0)
     poor = [(replace(group, rollouts=group.rollouts[:1] * 2), features) for group, features in before[:3]]
     after, without_spread = module.refill([*poor, *before[3:]], step=0)
-    names = ids([group.prompt for group, _ in after])
-    fresh = set(names) - set(ids([group.prompt for group, _ in before]))
+    names = ids([group.sample for group, _ in after])
+    fresh = set(names) - set(ids([group.sample for group, _ in before]))
     assert len(set(names)) == len(names) == PROMPTS and without_spread >= 3 and len(fresh) >= 3
     assert {name.startswith("question") for name in fresh} == {True, False}
 
@@ -289,10 +263,15 @@ def test_sft_learns_answers():
     """The SFT baseline of a mixed run stops at the first question, or is taught something that earns nothing."""
     module, _ = sft(steps=2)
     data = mixed(steps=2)
-    for prompt in next(iter(data.train_dataloader())):
-        target = module.target_ids(prompt, "")
-        rollout = judge(Completion(target, torch.zeros(len(target)), True), module.decode(target), prompt, BoxReward())
-        assert rollout.reward.total > 0.9 and target[-1] == module.policy.end_token_ids[0]
+    module.task = data.task
+    batch = next(iter(data.train_dataloader()))
+    texts = list(data.task.target(batch))
+    assert len(texts) == len(batch) and 0 < count(batch) < len(batch)
+    for sample, text in zip(batch, texts, strict=True):
+        target = module.target_ids(sample.prompt, text)
+        completion = Completion(target, torch.zeros(len(target)), True)
+        assert rollouts.graded(data.task, sample, completion, module.decode(target)).grade.total > 0.9
+        assert target[-1] == module.policy.end_token_ids[0]
     assert [row["train/loss"] > 0 for row in fit(module, data).rows] == [True, True]
 
 
@@ -304,20 +283,12 @@ def test_rows_of_both_kinds(tmp_path):
         finished_steps = 1
 
     example = CueExample("e-1", "e", "e.png", 100, 50, (10.0, 10.0, 30.0, 30.0), 0.08, "medium")
-    cue = PromptRecord(
-        example,
-        torch.arange(5),
-        torch.zeros(5),
-        torch.zeros(0),
-        torch.zeros(0, 3),
-        example.target,
-        Frame.FILE,
-        (100, 50),
-    )
-    table = RolloutTable(tmp_path, last_step=0)
-    for prompt, text in ((cue, "[10, 10, 30, 20]"), (question(), "red"), (question(name="q2"), "")):
-        rollout = judge(Completion(torch.arange(3), torch.zeros(3), True), FORMED.format(text), prompt, BoxReward())
-        group = RolloutGroup(prompt, (rollout, rollout))
+    task = Mixture(cue_task([example]), Questions(questions(), think=False, alpha=0.1), 0.5)
+    table = RolloutTable(tmp_path, task, last_step=0)
+    answers = (sample_of(PartExample(0, example)), "[10, 10, 30, 20]"), (question(), "red"), (question(name="q2"), "")
+    for sample, text in answers:
+        rollout = written(task, sample, text)
+        group = RolloutGroup(sample, (rollout, rollout))
         table.table.append(1, table.rows(Module, group, torch.zeros(2)))
     table.table.close()
     whole = pd.read_parquet(tmp_path / "rollouts.parquet").set_index("prompt_id")
@@ -334,11 +305,11 @@ def test_rows_of_both_kinds(tmp_path):
 
 def test_a_share_that_is_none_is_refused_by_the_command(tmp_path):
     """A Hydra traceback instead of one line that names the key."""
-    ended = command("train", "logger=csv", "mix=questions", "mix.share=1.5", f"hydra.run.dir={tmp_path / 'run'}")
-    refused(ended, "mix.share=1.5", "mix=none")
+    ended = command("train", "logger=csv", "task=mixture", "task.share=1.5", f"hydra.run.dir={tmp_path / 'run'}")
+    refused(ended, "task.share=1.5", "task=cue_search")
 
 
-MIXED = ("mix=questions", "trainer.prompts_per_step=4", "trainer.steps=2", "trainer.validate_every=2")
+MIXED = ("task=mixture", "trainer.prompts_per_step=4", "trainer.steps=2", "trainer.validate_every=2")
 
 
 @pytest.mark.slow
@@ -366,6 +337,7 @@ def test_a_file_by_command(tmp_path):
     Image.effect_noise((48, 48), 60).convert("RGB").save(tmp_path / "a.png")
     rows = [{"image": "a.png", "question": f"Which noise, {n}?", "answer": "grey"} for n in range(4)]
     (tmp_path / "q.jsonl").write_text("\n".join(map(json.dumps, rows)))
-    train(tmp_path / "run", "mix=questions_file", f"mix.path={tmp_path / 'q.jsonl'}", *MIXED[1:])
+    file = ["task/other=questions_file", f"task.other.source.path={tmp_path / 'q.jsonl'}"]
+    train(tmp_path / "run", *MIXED, *file)
     table = pd.read_parquet(tmp_path / "run" / "rollouts.parquet")
     assert set(table["expected"].dropna()) == {"grey"} and table["correct"].notna().mean() == 0.5

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
+from dataclasses import replace
 from itertools import islice
 
 import numpy as np
@@ -12,8 +13,10 @@ from hydra.utils import instantiate
 from locus.errors import LocusError
 from locus.tasks.datamodule import StepSampler
 from locus.tasks.order import Balanced, Curriculum, Order, Uniform, batches, whole_parts
+from tests.support.models import cue_task, example
 
 BINS = np.array(["tiny"] * 30 + ["small"] * 12 + ["large"] * 8)
+EXAMPLES = [replace(example((64, 48), (8, 8, 24, 24), str(i)), bin=str(name)) for i, name in enumerate(BINS)]
 ORDERS = {
     "uniform": Uniform(),
     "balanced": Balanced(),
@@ -28,7 +31,7 @@ def counted(batch: list[int], bins: np.ndarray = BINS) -> dict[str, int]:
 
 def run(order: Order, steps: int = 40, size: int = 8, seed: int = 7, start: int = 0) -> list[list[int]]:
     """The batches of a run."""
-    return list(StepSampler(order, BINS, size, steps, start, seed))
+    return list(StepSampler(cue_task(EXAMPLES, order=order), size, steps, start, seed))
 
 
 @pytest.mark.parametrize("order", ORDERS.values(), ids=ORDERS)
@@ -100,7 +103,8 @@ def test_a_curriculum_of_one_step_begins():
 
 def test_shipped_curriculum_is_the_papers_mixture_in_another_order(compose_app):
     """A run of other shares than 70 : 30 would differ from the uniform one by more than the order."""
-    order = instantiate(compose_app("train", ["order=curriculum", "trainer.steps=200"]).order, _convert_="all")
+    trainer = compose_app("train", ["trainer/order=curriculum", "trainer.steps=200"]).trainer
+    order = instantiate(trainer.order, _convert_="all")
     bins = np.array(["tiny"] * 700 + ["small"] * 300)
     whole = [counted(batch, bins) for batch in islice(batches(order, bins, 16, seed=1), 200)]
     assert sum(part.get("tiny", 0) for part in whole) / 3200 == pytest.approx(0.7, abs=0.01)
@@ -125,7 +129,7 @@ def test_whole_parts():
         (Curriculum({"tiny": 1, "small": 1, "large": 0}, {"large": 1}, 40), 9, "8 training examples of bin large"),
         (Uniform(), 51, r"50 training examples, a step wants 51"),
         (Curriculum({"tiny": 1}, {"small": 1}, 9), 8, r"of small, tiny; the corpus has large, small, tiny"),
-        (Curriculum({"tiny": 1, "small": 1, "large": 1, "medium": 1}, {"tiny": 1}, 9), 8, "order.start"),
+        (Curriculum({"tiny": 1, "small": 1, "large": 1, "medium": 1}, {"tiny": 1}, 9), 8, r"trainer\.order\.start"),
     ],
 )
 def test_orders_that_the_corpus_cannot_meet_are_refused_before_the_first_step(order, size, says):
@@ -139,9 +143,9 @@ def test_orders_that_the_corpus_cannot_meet_are_refused_before_the_first_step(or
 @pytest.mark.parametrize(
     ("arguments", "says"),
     [
-        (({"tiny": -1, "small": 2}, {"tiny": 1}, 9), r"order\.start"),
-        (({"tiny": 1}, {"tiny": 0}, 9), r"order\.end"),
-        (({"tiny": 1}, {"tiny": 1}, 0), r"order\.steps=0"),
+        (({"tiny": -1, "small": 2}, {"tiny": 1}, 9), r"trainer\.order\.start"),
+        (({"tiny": 1}, {"tiny": 0}, 9), r"trainer\.order\.end"),
+        (({"tiny": 1}, {"tiny": 1}, 0), r"trainer\.order\.steps=0"),
     ],
 )
 def test_values_that_cannot_be_meant_are_refused(arguments, says):

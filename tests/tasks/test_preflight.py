@@ -11,55 +11,78 @@ import torch
 from hydra.utils import instantiate
 from PIL import Image
 
-from locus.boxes import frame_size
 from locus.errors import LocusError
-from locus.policy.prompts import CueCollator
-from locus.tasks.cue_search.dataset import CueDataset
+from locus.policy.prompts import PromptBuilder
+from locus.scenes.questions import KINDS, grounding
+from locus.scenes.source import SceneSource
+from locus.tasks.answers import box_text, completion_text
 from locus.tasks.cue_search.reward import BoxReward
-from locus.tasks.preflight import PreflightReport, preflight
-from locus.types import CuePixels, Frame, PromptRecord
-from tests.support.models import FAMILIES, collator, sample
+from locus.tasks.cue_search.task import CueSearch
+from locus.tasks.datamodule import SampleMaker
+from locus.tasks.mixture import Mixture
+from locus.tasks.preflight import PreflightReport, grade_written, preflight
+from locus.tasks.questions import GeneratedQuestions, Questions
+from locus.tasks.scene_questions import SceneQuestions
+from locus.tasks.task import Task
+from locus.types import CueExample, Frame, Sample, View
+from tests.support.models import FAMILIES, NoiseImages, backbone, builder, cue_task, example
+from tests.support.numbers import Numbers
 
 FAMILY = pytest.mark.parametrize("family", FAMILIES)
-SAMPLES = [
-    sample((500, 375), (101, 201, 121, 225), "bowl"),
-    sample((333, 500), (7, 451, 28, 468), "cup"),
-    sample((96, 80), (8, 12, 40, 44), "fork"),
+EXAMPLES = [
+    example((500, 375), (101, 201, 121, 225), "bowl"),
+    example((333, 500), (7, 451, 28, 468), "cup"),
+    example((96, 80), (8, 12, 40, 44), "fork"),
 ]
 
 
-def check(make: CueCollator, records: Sequence[PromptRecord], **changes: object) -> PreflightReport:
-    """The pre-flight as a run calls it; ``changes`` replace its arguments."""
+def made(family: str, task: Task, count: int | None = None) -> list[Sample]:
+    """Samples of all examples that are listed, or the first ``count`` of the task's training."""
+    make = SampleMaker(task, builder(family), FAMILIES[family][1])
+    if count is None:
+        return [make(one) for split in ("train", "validation") for one in task.examples(split)]
+    return [make(task.example(key)) for key in next(task.batches(count, 0))]
+
+
+def cues(family: str, *which: int) -> list[Sample]:
+    """Cue-search samples of these examples, or of all."""
+    make = SampleMaker(cue_task(EXAMPLES), builder(family), FAMILIES[family][1])
+    return [make(EXAMPLES[i]) for i in which or range(3)]
+
+
+def check(family: str, samples: Sequence[Sample], **changes: object) -> PreflightReport:
+    """The pre-flight as a run calls it, of cue search unless said otherwise; ``changes`` replace its arguments."""
+    reward = changes.pop("reward", None)
     arguments = {
-        "encode": make.encode,
-        "decode": make.decode,
-        "reward": BoxReward(),
-        "frame": make.frame,
-        "patch_size": make.patch_size,
+        "task": cue_task(EXAMPLES, reward=reward),
+        "builder": builder(family),
+        "frame": FAMILIES[family][1],
     }
-    return preflight(records, **(arguments | changes))
+    return preflight(samples=samples, **(arguments | changes))
 
 
 @FAMILY
 def test_right_frames_pass(family: str):
     """A true run that is stopped. A box shifted by half its sides keeps 1/4 of it: IoU 1/7, reward 0.9/7 + 0.1."""
-    report = check(collator(family), collator(family)(SAMPLES))
-    assert report.prompts == 3
-    assert report.oracle == pytest.approx(1, abs=1e-3)
-    assert report.shifted == pytest.approx(0.9 / 7 + 0.1, abs=1e-3)
-    assert report.shifted < report.integers < report.oracle
+    report = check(family, cues(family))
+    assert report.samples == 3 and list(report.rewards) == ["gold", "foil", "rounded to integers"]
+    gold, foil, integers = report.rewards.values()
+    assert gold == pytest.approx(1, abs=1e-3)
+    assert foil == pytest.approx(0.9 / 7 + 0.1, abs=1e-3)
+    assert foil < integers < gold
+    assert str(report) == f"gold earns {gold:.3f}, foil earns {foil:.3f}, rounded to integers earns {integers:.3f}"
 
 
-def answer_size_of_the_file(record: PromptRecord) -> PromptRecord:
-    return replace(record, answer_size=(record.target.width, record.target.height))
+def answer_size_of_the_file(sample: Sample) -> Sample:
+    return replace(sample, view=replace(sample.view, processed=(sample.example.width, sample.example.height)))
 
 
-def answer_size_swapped(record: PromptRecord) -> PromptRecord:
-    return replace(record, answer_size=record.answer_size[::-1])
+def answer_size_swapped(sample: Sample) -> Sample:
+    return replace(sample, view=replace(sample.view, processed=sample.view.processed[::-1]))
 
 
-def answer_in_unit1000(record: PromptRecord) -> PromptRecord:
-    return replace(record, answer_frame=Frame.UNIT1000, answer_size=(1000, 1000))
+def answer_in_unit1000(sample: Sample) -> Sample:
+    return replace(sample, view=View(Frame.UNIT1000))
 
 
 @pytest.mark.parametrize("fault", [answer_size_of_the_file, answer_size_swapped, answer_in_unit1000])
@@ -69,77 +92,81 @@ def test_processed_boxes_read_in_another_frame_are_caught(fault: Callable, which
 
     500x375 is processed as 504x364 and 333x500 as 336x504: the frames differ by 3 % of a side at most.
     """
-    make = collator("qwen2_5_vl")
-    records = [fault(record) for record in make([SAMPLES[which]])]
+    (sample,) = cues("qwen2_5_vl", which)
+    faulty, name = fault(sample), EXAMPLES[which]
     with pytest.raises(LocusError) as caught:
-        check(make, records)
-    message, name = str(caught.value), SAMPLES[which].example
-    for part in (name.image_path, name.example_id, "frame processed", str(records[0].answer_size), "backbone.frame"):
+        check("qwen2_5_vl", [faulty])
+    message, (width, height) = str(caught.value), sample.view.processed
+    for part in (name.image_path, name.example_id, f"frame processed of {width}x{height}", "backbone.frame"):
         assert part in message
+    read = faulty.view.processed
+    assert ("read in frame unit1000" if read is None else f"read in frame processed of {read[0]}x{read[1]}") in message
     assert "\n" not in message
 
 
 def test_unit1000_boxes_read_as_processed_are_caught():
-    """A backbone that speaks 0-1000 whose answers the collator reads as pixels."""
-    make = collator("qwen3_vl")
-    records = make(SAMPLES[:1])
-    rows, columns = records[0].image_grid_thw[0, 1:].tolist()
-    size = frame_size(Frame.PROCESSED, (500, 375), (columns * make.patch_size, rows * make.patch_size))
-    faulty = [replace(records[0], answer_frame=Frame.PROCESSED, answer_size=size)]
-    with pytest.raises(LocusError, match=r"bowl\.png.*frame unit1000.*read in processed.*backbone\.frame"):
-        check(make, faulty)
+    """A backbone that speaks 0-1000 whose answers the task reads as pixels."""
+    (sample,) = cues("qwen3_vl", 0)
+    faulty = replace(sample, view=replace(sample.view, frame=Frame.PROCESSED))
+    with pytest.raises(LocusError, match=r"bowl\.png.*frame unit1000.*read in frame processed.*backbone\.frame"):
+        check("qwen3_vl", [faulty])
 
 
 def test_a_fault_in_one_prompt_of_many_is_caught():
     """A mean over the prompts would hide a frame that is wrong for one image only."""
-    make = collator("qwen2_5_vl")
-    records = make(SAMPLES)
-    records[1] = answer_size_of_the_file(records[1])
+    samples = cues("qwen2_5_vl")
+    samples[1] = answer_size_of_the_file(samples[1])
     with pytest.raises(LocusError, match=r"cup\.png"):
-        check(make, records)
+        check("qwen2_5_vl", samples)
+
+
+class Unconverted(CueSearch):
+    """Writes its gold answers in pixels of the file, whatever the policy speaks."""
+
+    def gold(self, example: CueExample, view: View) -> str:
+        return completion_text(box_text(example.target, 3))
 
 
 @FAMILY
-def test_a_wrong_target_is_caught(family: str):
-    """Records whose target's frame is of another size than the one the box was drawn in."""
-    make = collator(family)
-    (record,) = make(SAMPLES[:1])
-    wrong = replace(record, answer_size=(record.answer_size[0] * 1.05, record.answer_size[1]))
-    with pytest.raises(LocusError, match=r"bowl\.png"):
-        check(make, [wrong])
+def test_a_gold_answer_in_another_frame_is_caught(family: str):
+    """A new task whose gold and grade disagree about the frame or its size."""
+    task = Unconverted(cue_task(EXAMPLES).corpus, NoiseImages())
+    with pytest.raises(LocusError, match=r"bowl\.png.*gold and grade of the task cue_search"):
+        check(family, cues(family, 0), task=task)
 
 
 def test_a_wrong_image_size_in_the_annotations_is_caught_on_the_way():
-    """Annotations made on a resized copy: relative boxes stay right, the cue does not, so the dataset refuses it."""
+    """Annotations made on a resized copy: relative boxes stay right, the cue does not, so the task refuses it."""
 
     class Resized:
         def open(self, path: str) -> Image.Image:
             return Image.new("RGB", (640, 480))
 
-    dataset = CueDataset([SAMPLES[0].example], Resized())
+    task = cue_task(EXAMPLES)
+    task.source = Resized()
     with pytest.raises(LocusError, match=r"bowl\.png.*640x480.*500x375"):
-        check(collator("qwen3_vl"), collator("qwen3_vl")([dataset[0]]))
+        check("qwen3_vl", made("qwen3_vl", task), task=task)
 
 
 @FAMILY
 @pytest.mark.parametrize("lost", list("[],."))
 def test_a_tokenizer_that_loses_a_character_is_caught(family: str, lost: str):
     """A perfect answer that the decoded text no longer holds."""
-    make = collator(family)
 
-    def lossy(token_ids: torch.Tensor) -> str:
-        return make.decode(token_ids).replace(lost, "")
+    class Lossy(PromptBuilder):
+        def decode(self, token_ids: torch.Tensor) -> str:
+            return super().decode(token_ids).replace(lost, "")
 
+    make = builder(family)
     with pytest.raises(LocusError, match="pre-flight"):
-        check(make, make(SAMPLES), decode=lossy)
+        check(family, cues(family), builder=Lossy(make.processor, make.pixels))
 
 
 def test_a_template_that_opens_the_thinking_unseen_is_caught():
-    """The oracle's text continues what the record says was opened; a wrong record costs it the format reward."""
-    make = collator("qwen3_vl")
-    records = [replace(record, opened="<think> so: <think>") for record in make(SAMPLES)]
+    """The gold text continues what the prompt says was opened; a wrong one costs it the format reward."""
+    samples = [replace(one, prompt=replace(one.prompt, opened="<think> so: <think>")) for one in cues("qwen3_vl")]
     with pytest.raises(LocusError, match="pre-flight"):
-        check(make, records)
+        check("qwen3_vl", samples)
 
 
 @pytest.fixture(params=["iou", "giou", "iou_threshold", "format_only"])
@@ -158,37 +185,90 @@ def test_every_reward_is_here(repo: Path):
 @FAMILY
 def test_right_frames_pass_with_every_reward(family: str, reward: BoxReward):
     """A reward that its own pre-flight refuses, or that a shifted box costs nothing."""
-    report = check(collator(family), collator(family)(SAMPLES), reward=reward)
-    assert report.oracle == pytest.approx(1, abs=1e-3)
-    assert report.shifted < 0.6 or reward.alpha == 1
+    earned = check(family, cues(family), reward=reward).rewards
+    assert earned["gold"] == pytest.approx(1, abs=1e-3)
+    assert earned["foil"] < 0.6 if reward.alpha < 1 else "foil" not in earned
 
 
 def test_wrong_frames_are_caught_with_every_reward(reward: BoxReward):
     """Frames 5 % apart: the boxes overlap by more than half, which a threshold, or a format alone, rewards in full."""
-    make = collator("qwen2_5_vl")
-    (record,) = make(SAMPLES[2:])
-    width, height = record.answer_size
-    records = [replace(record, answer_size=(width * 1.05, height))]
-    with pytest.raises(LocusError, match=r"pre-flight.*IoU of 0\.[5-9].*backbone\.frame"):
-        check(make, records, reward=reward)
+    (sample,) = cues("qwen2_5_vl", 2)
+    width, height = sample.view.processed
+    samples = [replace(sample, view=replace(sample.view, processed=(width * 1.05, height)))]
+    with pytest.raises(LocusError, match=r"pre-flight.*iou 0\.[5-9].*backbone\.frame"):
+        check("qwen2_5_vl", samples, reward=reward)
 
 
 @FAMILY
 def test_a_reward_that_ignores_the_place_is_caught(family: str):
     """A localisation reward that is 1 for any box: shifted boxes then earn as much as true ones."""
-    make = collator(family)
-    with pytest.raises(LocusError, match="shifted"):
-        check(make, make(SAMPLES), reward=BoxReward(localisation=lambda box, target: 1.0))
+    with pytest.raises(LocusError, match=r"foil earns 1\.000.*as much as the gold answer"):
+        check(family, cues(family), reward=BoxReward(localisation=lambda box, target: 1.0))
 
 
 def test_a_format_only_reward_passes():
     """With alpha 1 the place earns nothing by intent."""
-    report = check(collator("qwen3_vl"), collator("qwen3_vl")(SAMPLES), reward=BoxReward(alpha=1.0))
-    assert report.oracle == report.shifted == 1
+    report = check("qwen3_vl", cues("qwen3_vl"), reward=BoxReward(alpha=1.0))
+    assert report.rewards["gold"] == 1 and "foil" not in report.rewards
 
 
 def test_an_empty_corpus_is_refused():
     """A division by zero, or a run that starts with nothing checked."""
-    samples: list[CuePixels] = []
     with pytest.raises(LocusError, match="no example"):
-        check(collator("qwen3_vl"), collator("qwen3_vl")(samples))
+        check("qwen3_vl", [])
+
+
+# --- Every task -----------------------------------------------------------------------------------------------
+SCENES = SceneSource(1, 128, 128, (4, 7), (10, 26), seed=6)
+TASKS: dict[str, Callable[[], Task]] = {
+    "cue search": lambda: cue_task(EXAMPLES),
+    "questions": lambda: Questions(GeneratedQuestions((SCENES,), KINDS_IN_WORDS, 1), think=True, alpha=0.1),
+    "mixture": lambda: Mixture(TASKS["cue search"](), TASKS["questions"](), 0.5),
+    "numbers": lambda: Numbers(3),
+    **{f"scenes, {ask.__name__}": lambda ask=ask: SceneQuestions(SCENES, ask, 4, 7) for ask in KINDS},
+}
+KINDS_IN_WORDS = tuple(ask for ask in KINDS if ask is not grounding)
+
+
+@FAMILY
+@pytest.mark.parametrize("task", TASKS.values(), ids=TASKS)
+def test_gold_earns_1_in_every_part_and_the_foil_less(family: str, task: Callable[[], Task]):
+    """A gold answer that its own task does not take; parts outside [0, 1]; a headline that no validation has."""
+    task = task()
+    drawn = 4 if isinstance(task, Mixture | Questions) else None
+    samples = made(family, task, drawn)
+    earned = check(family, samples, task=task).rewards
+    assert earned["gold"] == pytest.approx(1, abs=1e-2)
+    assert ("foil" in earned) == isinstance(task, Mixture | CueSearch)
+    for sample in samples:
+        for text in (task.gold(sample.example, sample.view), "<think>[1, 2, 3, 4]", "<answer>", ""):
+            grade = grade_written(task, sample, text, builder(family).encode, builder(family).decode)
+            assert 0 <= grade.total <= 1 and all(0 <= part <= 1 for part in grade.parts.values())
+        assert grade.total == 0  # of no answer
+
+
+@FAMILY
+def test_a_mixture_is_checked_in_all_its_parts(family: str):
+    """A pre-flight that looks at cues alone: the fault is in a question's answer, or in a cue's frame."""
+    task = TASKS["mixture"]()
+    samples = made(family, task, 4)
+    kinds = [one.example.part for one in samples]
+    assert sorted(kinds) == [0, 0, 1, 1]
+    cue, question = samples[kinds.index(0)], samples[kinds.index(1)]
+    broken = replace(question.example, inner=replace(question.example.inner, answer="</answer>"))
+    with pytest.raises(LocusError, match="pre-flight: example question-0-0-"):
+        check(family, [*samples, replace(question, example=broken)], task=task)
+    other = Frame.FILE if cue.view.frame is not Frame.FILE else Frame.UNIT1000
+    with pytest.raises(LocusError, match=r"pre-flight: example example-.*read in frame file"):
+        check(family, [*samples, replace(cue, view=View(other))], task=task)
+
+
+def test_a_template_that_opens_the_thinking_passes():
+    """A gold answer that opens it twice: every run of a thinking backbone would be stopped."""
+    processor = backbone("qwen3_vl").processor()
+    ending = "<|im_start|>assistant\n{% endif %}"
+    processor.chat_template = processor.chat_template.removesuffix(ending) + ending.replace("\n", "\n<think>\n")
+    make, task = PromptBuilder(processor, builder("qwen3_vl").pixels), cue_task(EXAMPLES)
+    samples = [SampleMaker(task, make, Frame.UNIT1000)(one) for one in EXAMPLES]
+    assert {one.prompt.opened for one in samples} == {"<think>\n"}
+    assert check("qwen3_vl", samples, builder=make).rewards["gold"] == pytest.approx(1, abs=1e-3)

@@ -1,10 +1,10 @@
-"""Where the questions of a mix come from: each step's follow from seed and step, and every answer is the scene's."""
+"""Questions: what an answer earns, that a step's follow from seed and step, and that every answer is the scene's."""
 
 from __future__ import annotations
 
 import json
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Set
 from pathlib import Path
 from typing import Any
 
@@ -16,9 +16,13 @@ from locus.errors import LocusError
 from locus.scenes.questions import KINDS, SceneQuestion, grounding, relation
 from locus.scenes.render import render
 from locus.scenes.source import SceneSource
-from locus.tasks.questions import FileQuestions, GeneratedQuestions, ImageQuestion
+from locus.tasks.answers import THINK_ANSWER, normalised, parse_text
+from locus.tasks.questions import FileQuestions, GeneratedQuestions, ImageQuestion, Questions, QuestionSource
+from locus.tasks.task import Key
+from locus.types import Frame, Grade, ParsedAnswer, Response, Status, View
 from tests.support.scene_answers import derived
 
+FORMED = "<think>t</think><answer>{}</answer>"
 WORDED = tuple(ask for ask in KINDS if ask is not grounding)
 
 
@@ -30,19 +34,104 @@ def generated(seed: int = 1) -> GeneratedQuestions:
     return GeneratedQuestions((scenes(3), scenes(4, (1, 3))), WORDED, seed)
 
 
+def draw(
+    source: QuestionSource, step: int, attempt: int, count: int, used: Set[str] = frozenset()
+) -> list[ImageQuestion]:
+    """The questions of these keys."""
+    return [source.question(key) for key in source.keys(step, attempt, count, used)]
+
+
 def asked(questions: list[ImageQuestion]) -> list[tuple[Any, ...]]:
     """All of a question, comparable."""
-    return [(q.question_id, q.image_path, q.image.tobytes(), q.text, q.answer) for q in questions]
+    return [(q.example_id, q.image_path, q.image.tobytes(), q.text, q.answer) for q in questions]
+
+
+# --- What an answer earns -------------------------------------------------------------------------------------
+class Asked(QuestionSource):
+    """Always the same question."""
+
+    def question(self, key: Key) -> ImageQuestion:
+        return ImageQuestion("q", "a.png", Image.new("RGB", (8, 8)), "What colour is it?", "red")
+
+
+def graded(text: str, alpha: float = 0.1, finished: bool = True) -> Grade:
+    """Of a whole response."""
+    task = Questions(Asked(), think=False, alpha=alpha)
+    return task.grade(task.example(0), Response(text, finished), View(Frame.PROCESSED))
+
+
+def earned(text: str, alpha: float = 0.1) -> tuple[float, float, float]:
+    """total, correct, format."""
+    grade = graded(text, alpha)
+    assert grade.columns == {"correct": grade.parts["accuracy"]}
+    return grade.total, grade.parts["accuracy"], grade.parts["format"]
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        (FORMED.format("red"), (1.0, 1, 1)),
+        (FORMED.format(" Red. "), (1.0, 1, 1)),
+        (FORMED.format("blue"), (0.1, 0, 1)),  # a well-formed error
+        (FORMED.format("red or blue"), (0.1, 0, 1)),  # no credit for naming several
+        ("<answer>red</answer>", (0.9, 1, 0)),  # right, but no thought
+        ("<answer>blue</answer><answer>red</answer>", (0.9, 1, 0)),  # the last block counts, as for boxes
+        (FORMED.format(""), (0.0, 0, 0)),
+        ("red", (0.0, 0, 0)),
+        ("<think>red</think>", (0.0, 0, 0)),
+        ("", (0.0, 0, 0)),
+    ],
+)
+def test_rewards_by_hand(text, expected):
+    """alpha on the wrong part; credit for a word outside the answer block, or for a list of guesses."""
+    assert earned(text) == pytest.approx(expected, abs=1e-12)
+
+
+def test_alpha_and_the_opened_template():
+    """The run's alpha, not a fixed one; a thought that the template opened is no error of format."""
+    assert earned("<answer>red</answer>", alpha=0.3)[0] == pytest.approx(0.7)
+    assert earned("<think>\nt</think><answer>red</answer>") == pytest.approx((1, 1, 1))
+
+
+def test_texts_are_compared_normalised():
+    """Case, spaces, quotes and a full stop are no error; another word, number or sign is."""
+    same = ["Two  cats", "two cats.", '"Two cats"', "two\ncats!", "**Two cats**", "ＴＷＯ cats"]
+    assert {normalised(text) for text in same} == {"two cats"}
+    assert len({normalised(text) for text in ("5", "-5", ".5", "5.5", "five", "5 %", "")}) == 7
+
+
+def test_a_text_answer_or_why_there_is_none():
+    """A cut completion counted as an error of format; the tags of two parsers drifting apart."""
+    assert parse_text(FORMED.format(" a [1, 2] ")) == ParsedAnswer(Status.OK, None, True, "a [1, 2]")
+    assert parse_text("<think>I see", finished=False) == ParsedAnswer(Status.TRUNCATED, None, False)
+    assert parse_text("<think>I see") == ParsedAnswer(Status.NO_ANSWER_TAG, None, False)
+    assert parse_text("<answer></answer>") == ParsedAnswer(Status.OK, None, False, "")
+
+
+def test_a_cut_answer_is_told_apart():
+    """A completion that the limit cut, counted as an error of format."""
+    assert graded("<think>I see", finished=False).status is Status.TRUNCATED
+    assert graded("<think>I see").status is Status.NO_ANSWER_TAG
+    assert graded(FORMED.format("red"), finished=False).status is Status.OK  # complete before the limit
+
+
+def test_what_is_asked():
+    """The instruction missing, or there unasked; another image than the question's; a row that lacks the answer."""
+    for think in (False, True):
+        task = Questions(Asked(), think, alpha=0.1)
+        query, shown = task.prompt(task.example(0), Frame.UNIT1000), task.row(task.example(0))
+        assert query.text == "What colour is it?" + ("\n" + THINK_ANSWER) * think and len(query.images) == 1
+        assert shown == {"image_path": "a.png", "question": "What colour is it?", "expected": "red"}
 
 
 # --- Generated scenes -----------------------------------------------------------------------------------------
 def test_generated_questions_are_a_function_of_seed_step_and_attempt():
     """A resumed run that asks other questions; a run that asks the same ones at every step, or under every seed."""
-    drawn = asked(generated().draw(5, 0, 8))
+    drawn = asked(draw(generated(), 5, 0, 8))
     fresh = generated()
-    fresh.draw(4, 0, 3)
-    assert asked(fresh.draw(5, 0, 8)) == drawn
-    others = (generated().draw(6, 0, 8), generated().draw(5, 1, 8), generated(seed=2).draw(5, 0, 8))
+    draw(fresh, 4, 0, 3)
+    assert asked(draw(fresh, 5, 0, 8)) == drawn
+    others = (draw(generated(), 6, 0, 8), draw(generated(), 5, 1, 8), draw(generated(seed=2), 5, 0, 8))
     assert all(not {row[1] for row in drawn} & {row[1] for row in asked(other)} for other in others)
     assert len({row[0] for row in drawn}) == len({row[1] for row in drawn}) == 8
 
@@ -52,7 +141,7 @@ def test_every_answer_follows_from_the_picture_shown():
     by the reading of tests.support.scene_answers."""
     families = {source.family: source for source in generated().scenes}
     kinds, used = Counter(), Counter()
-    for question in generated().draw(0, 0, 200):
+    for question in draw(generated(), 0, 0, 200):
         family, _, index = question.image_path.removeprefix("scene://").partition("/")
         scene = families[family].scene(int(index))
         assert question.image.tobytes() == render(scene).tobytes()
@@ -66,8 +155,8 @@ def test_every_answer_follows_from_the_picture_shown():
 def test_kinds_that_cannot_be_asked():
     """A loop for ever over scenes of one object for a relation; a question whose answer is a box and never right."""
     with pytest.raises(LocusError, match=r"relation; leave it out"):
-        GeneratedQuestions((scenes(objects=(1, 1)),), (relation,), 0).draw(0, 0, 1)
-    with pytest.raises(LocusError, match=r"mix\.questions\.kinds: grounding"):
+        draw(GeneratedQuestions((scenes(objects=(1, 1)),), (relation,), 0), 0, 0, 1)
+    with pytest.raises(LocusError, match=r"task\.other\.source\.kinds: grounding"):
         GeneratedQuestions((scenes(),), KINDS, 0)
     with pytest.raises(LocusError, match="at least one"):
         GeneratedQuestions((), WORDED, 0)
@@ -96,24 +185,24 @@ def test_each_question_once_an_epoch(write):
     """Ten questions, three a step: three steps ask nine, no two alike, each with its own picture and answer."""
     file = write(*map(row, range(10)), "")
     for start in (0, 3):
-        drawn = [q for step in range(start, start + 3) for q in FileQuestions(file, "", 7).draw(step, 0, 3)]
-        assert len({q.question_id for q in drawn}) == 9
+        drawn = [q for step in range(start, start + 3) for q in draw(FileQuestions(file, "", 7), step, 0, 3)]
+        assert len({q.example_id for q in drawn}) == 9
         for question in drawn:
             assert (
                 question.text == f"Which grey, {question.answer}?" and question.image_path == f"{question.answer}.png"
             )
             assert np.unique(question.image).tolist() == [int(question.answer)]
-    orders = {tuple(q.answer for q in FileQuestions(file, "", seed).draw(0, 0, 10)) for seed in range(3)}
+    orders = {tuple(q.answer for q in draw(FileQuestions(file, "", seed), 0, 0, 10)) for seed in range(3)}
     assert len(orders) == 3
 
 
 def test_refills_bring_other_questions(write):
     """A question drawn twice in a step brings the same rollouts, counted twice."""
     source = FileQuestions(write(*map(row, range(10))), "", 7)
-    used = {question.question_id for question in source.draw(2, 0, 6)}
-    fresh = source.draw(2, 1, 6, used)
-    assert len(fresh) == 4 and not used & {question.question_id for question in fresh}
-    assert asked(source.draw(2, 1, 6, used)) == asked(fresh)
+    used = {question.example_id for question in draw(source, 2, 0, 6)}
+    fresh = draw(source, 2, 1, 6, used)
+    assert len(fresh) == 4 and not used & {question.example_id for question in fresh}
+    assert asked(draw(source, 2, 1, 6, used)) == asked(fresh)
 
 
 def test_numbers_and_another_folder(write, tmp_path):
@@ -121,8 +210,8 @@ def test_numbers_and_another_folder(write, tmp_path):
     file = write(row(3, answer=3), row(4, answer=0.5))
     (tmp_path / "elsewhere").mkdir()
     moved = file.rename(tmp_path / "elsewhere" / "q.jsonl")
-    assert {q.answer for q in FileQuestions(moved, str(tmp_path), 0).draw(0, 0, 2)} == {"3", "0.5"}
-    with pytest.raises(LocusError, match=r"q\.jsonl, line 1: no image .*mix\.images"):
+    assert {q.answer for q in draw(FileQuestions(moved, str(tmp_path), 0), 0, 0, 2)} == {"3", "0.5"}
+    with pytest.raises(LocusError, match=r"q\.jsonl, line 1: no image .*task\.other\.source\.images"):
         FileQuestions(moved, "", 0)
 
 
@@ -148,15 +237,15 @@ def test_a_broken_line_is_named(write, line):
 
 def test_files_that_cannot_be_used(write, tmp_path):
     """No file, an empty one, a missing or broken picture, too few questions: one message that names it each."""
-    with pytest.raises(LocusError, match=r"none\.jsonl: cannot be read .*mix\.path"):
+    with pytest.raises(LocusError, match=r"none\.jsonl: cannot be read .*task\.other\.source\.path"):
         FileQuestions(tmp_path / "none.jsonl", "", 0)
     with pytest.raises(LocusError, match="has no questions"):
         FileQuestions(write("", " "), "", 0)
     with pytest.raises(LocusError, match=r"line 2: no image .*77\.png"):
         FileQuestions(write(row(1), row(77)), "", 0)
     source = FileQuestions(write(row(1), row(2)), "", 0)
-    with pytest.raises(LocusError, match=r"has 2 questions, a step wants 3: lower mix\.share"):
-        source.draw(0, 0, 3)
+    with pytest.raises(LocusError, match=r"has 2 questions, a step wants 3: lower task\.share"):
+        draw(source, 0, 0, 3)
     (tmp_path / "1.png").write_bytes(b"no picture")
     with pytest.raises(LocusError, match=r"1\.png: cannot be read"):
-        source.draw(0, 0, 2)
+        draw(source, 0, 0, 2)

@@ -39,6 +39,7 @@ def test_hash_is_of_the_rows_without_paths():
     lines = []
     for split, examples in (("train", corpus.train), ("validation", corpus.validation)):
         for row in map(asdict, examples):
+            assert row.pop("split") == split
             del row["image_path"]
             lines.append(json.dumps([split, *row.values()]) + "\n")
     assert corpus.content_hash == hashlib.sha256("".join(lines).encode()).hexdigest()

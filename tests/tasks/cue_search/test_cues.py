@@ -7,9 +7,9 @@ import pytest
 from PIL import Image
 
 from locus.errors import LocusError
-from locus.tasks.cue_search.cues import render_cue, whole_pixels
-from locus.tasks.cue_search.dataset import CueDataset
-from locus.types import CueExample
+from locus.tasks.cue_search.cues import open_image, render_cue, whole_pixels
+from locus.types import CueExample, Frame
+from tests.support.models import cue_task
 
 
 def noise(width: int, height: int) -> Image.Image:
@@ -56,21 +56,26 @@ class Folder:
         return noise(40, 30) if path == "a" else noise(64, 48)
 
 
-def test_dataset_items_do_not_depend_on_the_order_of_access():
-    """State kept between items: item 0 is the same alone, again, and after item 1."""
+def test_prompts_do_not_depend_on_the_order_of_access():
+    """State kept between examples: the first one is the same alone, again, and after the second."""
     rows = [
         CueExample("a-0", "a", "a", 40, 30, (2, 3, 20, 19), 0.2, "large", cue_scale=1.5),
         CueExample("b-0", "b", "b", 64, 48, (1, 1, 9, 9), 0.02, "small"),
     ]
-    dataset = CueDataset(rows, Folder())
-    first, second, again = dataset[0], dataset[1], dataset[0]
-    assert len(dataset) == 2 and first.example is rows[0]
-    assert first.image.size == (40, 30) and first.cue.size == (27, 24) and second.cue.size == (8, 8)
-    assert first.cue.tobytes() == again.cue.tobytes() and first.image.tobytes() == again.image.tobytes()
+    task = cue_task(rows)
+    task.source = Folder()
+    (image, cue), (_, second), again = (task.prompt(rows[i], Frame.FILE).images for i in (0, 1, 0))
+    assert len(task.examples("train")) == 2 and task.examples("train")[0] == rows[0]
+    assert image.size == (40, 30) and cue.size == (27, 24) and second.size == (8, 8)
+    assert cue.tobytes() == again[1].tobytes() and image.tobytes() == again[0].tobytes()
 
 
-def test_dataset_refuses_an_image_of_another_size():
+def test_an_image_of_another_size_is_refused():
     """Boxes of one picture applied to another of the same name, e.g. a resized copy of the data set."""
     row = CueExample("a-0", "a", "a", 80, 60, (2, 3, 20, 19), 0.1, "large")
     with pytest.raises(LocusError, match=r"image a: is 40x30, the corpus says 80x60"):
-        CueDataset([row], Folder())[0]
+        open_image(Folder(), row)
+    task = cue_task([row])
+    task.source = Folder()
+    with pytest.raises(LocusError, match=r"image a: is 40x30"):
+        task.prompt(row, Frame.FILE)

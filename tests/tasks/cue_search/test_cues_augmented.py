@@ -14,9 +14,9 @@ from PIL import Image, ImageOps
 from locus.errors import LocusError
 from locus.tasks.cue_search.corpus import SCHEMA, Corpus, CueTable
 from locus.tasks.cue_search.cues import PLAIN, CueAugmentation, VisualCue, render_cue
-from locus.tasks.cue_search.dataset import CueDataset
-from locus.tasks.datamodule import CueDataModule
-from locus.types import CueExample
+from locus.tasks.cue_search.task import CueSearch
+from locus.tasks.datamodule import SampleMaker, TaskDataModule
+from locus.types import CueExample, Frame
 from tests.support.paths import CONF
 
 NOTHING = CueAugmentation((1, 1), 0, (1, 1), (1, 1), (1, 1), (0, 0), (0, 0), seed=1)
@@ -34,6 +34,21 @@ class Source:
         return IMAGE
 
 
+class Cues(SampleMaker):
+    """Gives the cue alone."""
+
+    def __call__(self, example: CueExample) -> bytes:
+        return self.task.prompt(example, self.frame).images[1].tobytes()
+
+
+def task_of(cue: VisualCue) -> CueSearch:
+    """Two training examples shown by this cue, and two of validation."""
+    rows = [asdict(example) for example in EXAMPLES]
+    splits = {"train": rows[:2], "validation": rows[2:4]}
+    tables = {name: CueTable(pa.Table.from_pylist(part, schema=SCHEMA), name) for name, part in splits.items()}
+    return CueSearch(Corpus(**tables, seed=0, asked={"train": 2, "validation": 2}), Source(), cue=cue)
+
+
 def shipped(seed: int = 1) -> VisualCue:
     """What ``cue=augmented`` is."""
     config = OmegaConf.create({"seed": seed, "cue": OmegaConf.load(CONF / "cue" / "augmented.yaml")})
@@ -42,7 +57,7 @@ def shipped(seed: int = 1) -> VisualCue:
 
 def shown(cue: VisualCue) -> list[bytes]:
     """The cues of all examples."""
-    return [sample.cue.tobytes() for sample in CueDataset(EXAMPLES, Source(), cue)]
+    return [cue.picture(example, IMAGE).tobytes() for example in EXAMPLES]
 
 
 def test_the_default_is_the_crop_itself():
@@ -57,14 +72,16 @@ def test_a_draw_goes_by_seed_and_example():
     first = shown(shipped())
     assert first == shown(shipped()) and len(set(first)) == len(EXAMPLES)
     assert not set(first) & {*shown(shipped(seed=2)), CUE.tobytes()}
-    backwards = CueDataset(EXAMPLES[::-1], Source(), shipped())
-    assert [sample.cue.tobytes() for sample in backwards] == first[::-1]
+    cue = shipped()
+    assert [cue.picture(example, IMAGE).tobytes() for example in EXAMPLES[::-1]] == first[::-1]
 
 
 def test_the_target_stays():
     """A target box that is mirrored or scaled with the cue."""
-    for sample, example in zip(CueDataset(EXAMPLES, Source(), shipped()), EXAMPLES, strict=True):
-        assert sample.example == example and sample.image.tobytes() == IMAGE.tobytes()
+    for example in EXAMPLES:
+        picture, plain = (task_of(cue).prompt(example, Frame.FILE).images for cue in (shipped(), PLAIN))
+        assert picture[0].tobytes() == plain[0].tobytes() == IMAGE.tobytes() and picture[1] != plain[1]
+        assert task_of(shipped()).row(example) == task_of(PLAIN).row(example)
 
 
 def test_each_part_by_itself():
@@ -99,14 +116,10 @@ def test_half_are_mirrored():
 
 def test_training_alone_is_augmented():
     """Validation on other pictures than those of all other runs."""
-    rows = [asdict(example) for example in EXAMPLES]
-    tables = [CueTable(pa.Table.from_pylist(part, schema=SCHEMA)) for part in (rows[:2], rows[2:4])]
-    corpus = Corpus(*tables, seed=0, asked={"train": 2, "validation": 2})
-    data = CueDataModule(corpus, Source(), lambda batch: batch, 2, 2, 1, 0, 0, cue=shipped())
+    data = TaskDataModule(Cues(task_of(shipped()), None, Frame.FILE), 2, 2, 1, 0, 0)
     ((one, two),), (validation,) = list(data.train_dataloader()), list(data.val_dataloader())
-    assert CUE.tobytes() not in (one.cue.tobytes(), two.cue.tobytes())
-    assert [sample.cue.tobytes() for sample in validation] == [CUE.tobytes()] * 2
-    assert all(sample.cue.tobytes() != CUE.tobytes() for sample in data.draw(0, 0, 2))
+    assert CUE.tobytes() not in (one, two) and validation == [CUE.tobytes()] * 2
+    assert CUE.tobytes() not in data.draw(0, 0, 2)
 
 
 @pytest.mark.parametrize(

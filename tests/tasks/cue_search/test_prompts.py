@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 
-from locus.tasks.answers import parse_answer
-from locus.tasks.cue_search.prompts import COORDINATE_WORDS, answer_text, box_text, cue_search_messages, cue_search_text
+from locus.tasks.answers import COORDINATE_WORDS, after_opened, box_text, completion_text, parse_answer
+from locus.tasks.cue_search.task import cue_search_text
+from locus.tasks.cue_search.text_cues import LabelTextCue
 from locus.types import Box, Frame, Status
+from tests.support.models import cue_task, example
 
 PAPER = (
     "Image 1 is a full scene image. Image 2 is a cropped region from Image 1. Please find where Image 2 is located in "
@@ -34,12 +38,13 @@ def test_relative_coordinates_are_named():
 
 
 @pytest.mark.parametrize("frame", Frame)
-def test_messages(frame):
-    """The full image comes first, then the cue, then the question: one user turn, no system prompt of ours."""
-    (message,) = cue_search_messages(frame)
-    assert message["role"] == "user"
-    assert [part["type"] for part in message["content"]] == ["image", "image", "text"]
-    assert message["content"][2]["text"] == cue_search_text(frame)
+def test_what_is_asked(frame):
+    """The full image comes first, then the cue, then the question and nothing else."""
+    one = example((96, 80), (8, 12, 40, 44))
+    query = cue_task([one]).prompt(one, frame)
+    assert [image.size for image in query.images] == [(96, 80), (32, 32)]
+    assert query.images[0].crop((8, 12, 40, 44)).tobytes() == query.images[1].tobytes()
+    assert query.text == cue_search_text(frame)
 
 
 TEXT = (
@@ -50,9 +55,10 @@ TEXT = (
 
 def test_an_expression_stands_for_the_cue():
     """Words that the visual prompt has not, a second image place, or another instruction: not the same task."""
-    (message,) = cue_search_messages(Frame.PROCESSED, "the dotted red star")
-    assert [part["type"] for part in message["content"]] == ["image", "text"]
-    first, instruction = message["content"][1]["text"].split("\n", 1)
+    one = replace(example((96, 80), (8, 12, 40, 44)), label="the dotted red star")
+    query = cue_task([one], cue=LabelTextCue()).prompt(one, Frame.PROCESSED)
+    assert [image.size for image in query.images] == [(96, 80)]
+    first, instruction = query.text.split("\n", 1)
     assert first == TEXT and instruction == cue_search_text(Frame.PROCESSED).split("\n", 1)[1]
     relative = cue_search_text(Frame.UNIT1000, "the {odd} cup")
     assert '"the {odd} cup"' in relative and "in relative coordinates from 0 to 1000." in relative
@@ -69,7 +75,7 @@ def test_the_prompt_holds_no_answer():
 def test_an_answer_is_read_back(frame, opened):
     """The oracle of the pre-flight must earn full format reward, also where the template opened <think>."""
     box = Box(12.125, 0, 99.5, 474.75, frame, *SIZES[frame])
-    text = answer_text(box, "It is the red one.", digits=3, opened=opened)
+    text = after_opened(completion_text(box_text(box, 3), "It is the red one."), opened)
     parsed = parse_answer(text, opened)
     assert (parsed.status, parsed.xyxy, parsed.well_formed) == (Status.OK, box.xyxy, True)
     assert (opened + text).count("<think>") == 1
@@ -80,11 +86,11 @@ def test_box_text_by_hand():
     box = Box(1.26, -0.74, 30.5, 1000, Frame.UNIT1000, 1000, 1000)
     assert box_text(box) == "[1, -1, 30, 1000]"
     assert box_text(box, 1) == "[1.3, -0.7, 30.5, 1000.0]"
-    assert answer_text(box) == "<think></think><answer>[1, -1, 30, 1000]</answer>"
-    assert answer_text(box, "a", opened="<think>\n") == "a</think><answer>[1, -1, 30, 1000]</answer>"
+    assert completion_text(box_text(box)) == "<think></think><answer>[1, -1, 30, 1000]</answer>"
+    assert after_opened(completion_text("red", "a"), "<think>\n") == "a</think><answer>red</answer>"
+    assert after_opened(completion_text("red", "a"), "") == "<think>a</think><answer>red</answer>"
 
 
 def test_only_the_opening_tag_is_left_out():
     """A thought that speaks of the tag itself keeps its words."""
-    box = Box(1, 2, 3, 4, Frame.FILE, 9, 9)
-    assert answer_text(box, "the <think> tag", opened="<think>").startswith("the <think> tag</think>")
+    assert after_opened(completion_text("red", "the <think> tag"), "<think>").startswith("the <think> tag</think>")

@@ -14,9 +14,17 @@ import pytest
 from locus.errors import LocusError
 from locus.policy.tiny_tokenizer import tiny_tokenizer
 from locus.scenes.render import COLOURS, PATTERNS, SHAPES
-from locus.tasks.cue_search.prompts import answer_text
-from locus.tasks.cue_search.rationales import EmptyTargets, FileTargets, Targets, write_targets
-from locus.tasks.cue_search.templates import TEMPLATES, UNNAMED, TemplateTargets, rationale
+from locus.tasks.answers import box_text, completion_text
+from locus.tasks.cue_search.rationales import (
+    NO_RATIONALES,
+    TEMPLATES,
+    UNNAMED,
+    FileRationales,
+    Rationales,
+    TemplateRationales,
+    rationale,
+    write_rationales,
+)
 from locus.types import CueExample
 from tests.support.runs import SMALLEST, command, refused, succeeded, train
 
@@ -48,7 +56,7 @@ def test_a_rationale_by_hand():
         "The dotted red star that matches it is at the top left of the image." in texts
     )
     one = example()
-    assert list(TemplateTargets().rationales([one, one])) == [rationale(one)] * 2
+    assert list(TemplateRationales().rationales([one, one])) == [rationale(one)] * 2
     # Python's own hash of a text differs from process to process; these are sha256 modulo 4: 0, 3, 1.
     chosen = [rationale(example(f"e-{number}")).split()[:2] for number in (1, 2, 6)]
     assert chosen == [["The", "cue"], ["To", "find"], ["There", "is"]]
@@ -86,7 +94,7 @@ def test_scene_rationales_are_single_tokens_and_fit_with_the_box():
         for text in of_every_template(example(box=box, label=label)):
             ids = tokenizer.encode(text, add_special_tokens=False)
             assert [tokenizer.decode([token]) for token in ids] == re.findall(r", | ?\w+|\.", text)
-            whole = answer_text(example(box=box).target, text)
+            whole = completion_text(box_text(example(box=box).target), text)
             assert len(tokenizer.encode(whole, add_special_tokens=False)) + 1 <= ROOM, text  # with the end token
 
 
@@ -97,7 +105,7 @@ GOOD = '{"example_id": "e-0", "rationale": " It is\\nthere. "}'
 @pytest.mark.parametrize(
     ("content", "says"),
     [
-        (None, "cannot be read .*pass targets.path"),
+        (None, "cannot be read .*pass rationales.path"),
         ("", "has no rationales; write one line"),
         ("\n\n", "has no rationales"),
         (f"{GOOD}\n{{", "line 2: .*write one"),
@@ -115,25 +123,25 @@ def test_a_wrong_file_is_one_error(tmp_path, content, says):
     path = tmp_path / "t.jsonl"
     if content is not None:
         path.write_text(content)
-    targets = FileTargets(str(path))
+    rationales = FileRationales(str(path))
     with pytest.raises(LocusError, match=f"t.jsonl.*{says}"):
-        targets.check([f"e-{number}" for number in range(3)])
+        rationales.check([f"e-{number}" for number in range(3)])
 
 
 def test_what_is_written_is_read_again(tmp_path):
-    """Rationales that slip by one example; an empty file for targets that have no rationales."""
+    """Rationales that slip by one example; an empty file where there are none."""
     examples = [example(f"e-{number}", label=f"blå ring\u2028{number}") for number in range(5)]
-    write_targets(TemplateTargets(), examples, tmp_path)
-    written = FileTargets(str(tmp_path / "targets.jsonl"))
+    write_rationales(TemplateRationales(), examples, tmp_path)
+    written = FileRationales(str(tmp_path / "targets.jsonl"))
     chosen = [examples[3], examples[0]]
     assert list(written.rationales(chosen)) == [" ".join(rationale(one).split()) for one in chosen]
-    write_targets(EmptyTargets(), examples, tmp_path / "none")
-    assert not (tmp_path / "none").exists() and list(EmptyTargets().rationales(examples)) == [""] * 5
+    write_rationales(NO_RATIONALES, examples, tmp_path / "none")
+    assert not (tmp_path / "none").exists() and list(NO_RATIONALES.rationales(examples)) == [""] * 5
     with pytest.raises(LocusError, match="choose another hydra.run.dir"):
-        write_targets(TemplateTargets(), examples, tmp_path / "no" / "folder")
+        write_rationales(TemplateRationales(), examples, tmp_path / "no" / "folder")
 
 
-class Stopping(Targets):
+class Stopping(Rationales):
     """Fails at the third example."""
 
     def rationales(self, examples):
@@ -145,7 +153,7 @@ def test_a_file_is_written_whole_or_not_at_all(tmp_path):
     """Half a file that a training takes for all there is, or that replaces a whole one."""
     (tmp_path / "targets.jsonl").write_text(GOOD)
     with pytest.raises(LocusError, match="away"):
-        write_targets(Stopping(), [example()] * 3, tmp_path)
+        write_rationales(Stopping(), [example()] * 3, tmp_path)
     assert (tmp_path / "targets.jsonl").read_text() == GOOD
 
 
@@ -163,7 +171,7 @@ def prepared(folder: Path, *overrides: object) -> Path:
 def test_prepare_writes_a_rationale_for_each_training_example(tmp_path):
     """A file for the default, which has none; rationales of held-out examples, which a teacher is paid for."""
     assert not (prepared(tmp_path / "none") / "targets.jsonl").exists()
-    folder = prepared(tmp_path / "corpus", "targets=templates")
+    folder = prepared(tmp_path / "corpus", "rationales=templates")
     rows = pd.read_parquet(folder / "corpus.parquet")
     written = [json.loads(line) for line in (folder / "targets.jsonl").read_text().splitlines()]
     train_rows = rows[rows["split"] == "train"]
@@ -174,10 +182,10 @@ def test_prepare_writes_a_rationale_for_each_training_example(tmp_path):
 @pytest.mark.slow
 def test_training_on_prepared_rationales(tmp_path):
     """The two commands of the README; the same rationales made on the fly give the same run."""
-    corpus = prepared(tmp_path / "corpus", "targets=templates")
-    file = [f"corpus={corpus}", "targets=file", f"targets.path={corpus / 'targets.jsonl'}"]
+    corpus = prepared(tmp_path / "corpus", "rationales=templates")
+    file = [f"corpus={corpus}", "rationales=file", f"rationales.path={corpus / 'targets.jsonl'}"]
     train(tmp_path / "file", *SFT, *file)
-    train(tmp_path / "fly", *SFT, f"corpus={corpus}", "targets=templates")
+    train(tmp_path / "fly", *SFT, f"corpus={corpus}", "rationales=templates")
     train(tmp_path / "empty", *SFT, f"corpus={corpus}")
     tables = {name: pd.read_csv(tmp_path / name / "metrics.csv") for name in ("file", "fly", "empty")}
     losses = {name: table["train/loss"].dropna().tolist() for name, table in tables.items()}
@@ -193,10 +201,10 @@ def test_wrong_targets_end_a_run_before_it_begins(tmp_path):
     (tmp_path / "t.jsonl").write_text(GOOD)
     start = [*SMALLEST, *SFT, f"corpus={corpus}"]
     ended = command(
-        "train", *start, "targets=file", f"targets.path={tmp_path / 't.jsonl'}", f"hydra.run.dir={tmp_path / 'a'}"
+        "train", *start, "rationales=file", f"rationales.path={tmp_path / 't.jsonl'}", f"hydra.run.dir={tmp_path / 'a'}"
     )
     refused(ended, "t.jsonl: no rationale for 24 of the examples", "locus.prepare")
     assert pd.read_parquet(tmp_path / "a" / "validation.parquet").empty
-    refused(command("train", *start, "targets=file", f"hydra.run.dir={tmp_path / 'b'}"), "pass targets.path=")
-    short = [*start, "rollout.sampling.max_new_tokens=20", "targets=templates", f"hydra.run.dir={tmp_path / 'c'}"]
+    refused(command("train", *start, "rationales=file", f"hydra.run.dir={tmp_path / 'b'}"), "pass rationales.path=")
+    short = [*start, "rollout.sampling.max_new_tokens=20", "rationales=templates", f"hydra.run.dir={tmp_path / 'c'}"]
     refused(command("train", *short), "completions end at 20", "rollout.sampling.max_new_tokens")

@@ -10,7 +10,7 @@ import pytest
 from locus.errors import LocusError
 from locus.tasks.cue_search.corpus import Corpus
 from locus.tasks.cue_search.cues import render_cue
-from locus.tasks.cue_search.teacher_expressions import TeacherExpressions, expression_of
+from locus.tasks.cue_search.teacher import TeacherExpressions, expression_of
 from locus.tasks.cue_search.text_cues import FileTextCue
 from tests.support.chat_server import endpoint
 from tests.support.runs import SMALLEST, command, refused, succeeded
@@ -75,7 +75,9 @@ def test_prepare_writes_what_text_file_reads(tmp_path):
     corpus = Corpus.load(tmp_path / "second")
     file = tmp_path / "second" / "expressions.jsonl"
     cue, every = FileTextCue(str(file)), [*corpus.train, *corpus.validation]
-    assert [cue(one) for one in every] == [f"thing {n}" for n in ("one", "two", "three", "four", "five", "six")]
+    assert [cue.expression(one) for one in every] == [
+        f"thing {n}" for n in ("one", "two", "three", "four", "five", "six")
+    ]
     assert cue.audit(corpus.validation) == {"expressions": 2, "ambiguous": 0}
     assert [json.loads(line)["example_id"] for line in file.read_text().splitlines()] == [
         one.example_id for one in every

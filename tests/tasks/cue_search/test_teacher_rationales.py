@@ -12,7 +12,7 @@ import pytest
 
 from locus.errors import LocusError
 from locus.tasks.cue_search.cues import render_cue
-from locus.tasks.cue_search.teacher_rationales import TeacherTargets, reasoning
+from locus.tasks.cue_search.teacher import TeacherRationales, reasoning
 from tests.support.chat_server import endpoint
 from tests.support.runs import SMALLEST, command, refused, succeeded, train
 from tests.support.taught_examples import BOX, Noise, examples, picture
@@ -20,16 +20,16 @@ from tests.support.taught_examples import BOX, Noise, examples, picture
 SAID = "Image 2 shows a sign. It hangs beside the door."
 
 
-def teacher(url: str, folder: Path, **settings: Any) -> TeacherTargets:
-    return TeacherTargets(Noise(), url, "m", str(folder / "new" / "replies.jsonl"), wait=0, **settings)
+def teacher(url: str, folder: Path, **settings: Any) -> TeacherRationales:
+    return TeacherRationales(Noise(), url, "m", str(folder / "new" / "replies.jsonl"), wait=0, **settings)
 
 
 def test_the_teacher_sees_the_image_with_its_box_and_the_cue(tmp_path, monkeypatch):
     """A teacher that is not told the place, or told another one; a line drawn over a tiny cue's own pixels."""
     monkeypatch.setenv("A_KEY", "secret")
     with endpoint(SAID) as (url, seen):
-        targets = teacher(url, tmp_path, key_variable="A_KEY", temperature=0.5)
-        assert list(targets.rationales(examples(1))) == [SAID]
+        rationales = teacher(url, tmp_path, key_variable="A_KEY", temperature=0.5)
+        assert list(rationales.rationales(examples(1))) == [SAID]
     (request,) = seen
     assert request["model"] == "m" and request["temperature"] == 0.5 and request["key"] == "Bearer secret"
     instruction, asked = (message["content"] for message in request["messages"])
@@ -69,18 +69,18 @@ def test_the_teacher_is_asked_again_only_where_that_helps(tmp_path):
 def test_no_rationale_is_one_error(tmp_path, reply, says, asked):
     """Examples left out without a word; a refused key tried for each of 100,000 examples."""
     with endpoint(reply) as (url, seen):
-        targets = teacher(url, tmp_path, tries=3, workers=1)
-        with pytest.raises(LocusError, match=rf"example e-0: targets m at {url}.*{says}.*check targets.url"):
-            list(targets.rationales(examples(20)))
+        rationales = teacher(url, tmp_path, tries=3, workers=1)
+        with pytest.raises(LocusError, match=rf"example e-0: rationales m at {url}.*{says}.*check rationales.url"):
+            list(rationales.rationales(examples(20)))
     # The one worker may have begun the next example before the first one's error was seen.
     assert asked <= len(seen) <= 3 * asked and not (tmp_path / "new").exists()
 
 
 def test_wrong_settings_are_named(tmp_path):
     """A file read as if it were a server; a pool's own traceback."""
-    with pytest.raises(LocusError, match="targets.url"):
+    with pytest.raises(LocusError, match="rationales.url"):
         teacher("localhost:8000", tmp_path)
-    with pytest.raises(LocusError, match="targets.workers=0"):
+    with pytest.raises(LocusError, match="rationales.workers=0"):
         teacher("http://localhost:1", tmp_path, workers=0)
     with pytest.raises(LocusError, match="NO_SUCH_KEY"):
         list(teacher("http://localhost:1", tmp_path, key_variable="NO_SUCH_KEY").rationales(examples(1)))
@@ -112,14 +112,15 @@ def test_reasoning_is_what_follows_the_teachers_own_thoughts():
 def test_prepare_goes_on_from_the_replies_it_has(tmp_path):
     """The command paid for twice after a server went away; rationales that do not belong to their examples."""
     corpus = [text for text in SMALLEST if text.startswith(("data", "crop"))]
-    asked = [*corpus, "data.train_examples=6", "audit.ambiguity_sample=0", "targets=endpoint", "targets.model=m",
-             "targets.workers=1", "targets.tries=1", f"targets.cache={tmp_path / 'replies.jsonl'}"]  # fmt: skip
+    keys = {"model": "m", "workers": 1, "tries": 1, "cache": tmp_path / "replies.jsonl"}
+    asked = [*corpus, "data.train_examples=6", "audit.ambiguity_sample=0", "rationales=endpoint"]
+    asked += [f"rationales.{key}={value}" for key, value in keys.items()]
     with endpoint("one", "two", 400) as (url, _):
         folder = f"hydra.run.dir={tmp_path / 'first'}"
-        refused(command("prepare", *asked, folder, f"targets.url={url}"), "targets m at", "status 400", "goes on")
+        refused(command("prepare", *asked, folder, f"rationales.url={url}"), "rationales m at", "status 400", "goes on")
     assert not (tmp_path / "first" / "targets.jsonl").exists()
     with endpoint("three", "four", "five", "six") as (url, seen):
-        succeeded(command("prepare", *asked, f"hydra.run.dir={tmp_path / 'second'}", f"targets.url={url}"))
+        succeeded(command("prepare", *asked, f"hydra.run.dir={tmp_path / 'second'}", f"rationales.url={url}"))
     written = [json.loads(line) for line in (tmp_path / "second" / "targets.jsonl").read_text().splitlines()]
     assert [row["rationale"] for row in written] == ["one", "two", "three", "four", "five", "six"] and len(seen) == 4
     assert not (tmp_path / "second" / "targets.jsonl.part").exists()
@@ -129,6 +130,6 @@ def test_prepare_goes_on_from_the_replies_it_has(tmp_path):
 def test_training_may_ask_as_it_goes(tmp_path):
     """A source that the method's configuration builds otherwise than the data's; each example asked for once."""
     with endpoint("It is there.") as (url, seen):
-        options = ["method=sft", "targets=endpoint", "targets.model=m", f"targets.url={url}"]
-        train(tmp_path / "run", *options, f"targets.cache={tmp_path / 'replies.jsonl'}")
+        options = ["method=sft", "rationales=endpoint", "rationales.model=m", f"rationales.url={url}"]
+        train(tmp_path / "run", *options, f"rationales.cache={tmp_path / 'replies.jsonl'}")
     assert len(seen) == 6

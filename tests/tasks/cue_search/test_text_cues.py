@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import json
-from dataclasses import replace
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -16,17 +18,17 @@ from locus.analysis.pages.rollouts import groups_of
 from locus.analysis.pictures import comparison_picture
 from locus.errors import LocusError
 from locus.images.labels import expression_fault
-from locus.images.sources import BoxesSource, CocoSource
+from locus.images.sources import BoxesSource, CocoSource, ImageSource
 from locus.policy.logprobs import PackedScorer, SeparateScorer
 from locus.scenes.source import SceneSource
 from locus.tasks.cue_search.audits import audited_corpus
 from locus.tasks.cue_search.crops import CropStrategy, RandomCrops
-from locus.tasks.cue_search.cues import PLAIN
-from locus.tasks.cue_search.reward import BoxReward
-from locus.tasks.cue_search.text_cues import AnnotatedTextCue, FileTextCue, object_of
+from locus.tasks.cue_search.cues import PLAIN, Cue
+from locus.tasks.cue_search.text_cues import AnnotatedTextCue, FileTextCue, TextCue, object_of
+from locus.tasks.datamodule import SampleMaker
 from locus.tasks.preflight import preflight
-from locus.types import CueExample, CuePixels
-from tests.support.models import FAMILIES, LENGTHS, SIZES, collator, completions, sample, tiny_vlm
+from locus.types import CueExample, Frame, Sample
+from tests.support.models import FAMILIES, LENGTHS, SIZES, builder, completions, cue_task, example, tiny_vlm
 from tests.support.paths import COCO128
 from tests.support.runs import command, refused, succeeded, train
 
@@ -70,10 +72,10 @@ def test_expressions_of_a_corpus(boxes_file):
     source = BoxesSource(str(boxes_file))
     corpus = audited_corpus(source, PADDED, 8, 8, 1)
     cue = AnnotatedTextCue(0.95, source)
-    for example in corpus.all_examples:
-        index = int(example.example_id.rsplit("-", 1)[1])
-        assert FileTextCue(str(boxes_file))(example) == f"number {index}"
-        assert cue(example).startswith("the plate" if index == 3 else "the cup ")
+    for one in corpus.all_examples:
+        index = int(one.example_id.rsplit("-", 1)[1])
+        assert FileTextCue(str(boxes_file)).expression(one) == f"number {index}"
+        assert cue.expression(one).startswith("the plate" if index == 3 else "the cup ")
     assert cue.audit(corpus.train) == {"expressions": 8, "ambiguous": 0}
 
 
@@ -87,7 +89,7 @@ def test_crops_without_words_are_refused(boxes_file):
     with pytest.raises(LocusError, match=r"label ''.*cue=text_file"):
         AnnotatedTextCue(0.95, source).audit(corpus.train)
     with pytest.raises(LocusError, match=r"street-0 .*is no labelled box of the data"):
-        AnnotatedTextCue(0.95, source)(EXAMPLE)
+        AnnotatedTextCue(0.95, source).expression(EXAMPLE)
 
 
 def test_a_label_that_is_too_long(boxes_file):
@@ -114,7 +116,7 @@ def test_duplicates_are_no_rivals(boxes_file):
     source = BoxesSource(str(boxes_file))
     corpus = audited_corpus(source, PADDED, 8, 8, 1)
     plates = [example for example in corpus.all_examples if example.label == "plate"]
-    assert {AnnotatedTextCue(0.95, source)(example) for example in plates} == {"the plate"}
+    assert {AnnotatedTextCue(0.95, source).expression(example) for example in plates} == {"the plate"}
 
 
 def test_scenes():
@@ -122,7 +124,7 @@ def test_scenes():
     source = SceneSource(40, 128, 128, objects=(4, 7), object_side=(10, 26))
     corpus = audited_corpus(source, PADDED, 100, 20, 1)
     cue = AnnotatedTextCue(0.95, source)
-    assert all(cue(example) == f"the {example.label}" for example in corpus.all_examples)
+    assert all(cue.expression(example) == f"the {example.label}" for example in corpus.all_examples)
     assert cue.audit(corpus.train) == {"expressions": 100, "ambiguous": 0}
 
 
@@ -134,7 +136,7 @@ def test_real_boxes():
     cue = AnnotatedTextCue(0.95, source)
     found = cue.audit(corpus.all_examples)
     assert found["expressions"] > 800 and 0 < found["ambiguous"] < 0.1 * found["expressions"]
-    assert not any(expression_fault(cue(example)) for example in corpus.all_examples)
+    assert not any(expression_fault(cue.expression(example)) for example in corpus.all_examples)
 
 
 # --- Of a file ------------------------------------------------------------------------------------------------
@@ -155,10 +157,10 @@ def test_both_forms_of_a_row(file):
     by_box = {"image": "street.png", "box": [20, 10, 40, 30], "expression": " the red cup "}
     other = {"image": "street.png", "box": [100, 10, 120, 30], "expression": "the blue cup"}
     plain = {"image": "street.png", "box": [20, 10, 40, 30], "label": "cup"}  # a row of data=boxes without one
-    assert file(other, plain, "", by_box, by_box | {"expression": "later"})(EXAMPLE) == "the red cup"
+    assert file(other, plain, "", by_box, by_box | {"expression": "later"}).expression(EXAMPLE) == "the red cup"
     by_id = {"example_id": "street-0", "expression": "a cup"}
     cue = file(by_box, by_id, by_id | {"expression": "later"})
-    assert cue(EXAMPLE) == "a cup" and cue.audit([EXAMPLE]) == {"expressions": 1, "ambiguous": 0}
+    assert cue.expression(EXAMPLE) == "a cup" and cue.audit([EXAMPLE]) == {"expressions": 1, "ambiguous": 0}
     twin = replace(EXAMPLE, example_id="street-1")
     assert file(by_id, by_id | {"example_id": "street-1"}).audit([EXAMPLE, twin])["ambiguous"] == 2
 
@@ -189,50 +191,82 @@ def test_a_missing_expression_or_file_is_named(file, tmp_path):
 
 
 # --- In the prompt --------------------------------------------------------------------------------------------
-def samples(expressions: bool = True) -> list[CuePixels]:
-    """Pictures of different sizes with an expression each, of different lengths."""
-    made = [sample(size, box, str(index)) for index, (size, box) in enumerate(SIZES)]
-    return [replace(one, cue="the striped cup" + " far" * i) if expressions else one for i, one in enumerate(made)]
+@dataclass(frozen=True)
+class Said(TextCue):
+    """An expression for each example of `tests.support.models`, of different lengths."""
+
+    words: str = "the striped cup"
+
+    def over(self, source: ImageSource) -> Said:
+        return self
+
+    def audit(self, examples: Sequence[CueExample]) -> dict[str, Any]:
+        return {}
+
+    def expression(self, example: CueExample) -> str:
+        return self.words + " far" * int(example.example_id.removeprefix("example-"))
+
+
+EXAMPLES = [example(size, box, str(index)) for index, (size, box) in enumerate(SIZES)]
+
+
+def samples(family: str, cue: Cue) -> list[Sample]:
+    """Pictures of different sizes with such a cue each."""
+    make = SampleMaker(cue_task(EXAMPLES, cue=cue), builder(family), FAMILIES[family][1])
+    return [make(one) for one in EXAMPLES]
 
 
 @FAMILY
 def test_one_image_and_the_words(family: str):
     """The crop still in the prompt, words that are lost, or another target, frame or answer size."""
-    make = collator(family)
-    for text, shown in zip(make(samples()), make(samples(False)), strict=True):
-        assert text.image_grid_thw.tolist() == shown.image_grid_thw[:1].tolist()
-        assert torch.equal(text.pixel_values, shown.pixel_values[: int(text.image_grid_thw.prod())])
+    make = builder(family)
+    for said, shown in zip(samples(family, Said()), samples(family, PLAIN), strict=True):
+        text, other = said.prompt, shown.prompt
+        assert text.image_grid_thw.tolist() == other.image_grid_thw[:1].tolist()
+        assert torch.equal(text.pixel_values, other.pixel_values[: int(text.image_grid_thw.prod())])
         assert int(text.mm_token_type_ids.sum()) == int(text.image_grid_thw.prod()) // 4
-        assert f'find where "{text.expression}" is located' in make.decode(text.input_ids) and not shown.expression
-        same = ("example", "target", "answer_frame", "answer_size", "opened")
-        assert all(getattr(text, name) == getattr(shown, name) for name in same)
+        words = Said().expression(said.example)
+        assert f'find where "{words}" is located' in make.decode(text.input_ids)
+        assert (
+            task.row(said.example)["expression"] == words and cue_task(EXAMPLES).row(said.example)["expression"] == ""
+        )
+        assert (said.example, said.view, text.opened) == (shown.example, shown.view, other.opened)
 
 
 @FAMILY
 def test_group_forward_of_one_image(family: str):
     """Positions or image places that count on two images."""
-    vlm, batch, records = tiny_vlm(family), completions(LENGTHS), collator(family)(samples())
+    vlm, batch = tiny_vlm(family), completions(LENGTHS)
+    records = [one.prompt for one in samples(family, Said())]
     with torch.no_grad():
         packed, separate = (score(vlm, records, batch, 1.0) for score in (PackedScorer(), SeparateScorer()))
     torch.testing.assert_close(packed.logprobs, separate.logprobs, rtol=0, atol=1e-5)
-    words = replace(samples()[0], cue="the plain plate")
-    other = PackedScorer()(vlm, [collator(family).record(words), *records[1:]], batch, 1.0).logprobs
+    plate = samples(family, Said("the plain plate"))[0].prompt
+    with torch.no_grad():
+        other = PackedScorer()(vlm, [plate, *records[1:]], batch, 1.0).logprobs
     assert (other[0] - packed.logprobs[0])[batch.mask[0]].abs().max() > 1e-3, "the words do not matter"
 
 
 @FAMILY
 def test_preflight(family: str):
     """A frame that is worked out from the cue's grid."""
-    make = collator(family)
-    report = preflight(make(samples()), make.encode, make.decode, BoxReward(), FAMILIES[family][1], make.patch_size)
-    assert report.oracle == pytest.approx(1, abs=1e-2) and report.shifted < 0.9
+    task = cue_task(EXAMPLES, cue=Said())
+    report = preflight(task, samples(family, Said()), builder(family), FAMILIES[family][1])
+    assert report.rewards["gold"] == pytest.approx(1, abs=1e-2) and report.rewards["foil"] < 0.9
+
+
+def test_words_show_no_picture():
+    """A crop rendered beside the words that stand for it."""
+    with pytest.raises(NotImplementedError, match="shows no picture"):
+        Said().picture(EXAMPLES[0], Image.new("RGB", (96, 80)))
 
 
 # --- In pictures and tables -----------------------------------------------------------------------------------
 def test_pictures_show_the_words():
     """A report that ends in an error, or shows a crop that the policy did not see."""
-    seen = samples()[0]
-    drawn, other = (comparison_picture(one, None, None) for one in (seen, replace(seen, cue="a plate")))
+    tasks = [cue_task(EXAMPLES, cue=cue) for cue in (Said(), Said("a plate"))]
+    asked = [(task.prompt(EXAMPLES[0], Frame.FILE), task.row(EXAMPLES[0])) for task in tasks]
+    drawn, other = (comparison_picture(query, row, None, None) for query, row in asked)
     assert drawn.size == other.size and drawn.tobytes() != other.tobytes()
 
 
