@@ -5,6 +5,8 @@ A box is xyxy, float, half-open: width = x2 - x1, no "+1". Boxes that only touch
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 
 from locus.errors import LocusError
@@ -58,6 +60,18 @@ def written_box(xyxy: tuple[float, float, float, float], view: View, width: floa
 def to_view(box: Box, view: View) -> Box:
     """A box of the file frame as a policy writes it."""
     return convert(box, view.frame, *view_size(view, box.width, box.height))
+
+
+def ordered(xyxy: tuple[float, float, float, float]) -> tuple[float, float, float, float]:
+    """The same corners, the upper left one first."""
+    x1, y1, x2, y2 = xyxy
+    return min(x1, x2), min(y1, y2), max(x1, x2), max(y1, y2)
+
+
+def visible(box: Box) -> Box | None:
+    """The part of a box that lies in its frame; None where nothing does."""
+    x1, y1, x2, y2 = (float(value) for value in np.clip(box.xyxy, 0, (box.width, box.height) * 2))
+    return replace(box, x1=x1, y1=y1, x2=x2, y2=y2) if is_valid((x1, y1, x2, y2)) else None
 
 
 def is_valid(xyxy: tuple[float, float, float, float]) -> bool:

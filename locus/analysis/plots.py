@@ -1,4 +1,4 @@
-"""One style for all figures: small multiples on white, policies told apart by colour and marker."""
+"""One style for all figures: small multiples on white, policies distinguished by colour and marker."""
 
 from __future__ import annotations
 
@@ -12,10 +12,10 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from PIL import Image
 
-from locus.evaluation.bootstrap import Difference, paired_difference
+from locus.evaluation.statistics import accuracy, score
 
 COLOURS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9")
-"""Okabe and Ito's, told apart by colour-blind eyes, too."""
+"""Okabe and Ito's, which colour-blind eyes can distinguish."""
 MARKERS = "osD^vP"
 
 
@@ -36,30 +36,25 @@ def as_picture(figure: Figure) -> Image.Image:
 
 
 def curves(axes: Axes, measured: pd.DataFrame, along: str, column: str) -> None:
-    """Mean of a column along another with its 95 % interval, one curve a policy."""
+    """Mean of a column along another with its 95 % interval, one curve per policy."""
     for index, (policy, rows) in enumerate(measured.groupby("policy", sort=False)):
-        parts = list(rows.groupby(along)[column])
-        found = [_mean(values) for _, values in parts]
-        _points(axes, [place for place, _ in parts], found, index, str(policy))
+        places, parts = zip(*rows.groupby(along)[column], strict=True)
+        means, errors = zip(*map(_mean, parts), strict=True)
+        colour, marker = COLOURS[index % len(COLOURS)], MARKERS[index % len(MARKERS)]
+        axes.errorbar(places, means, np.transpose(errors), color=colour, marker=marker, capsize=2, linewidth=1.2,
+                      label=str(policy))  # fmt: skip
     axes.set_xlabel(along)
     axes.legend(fontsize="small", frameon=False)
 
 
-def _mean(values: pd.Series) -> Difference:
-    """The mean with its interval."""
-    return paired_difference(np.zeros(len(values)), values.to_numpy(float), resamples=1000)
-
-
-def _points(axes: Axes, places: Sequence[float], found: Sequence, index: int, label: str) -> None:
-    mean = [one.after for one in found]
-    low, high = ([abs(bound - one.after) for one, bound in ((one, getattr(one, end)) for one in found)]
-                 for end in ("low", "high"))  # fmt: skip
-    colour, marker = COLOURS[index % len(COLOURS)], MARKERS[index % len(MARKERS)]
-    axes.errorbar(places, mean, [low, high], color=colour, marker=marker, capsize=2, linewidth=1.2, label=label)
+def _mean(values: pd.Series) -> tuple[float, list[float]]:
+    """The mean, and how far below and above it its interval reaches."""
+    found = score(pd.DataFrame({"correct": values.to_numpy(float)}), accuracy(), ())
+    return found.value / 100, [(found.value - found.low) / 100, (found.high - found.value) / 100]
 
 
 def bars(axes: Axes, measured: pd.DataFrame, along: str, column: str, over: str = "policy") -> None:
-    """Mean of a column for each value of another with its 95 % interval, one bar a condition."""
+    """Mean of a column for each value of another with its 95 % interval, one bar per condition."""
     conditions, places = list(measured[over].unique()), list(measured[along].unique())
     width = 0.8 / len(conditions)
     for index, condition in enumerate(conditions):
@@ -68,17 +63,17 @@ def bars(axes: Axes, measured: pd.DataFrame, along: str, column: str, over: str 
             values = measured[(measured[over] == condition) & (measured[along] == name)][column]
             if not len(values):
                 continue
-            one = _mean(values)
+            mean, error = _mean(values)
             x = place + (index - (len(conditions) - 1) / 2) * width
-            error = [[one.after - one.low], [one.high - one.after]]
-            axes.bar(x, one.after, width, yerr=error, capsize=2, color=COLOURS[index % len(COLOURS)], label=label)
+            errors = np.reshape(error, (2, 1))
+            axes.bar(x, mean, width, yerr=errors, capsize=2, color=COLOURS[index % len(COLOURS)], label=label)
             label = None
     axes.set_xticks(range(len(places)), [str(name) for name in places])
     axes.legend(fontsize="small", frameon=False)
 
 
 def mean_bars(axes: Axes, table: pd.DataFrame, along: str, measures: Sequence[str]) -> None:
-    """A bar a measure for each row of an `ablations.over_seeds` table, with its interval where it has one."""
+    """One bar per measure for each row of an `ablations.over_seeds` table, with its interval where it has one."""
     width = 0.8 / len(measures)
     for index, measure in enumerate(measures):
         places = np.arange(len(table)) + (index - (len(measures) - 1) / 2) * width
@@ -90,7 +85,7 @@ def mean_bars(axes: Axes, table: pd.DataFrame, along: str, measures: Sequence[st
 
 
 def histogram(axes: Axes, measured: pd.DataFrame, column: str) -> None:
-    """Share of the items in tenths of 0 to 1, one outline a policy."""
+    """Share of the items in tenths of 0 to 1, one outline per policy."""
     edges = [tenth / 10 for tenth in range(11)]
     for index, (policy, rows) in enumerate(measured.groupby("policy", sort=False)):
         weights = [1 / len(rows)] * len(rows)

@@ -4,10 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-import numpy as np
 import pandas as pd
 
-from locus.evaluation.bootstrap import paired_difference
+from locus.evaluation.statistics import accuracy, by_column, intervals
 
 
 def paired_table(
@@ -16,8 +15,8 @@ def paired_table(
     """Means of the same items under several conditions.
 
     Args:
-        measured: one row an item and condition; column ``item`` tells items apart, and ``unit``, where there is one,
-            says which are drawn together in the bootstrap.
+        measured: one row per item and condition, named by columns ``item`` and ``over``; items alike in ``unit``, where
+            there is one, are drawn together in the bootstrap.
         measures: what a row is called -> column of numbers.
         parts: column whose values get rows of their own, after those of all items where there are several.
         over: column of the condition, by default the policy.
@@ -28,18 +27,20 @@ def paired_table(
     """
     conditions = list(measured[over].unique())
     kinds = [] if parts is None or measured[parts].nunique() < 2 else list(measured.groupby(parts, sort=False))
+    unit = [name for name in ("unit",) if name in measured]
+    statistics = {measure: by_column(column, accuracy()) for measure, column in measures.items()}
     rows = []
     for part, chosen in [("all", measured), *kinds]:
         groups = [chosen[chosen[over] == name].set_index("item") for name in conditions]
+        tables = [group.loc[groups[0].index] for group in groups]
+        several = len(tables) > 1
+        found = intervals(tables[-1], statistics, unit, tables[0] if several else None)
         for measure, column in measures.items():
-            values = [group.loc[groups[0].index, column].to_numpy(dtype=float) for group in groups]
-            first = values[0] if len(values) > 1 else np.zeros(len(values[0]))
-            units = groups[0].get("unit")
-            found = paired_difference(first, values[-1], None if units is None else units.to_numpy(str))
-            row = {"measure": measure, "of": part}
-            row |= {str(name): float(value.mean()) for name, value in zip(conditions, values, strict=True)}
-            row |= {"change": found.change} if len(values) > 1 else {}
-            rows.append(row | {"low": found.low, "high": found.high, "items": found.items})
+            means = [float(table[column].to_numpy(dtype=float).mean()) for table in tables]
+            row = {"measure": measure, "of": part, **dict(zip(map(str, conditions), means, strict=True))}
+            row |= {"change": means[-1] - means[0]} if several else {}
+            low, high = found[measure].low / 100, found[measure].high / 100  # from percent
+            rows.append(row | {"low": low, "high": high, "items": len(tables[0])})
     return pd.DataFrame(rows)
 
 

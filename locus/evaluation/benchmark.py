@@ -1,19 +1,20 @@
-"""What a benchmark hands out and takes back: items with their pictures, and judged responses. Layer 1."""
+"""What a benchmark hands out and takes back: items with their pictures, and judged responses."""
 
 from __future__ import annotations
 
 import io
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from enum import StrEnum
 from pathlib import Path
 from typing import Protocol
 
 from PIL import Image
 
 from locus.errors import LocusError
+from locus.evaluation.reading.extractors import Extractor
+from locus.evaluation.reading.responses import Extracted
 from locus.evaluation.statistics import Statistic
-from locus.types import Box
+from locus.types import Box, Response, View
 
 
 @dataclass(frozen=True, eq=False)
@@ -35,7 +36,7 @@ class Picture:
 
 @dataclass(frozen=True, eq=False)
 class Item:
-    """One question of a benchmark, as it is put to a policy, and its truth."""
+    """One question of a benchmark, as a policy is asked it, and its right answer."""
 
     item_id: str
     prompt: str
@@ -46,32 +47,11 @@ class Item:
     options: Mapping[str, str] = field(default_factory=dict)
     """Letter -> text, in the order shown; empty where nothing is to be chosen or the picture holds the options."""
     groups: Mapping[str, str] = field(default_factory=dict)
-    """What scores are told apart by, e.g. ``{"category": "direct_attributes"}``."""
+    """What scores are split by, such as ``{"category": "direct_attributes"}``."""
     evidence: tuple[Box, ...] = ()
     """Where the answer is visible, file frame; empty where the benchmark does not say."""
     names: tuple[str, ...] = ()
     """What lies in each evidence box, where the benchmark says."""
-    processed_size: tuple[float, float] | None = None
-    """Width and height of the first picture as the policy saw it; whoever judges sets it, from the grid of that run."""
-
-
-class Reading(StrEnum):
-    """How an answer was found in a response."""
-
-    OK = "ok"
-    AMBIGUOUS = "ambiguous"
-    NONE = "none"
-    OUT_OF_RANGE = "out_of_range"
-    TRUNCATED = "truncated"
-
-
-@dataclass(frozen=True)
-class Extracted:
-    """What an extractor read in a response."""
-
-    answer: str | None
-    """None unless ``reading`` is ok."""
-    reading: Reading
 
 
 @dataclass(frozen=True)
@@ -96,13 +76,13 @@ class Benchmark(Protocol):
     """The name of the one score that stands in a table."""
 
     def items(self) -> Iterator[Item]:
-        """In the file's order, row by row. Raises LocusError that names the file, the row and the mend."""
+        """In the file's order, row by row. Raises LocusError that names the file, the row and how to fix it."""
 
-    def judge(self, item: Item, response: str, finished: bool, extractor: str) -> Verdict:
-        """``extractor`` is ``locus`` or ``vlmevalkit``; ``finished`` is False for a response cut at its length."""
+    def judge(self, item: Item, response: Response, view: View, extractor: Extractor) -> Verdict:
+        """Reads the response with the extractor and compares; ``view`` is how the policy saw the item."""
 
     def statistics(self) -> Mapping[str, Statistic]:
-        """Every score under its own name; over a table with a row a verdict and the columns of `Verdict`."""
+        """Every score under its own name; over a table with one row per verdict and the columns of `Verdict`."""
 
     def unit(self) -> Sequence[str]:
         """Columns whose rows are drawn together in a bootstrap (the rotations of one question); empty: each row."""

@@ -1,7 +1,7 @@
-"""A benchmark's predictions on disk: raw responses, one JSON line an item, and what they were made with. Layer 2.
+"""A benchmark's predictions on disk: raw responses, one JSON line per item, and what they were made with.
 
 ``predictions.jsonl`` grows batch by batch in the order of the items; ``manifest.json`` beside it holds the settings. An
-interrupted evaluation goes on at its last batch: a batch repeated whole gives the same floats, hence the same file.
+interrupted evaluation is resumed at its last batch: a batch repeated whole gives the same floats, hence the same file.
 """
 
 from __future__ import annotations
@@ -14,11 +14,13 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+from locus.boxes import parse_frame
 from locus.errors import LocusError
 from locus.files.run_files import write_json
+from locus.types import Response, View
 
 HASHED = 256 * 2**20
-"""Files up to this many bytes are told apart by their content, larger ones by size and time."""
+"""Files up to this many bytes are distinguished by their content, larger ones by size and time."""
 
 
 @dataclass(frozen=True)
@@ -39,11 +41,20 @@ class Prediction:
     """Width and height of the first picture as the policy saw it: of the ``processed`` frame."""
     batch: int | None = None
 
+    @property
+    def as_response(self) -> Response:
+        """What is judged."""
+        return Response(self.response, self.finished)
+
+    def view(self, frame: str) -> View:
+        """How the policy saw the item; ``frame`` where the prediction does not name the one it writes boxes in."""
+        return View(parse_frame(self.frame or frame), self.size)
+
 
 def read_predictions(path: Path) -> dict[str, Prediction]:
-    """By item id. ``id`` and ``response`` are enough in a line; other names than `Prediction` has are left out.
+    """By item id. ``id`` and ``response`` are enough in a line; names that `Prediction` does not have are ignored.
 
-    Raises LocusError that names the file, the line and the mend; also for an id that comes twice.
+    Raises LocusError that names the file, the line and how to fix it; also for a repeated id.
     """
     found: dict[str, Prediction] = {}
     try:
@@ -60,7 +71,7 @@ def read_predictions(path: Path) -> dict[str, Prediction]:
                 f"{path}, line {number}: no prediction ({error}); each line is a JSON object with id and response"
             ) from None
         if prediction.id in found:
-            raise LocusError(f"{path}, line {number}: id {prediction.id} comes twice; give one response an item")
+            raise LocusError(f"{path}, line {number}: id {prediction.id} comes twice; give one response per item")
         found[prediction.id] = prediction
     if not found:
         raise LocusError(f"{path}: holds no prediction; each line is a JSON object with id and response")
@@ -85,7 +96,7 @@ class PredictionFile:
     """``predictions.jsonl`` and ``manifest.json`` of one policy on one benchmark.
 
     Args:
-        folder: made when missing; one that holds predictions is gone on with.
+        folder: made when missing; one that holds predictions is resumed.
         settings: all that a response depends on; those of an earlier call must be the same.
         ids: of the benchmark's items, in order.
         record: what else the manifest says, of versions and the like.

@@ -1,4 +1,4 @@
-"""Predictions and a benchmark -> every score with its interval, by both extractors. Layer 3."""
+"""Predictions and a benchmark -> every score with its interval, by both extractors."""
 
 from __future__ import annotations
 
@@ -6,17 +6,19 @@ import hashlib
 import math
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
 
 from locus.errors import LocusError
-from locus.evaluation.benchmark import Benchmark, Item, Reading, Verdict
-from locus.evaluation.benchmarks.shared import EXTRACTORS
+from locus.evaluation.benchmark import Benchmark, Item, Verdict
 from locus.evaluation.predictions import Prediction
-from locus.evaluation.statistics import Score, difference, mcnemar, score
+from locus.evaluation.reading.extractors import EXTRACTORS, Extractor
+from locus.evaluation.reading.responses import Reading
+from locus.evaluation.statistics import RESAMPLES, Score, intervals, mcnemar
+from locus.types import Frame
 
 COLUMNS = ("id", "answer", "reading", "correct")
 """Of a table of verdicts, before the benchmark's own."""
@@ -29,7 +31,7 @@ class Judged:
     """All verdicts on one policy's responses, and how many there were of each kind."""
 
     tables: Mapping[str, pd.DataFrame]
-    """By extractor: one row an item, in the benchmark's order; `COLUMNS` and the benchmark's own."""
+    """By extractor: one row per item, in the benchmark's order; `COLUMNS` and the benchmark's own."""
     n: int
     n_missing: int
     """Items without a prediction; they are judged wrong."""
@@ -43,28 +45,27 @@ def judged(
     benchmark: Benchmark,
     items: Iterable[Item],
     predictions: Mapping[str, Prediction],
-    extractors: Sequence[str] = EXTRACTORS,
+    extractors: Sequence[Extractor] = EXTRACTORS,
 ) -> Judged:
     """Judges each item as it is read, so that no more than one item's pictures lie in memory.
 
     An item without a prediction counts as an empty response that was cut off. Raises LocusError for predictions of
     items that are not among these: they are of another benchmark, or of another form of its file.
     """
-    rows: dict[str, list[dict[str, Any]]] = {extractor: [] for extractor in extractors}
+    rows: dict[str, list[dict[str, Any]]] = {extractor.name: [] for extractor in extractors}
     left = dict(predictions)
     missing, truncated = 0, 0
-    unparsed = dict.fromkeys(extractors, 0)
+    unparsed = dict.fromkeys(rows, 0)
     for item in items:
         given = left.pop(item.item_id, None)
         missing += given is None
         truncated += given is not None and not given.finished
-        response = given or Prediction(item.item_id, "", finished=False)
-        shown = replace(item, processed_size=response.size)
+        prediction = given or Prediction(item.item_id, "", finished=False)
         for extractor in extractors:
-            verdict = benchmark.judge(shown, response.response, response.finished, extractor)
-            unparsed[extractor] += given is not None and verdict.extracted.reading != Reading.OK
-            rows[extractor].append(_row(verdict) | ({} if given else {"reading": MISSING}))
-    number = len(rows[extractors[0]])
+            verdict = verdict_of(benchmark, item, prediction, extractor)
+            unparsed[extractor.name] += given is not None and verdict.extracted.reading != Reading.OK
+            rows[extractor.name].append(_row(verdict) | ({} if given else {"reading": MISSING}))
+    number = len(rows[extractors[0].name])
     if left:
         raise LocusError(
             f"{len(left)} of {len(predictions)} predictions are of no item of {benchmark.name}, such as id "
@@ -76,17 +77,22 @@ def judged(
     return Judged(tables, number, missing, truncated, unparsed)
 
 
+def verdict_of(benchmark: Benchmark, item: Item, prediction: Prediction, extractor: Extractor) -> Verdict:
+    """The benchmark's verdict. Boxes are read in the frame that the prediction names, else in the one asked for."""
+    asked = getattr(benchmark, "frame", Frame.FILE)  # benchmarks without boxes ask for none, and never look at it
+    return benchmark.judge(item, prediction.as_response, prediction.view(asked), extractor)
+
+
 def _row(verdict: Verdict) -> dict[str, Any]:
     found = verdict.extracted
     values = verdict.item_id, found.answer, str(found.reading), verdict.correct
     return {**dict(zip(COLUMNS, values, strict=True)), **verdict.columns}
 
 
-def scores(benchmark: Benchmark, found: Judged, resamples: int = 1000, seed: int = 0) -> dict[str, Any]:
+def scores(benchmark: Benchmark, found: Judged, resamples: int = RESAMPLES, seed: int = 0) -> dict[str, Any]:
     """What ``scores.json`` holds: every statistic of every extractor with its 95 % interval, and the counts."""
-    unit, statistics = benchmark.unit(), benchmark.statistics()
     by_extractor = {
-        extractor: {name: score(table, statistic, unit, resamples, seed) for name, statistic in statistics.items()}
+        extractor: intervals(table, benchmark.statistics(), benchmark.unit(), resamples=resamples, seed=seed)
         for extractor, table in found.tables.items()
     }
     first = next(iter(by_extractor))
@@ -107,7 +113,7 @@ def scores(benchmark: Benchmark, found: Judged, resamples: int = 1000, seed: int
 
 
 def comparison(
-    benchmark: Benchmark, before: Judged, after: Judged, resamples: int = 1000, seed: int = 0
+    benchmark: Benchmark, before: Judged, after: Judged, resamples: int = RESAMPLES, seed: int = 0
 ) -> dict[str, Any]:
     """Two policies on the same items: by extractor the change of every statistic, and McNemar's test of the verdicts.
 
@@ -122,10 +128,8 @@ def comparison(
                 f"the two policies answered other items of {benchmark.name}: compare them on the same ones"
             )
         was, now = other["correct"].to_numpy(), table["correct"].to_numpy()
-        changes = {
-            name: _plain(difference(other, table, statistic, benchmark.unit(), resamples, seed))
-            for name, statistic in benchmark.statistics().items()
-        }
+        grown = intervals(table, benchmark.statistics(), benchmark.unit(), other, resamples, seed)
+        changes = {name: _plain(change) for name, change in grown.items()}
         lost, won = int((was > now).sum()), int((now > was).sum())
         result[extractor] = {"mcnemar_p": mcnemar(was, now), "lost": lost, "won": won, "changes": changes}
     return result

@@ -149,7 +149,10 @@ def test_a_group_within_a_group_is_one_axis(sweep):
     for number, folder in enumerate(sorted(sweep.iterdir())):
         option = ("uniform", "balanced")[number % 2]
         settings = yaml.safe_load((folder / "config.yaml").read_text())
-        settings |= {"optimizer": {"lr": 0.1}, "trainer": {"order": {"_target_": f"locus.tasks.order.{option.title()}"}}}
+        settings |= {
+            "optimizer": {"lr": 0.1},
+            "trainer": {"order": {"_target_": f"locus.tasks.order.{option.title()}"}},
+        }
         (folder / "config.yaml").write_text(yaml.safe_dump(settings))
         (folder / ".hydra").mkdir()
         record = {"hydra": {"runtime": {"choices": {"trainer": "cpu", "trainer/order": option, "hydra/launcher": "x"}}}}

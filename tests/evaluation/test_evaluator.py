@@ -11,12 +11,14 @@ import pytest
 import torch
 
 from locus.errors import LocusError
-from locus.evaluation.benchmark import Extracted, Item, Picture, Reading, Verdict
+from locus.evaluation.benchmark import Item, Picture, Verdict
 from locus.evaluation.evaluator import Evaluator, evaluate
 from locus.evaluation.predictions import Prediction, PredictionFile, fingerprint, read_predictions
+from locus.evaluation.reading.extractors import Extractor
+from locus.evaluation.reading.responses import Extracted, Reading
 from locus.evaluation.statistics import Statistic, accuracy
 from locus.policy.prompts import PixelLimits, QuestionCollator
-from locus.types import Sampling
+from locus.types import Response, Sampling, View
 from tests.support.benchmark_files import picture
 from tests.support.models import FAMILIES, backbone, tiny_vlm
 
@@ -44,7 +46,7 @@ class Toy:
         for number, pictures in enumerate(shown):
             yield Item(str(number), texts[number % 4] * (1 + number % 3), "A", pictures)
 
-    def judge(self, item: Item, response: str, finished: bool, extractor: str) -> Verdict:
+    def judge(self, item: Item, response: Response, view: View, extractor: Extractor) -> Verdict:
         return Verdict(item.item_id, Extracted("A", Reading.OK), 1.0, {})
 
     def statistics(self) -> Mapping[str, Statistic]:

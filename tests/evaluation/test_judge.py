@@ -8,7 +8,7 @@ import pytest
 from locus.errors import LocusError
 from locus.evaluation.benchmarks.babyvision import BabyVision
 from locus.evaluation.judge import ChatJudge
-from tests.support.benchmark_files import hf_image, scores, write_parquet
+from tests.support.benchmark_files import hf_image, scores, verdict_on, write_parquet
 from tests.support.benchmark_files_other import baby_rows
 from tests.support.chat_server import endpoint
 
@@ -62,8 +62,8 @@ def test_judge_and_rule_stand_side_by_side(tmp_path):
     with endpoint("True") as (url, seen):
         bench = BabyVision(path, judge_model=ChatJudge(url, "m", str(tmp_path / "judge.jsonl")), rows=1)
         (item,) = bench.items()
-        verdict = bench.judge(item, "<think>B?</think>The red one, surely", True, "locus")
-        cut = bench.judge(item, "The red", False, "locus")
+        verdict = verdict_on(bench, item, "<think>B?</think>The red one, surely")
+        cut = verdict_on(bench, item, "The red", finished=False)
     table = pd.DataFrame([{"correct": verdict.correct, **verdict.columns}])
     assert bench.headline == "accuracy_judge" and verdict.correct == 1 and cut.correct == 0 and len(seen) == 1
     assert "A (red)" in seen[0]["messages"][-1]["content"] and "B?" not in seen[0]["messages"][-1]["content"]

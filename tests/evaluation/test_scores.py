@@ -18,6 +18,7 @@ from locus.evaluation.score_files import add_row
 from locus.evaluation.scores import comparison, judged, scores
 from locus.scenes.questions import colour, grounding, shape
 from locus.scenes.source import SceneSource
+from locus.types import Frame, View
 from tests.support.vstar_six import said, write_vstar_six
 
 
@@ -69,13 +70,6 @@ def test_predictions_of_another_benchmark(vstar):
     benchmark = VStar(str(vstar), rows=6)
     with pytest.raises(LocusError, match="1 of 2 predictions are of no item of vstar, such as id pope_1"):
         judged(benchmark, benchmark.items(), {**said("A"), "pope_1": Prediction("pope_1", "yes")})
-
-
-def test_unknown_extractor(vstar):
-    """A misspelt one must not be taken for another."""
-    for benchmark in (VStar(str(vstar), rows=6), scenes("unit1000", colour), scenes("unit1000", grounding)):
-        with pytest.raises(LocusError, match="unknown extractor"):
-            judged(benchmark, benchmark.items(), {}, ["lmms"])
 
 
 def test_boxes_are_converted_from_the_size_that_was_seen():
@@ -132,6 +126,14 @@ def test_comparison(vstar):
 
 
 # --- Small parts ----------------------------------------------------------------------------------------------
+def test_view_of_a_prediction():
+    """The frame that a prediction names counts before the one that was asked for; an unknown one is refused."""
+    assert Prediction("0", "", frame="processed", size=(96, 64)).view("file") == View(Frame.PROCESSED, (96, 64))
+    assert Prediction("0", "").view("unit1000") == View(Frame.UNIT1000)
+    with pytest.raises(LocusError, match="unknown frame 'pixels'"):
+        Prediction("0", "", frame="pixels").view("file")
+
+
 def test_rows_of_the_csv(tmp_path):
     """A second scoring takes the place of the first, so that the others are still compared with the same policy; commas
     in a folder's name stay in one cell."""

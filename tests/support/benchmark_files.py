@@ -13,7 +13,11 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from PIL import Image
 
-from locus.evaluation.benchmark import Benchmark
+from locus.evaluation.benchmark import Benchmark, Item, Verdict
+from locus.evaluation.reading.extractors import LOCUS, Extractor
+from locus.types import Frame, Response, View
+
+IN_FILE = View(Frame.FILE)
 
 
 def picture(seed: int = 0, size: tuple[int, int] = (40, 30)) -> bytes:
@@ -45,12 +49,24 @@ def write_parquet(path: Path, rows: list[dict[str, Any]]) -> str:
     return str(path)
 
 
-def answered(benchmark: Benchmark, responses: dict[str, str] | list[str], extractor: str = "locus") -> pd.DataFrame:
+def verdict_on(
+    benchmark: Benchmark,
+    item: Item,
+    text: str,
+    extractor: Extractor = LOCUS,
+    finished: bool = True,
+    view: View = IN_FILE,
+) -> Verdict:
+    """What the benchmark makes of a response."""
+    return benchmark.judge(item, Response(text, finished), view, extractor)
+
+
+def answered(benchmark: Benchmark, responses: dict[str, str] | list[str]) -> pd.DataFrame:
     """The verdicts' table, as statistics read it: responses by item id, or in order; nothing is said to the rest."""
     items = list(benchmark.items())
     if isinstance(responses, list):
         responses = {item.item_id: response for item, response in zip(items, responses, strict=True)}
-    verdicts = [benchmark.judge(item, responses.get(item.item_id, ""), True, extractor) for item in items]
+    verdicts = [verdict_on(benchmark, item, responses.get(item.item_id, "")) for item in items]
     return pd.DataFrame([{"correct": verdict.correct, **verdict.columns} for verdict in verdicts])
 
 

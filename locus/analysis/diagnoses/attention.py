@@ -11,13 +11,15 @@ import pandas as pd
 from PIL import Image
 
 from locus.analysis.attention import attention_in_box
-from locus.analysis.diagnoses.shared import kind_of, located, looked, unit_of, verdict_of
+from locus.analysis.diagnoses.shared import kind_of, located, looked, unit_of
 from locus.analysis.pages.page import Section
 from locus.analysis.pictures import overlay_picture
 from locus.analysis.plots import as_picture, curves, panels
 from locus.analysis.tables import paired_table
 from locus.evaluation.benchmark import Benchmark, Item
 from locus.evaluation.evaluator import Evaluator
+from locus.evaluation.reading.extractors import LOCUS
+from locus.evaluation.scores import verdict_of
 
 TEXT = (
     "Share of the attention to the image, from the position that predicts the answer's first token, that lies in the "
@@ -50,7 +52,7 @@ class Attention:
         ``layer <n>`` and ``peak, layer <n>`` (of each layer's own map), map, rows (of it)."""
         rows = []
         for item, (prediction, layers) in zip(items, looked(evaluator, items), strict=True):
-            verdict = verdict_of(self.benchmark, item, prediction)
+            verdict = verdict_of(self.benchmark, item, prediction, LOCUS)
             share = attention_in_box(layers, item.evidence)
             row = {"item": item.item_id, "unit": unit_of(self.benchmark, verdict), "kind": kind_of(item)}
             row |= {"response": prediction.response, "correct": verdict.correct, "area": share.area}

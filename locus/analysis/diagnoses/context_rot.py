@@ -17,6 +17,7 @@ from locus.errors import LocusError
 from locus.evaluation.benchmark import Item
 from locus.evaluation.benchmarks.scenes import item_of, picture_of, word_verdict
 from locus.evaluation.evaluator import Evaluator
+from locus.evaluation.reading.extractors import LOCUS
 from locus.scenes.questions import Ask, SceneQuestion, draw_questions
 from locus.scenes.render import render
 from locus.scenes.scene import Scene, SceneObject
@@ -75,7 +76,7 @@ class ContextRot:
                 )
         rows = []
         for item, (prediction, layers) in zip(items, looked(evaluator, items), strict=True):
-            verdict = word_verdict(item, prediction.response, prediction.finished, "locus")
+            verdict = word_verdict(item, prediction.as_response, LOCUS)
             share = attention_in_box(layers, item.evidence)
             row = {"item": item.item_id, "unit": item.item_id.split("/")[0], "response": prediction.response}
             row |= {name: item.groups[name] for name in ("kind", "canvas")}

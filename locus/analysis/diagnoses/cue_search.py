@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import io
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import pandas as pd
 
@@ -45,8 +45,7 @@ class CueSearchOnEvidence:
         items = [cue for item in located(self.benchmark, self.limit) for cue in self._cues(item)]
         rows = []
         for item, prediction in zip(items, predicted(evaluator, items, self.benchmark.name), strict=True):
-            shown = replace(item, processed_size=prediction.size)
-            verdict = box_verdict(shown, prediction.response, prediction.finished, self.frame, "locus")
+            verdict = box_verdict(item, prediction.as_response, prediction.view(self.frame))
             row = {"item": item.item_id, "unit": item.pictures[0].key, "response": prediction.response}
             row["at_50"] = verdict.correct
             rows.append(row | dict(verdict.columns))

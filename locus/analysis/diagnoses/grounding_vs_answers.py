@@ -15,10 +15,9 @@ from locus.analysis.tables import paired_table
 from locus.boxes import box_iou, parse_frame
 from locus.errors import LocusError
 from locus.evaluation.benchmark import Benchmark, Item
-from locus.evaluation.benchmarks.refcoco import PROMPT, in_file
-from locus.evaluation.benchmarks.shared import written_size
+from locus.evaluation.benchmarks.refcoco import PROMPT
 from locus.evaluation.evaluator import Evaluator
-from locus.evaluation.reading.short import extract_box
+from locus.evaluation.reading.extractors import LOCUS
 from locus.tasks.answers import COORDINATE_WORDS
 
 TEXT = (
@@ -77,9 +76,8 @@ class GroundingVsAnswers:
         ]
         predictions = predicted(evaluator, asked, f"boxes, {self.benchmark.name}")
         for (item, _, truth), prediction in zip(pairs, predictions, strict=True):
-            read = extract_box(prediction.response, prediction.finished)
-            size = written_size(replace(item, processed_size=prediction.size), parse_frame(self.frame), truth)
-            box = None if read.xyxy is None else in_file(read.xyxy, size, truth)
+            xyxy = LOCUS.box(prediction.as_response).xyxy
+            box = None if xyxy is None else LOCUS.place(xyxy, prediction.view(self.frame), truth)
             yield item, None if box is None else box_iou(box, truth)
 
     def section(self, measured: pd.DataFrame) -> Section:

@@ -16,6 +16,8 @@ from locus.errors import LocusError
 from locus.evaluation.benchmark import Benchmark, Item, Verdict
 from locus.evaluation.evaluator import Evaluator
 from locus.evaluation.predictions import Prediction
+from locus.evaluation.reading.extractors import LOCUS
+from locus.evaluation.scores import verdict_of
 from locus.files.progress import tracked
 from locus.types import Prompt
 
@@ -29,11 +31,11 @@ class Diagnosis(Protocol):
     name: str
 
     def measure(self, evaluator: Evaluator) -> pd.DataFrame:
-        """What one policy does: one row an item, column ``item`` tells them apart. Raises LocusError for a benchmark
-        that does not say what is needed."""
+        """What one policy does: one row per item, named by column ``item``. Raises LocusError for a benchmark that does
+        not say what is needed."""
 
     def section(self, measured: pd.DataFrame) -> Section:
-        """Table and pictures of several policies' rows, told apart by column ``policy``."""
+        """Table and pictures of several policies' rows, distinguished by column ``policy``."""
 
 
 def located(benchmark: Benchmark, limit: int | None) -> list[Item]:
@@ -66,7 +68,7 @@ def answered(
     """Every item with the policy's response and its verdict, in order."""
     items = list(items)
     for item, prediction in zip(items, predicted(evaluator, items, benchmark.name), strict=True):
-        yield item, prediction, verdict_of(benchmark, item, prediction)
+        yield item, prediction, verdict_of(benchmark, item, prediction, LOCUS)
 
 
 def predicted(evaluator: Evaluator, items: Sequence[Item], what: str) -> Iterator[Prediction]:
@@ -74,14 +76,8 @@ def predicted(evaluator: Evaluator, items: Sequence[Item], what: str) -> Iterato
     return tracked((one for batch in evaluator.predict(items) for one in batch), what, len(items))
 
 
-def verdict_of(benchmark: Benchmark, item: Item, prediction: Prediction) -> Verdict:
-    """The benchmark's own, by our extractor."""
-    shown = replace(item, processed_size=prediction.size)
-    return benchmark.judge(shown, prediction.response, prediction.finished, "locus")
-
-
 def kind_of(item: Item) -> str:
-    """What an item's scores are told apart by first: its kind, or its category."""
+    """What an item's scores are split by first: its kind, or its category."""
     return next(iter(item.groups.values()), "all")
 
 

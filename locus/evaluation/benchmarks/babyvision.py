@@ -7,12 +7,13 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from locus.evaluation.benchmark import Extracted, Item, Verdict
+from locus.evaluation.benchmark import Item, Verdict
 from locus.evaluation.benchmarks.readers import LETTERS, Row, read_rows
-from locus.evaluation.benchmarks.shared import counted, labelled, marked, read_by
+from locus.evaluation.benchmarks.shared import counted, labelled, marked
 from locus.evaluation.judge import Judge
-from locus.evaluation.reading.short import extract_letter, extract_value
+from locus.evaluation.reading.extractors import LOCUS, Extractor
 from locus.evaluation.statistics import Statistic, accuracy
+from locus.types import Response, View
 
 INSTRUCTION = "\nThink about the question and give your final answer in \\boxed{Answer} format."
 TYPES = ("Fine-grained Discrimination", "Visual Tracking", "Spatial Perception", "Visual Pattern Recognition")
@@ -57,19 +58,14 @@ class BabyVision:
         groups = {"type": row.optional("type"), "subtype": row.optional("subtype"), "kind": kind}
         return Item(row.item_id("taskId"), prompt, answer, row.pictures("image", "image_path"), options, groups)
 
-    def judge(self, item: Item, response: str, finished: bool, extractor: str) -> Verdict:
+    def judge(self, item: Item, response: Response, view: View, extractor: Extractor) -> Verdict:
         """By the rule, and by the judge if there is one; VLMEvalKit has no rule, so both extractors are ours."""
 
-        def rule() -> Extracted:
-            if item.options:
-                return extract_letter(response, item.options, finished)
-            return extract_value(response, finished)
-
-        read = read_by(extractor, rule, rule)
+        read = LOCUS.letter(response, item.options) if item.options else LOCUS.value(response)
         right = read.answer == item.answer
         if not item.options:
             right = same_blank(read.answer or "", str(item.answer), item.prompt)
-        return marked(item, response, finished, read, right, self.judge_model)
+        return marked(item, response, read, right, self.judge_model)
 
     def statistics(self) -> Mapping[str, Statistic]:
         """Over all rows and by type."""

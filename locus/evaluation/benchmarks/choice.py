@@ -12,12 +12,13 @@ from typing import ClassVar
 import numpy as np
 import pandas as pd
 
-from locus.evaluation.benchmark import Extracted, Item, Verdict
+from locus.evaluation.benchmark import Item, Verdict
 from locus.evaluation.benchmarks.readers import LETTERS, Row, files_of, read_rows
-from locus.evaluation.benchmarks.shared import counted, read_by
-from locus.evaluation.reading import vlmevalkit
-from locus.evaluation.reading.short import extract_letter
+from locus.evaluation.benchmarks.shared import counted
+from locus.evaluation.reading.extractors import Extractor
+from locus.evaluation.reading.responses import Extracted
 from locus.evaluation.statistics import Statistic, accuracy, mean_of, rows_of
+from locus.types import Response, View
 
 SELECT = "Please select the correct answer from the options above. \n"
 """VLMEvalKit's instruction, with its trailing space."""
@@ -53,19 +54,14 @@ class ChoiceBenchmark(ABC):
         """In the file's order. Raises LocusError, after the last row, when their number is not ``rows``."""
         return counted((self._item(row) for row in self._rows()), self.path, self.name, self.rows)
 
-    def judge(self, item: Item, response: str, finished: bool, extractor: str) -> Verdict:
+    def judge(self, item: Item, response: Response, view: View, extractor: Extractor) -> Verdict:
         """Right when the letter that the extractor reads is the answer.
 
         The verdict's columns are the item's groups, its picture, and ``answerable``: 0 where the answer is none of the
         options.
         """
         options = item.options or {letter: letter for letter in self.letters}
-        read = read_by(
-            extractor,
-            lambda: extract_letter(response, options, finished),
-            lambda: vlmevalkit.extract_letter(response, options, finished),
-        )
-        return self._verdict(item, read, answerable=float(item.answer in options))
+        return self._verdict(item, extractor.letter(response, options), answerable=float(item.answer in options))
 
     def statistics(self) -> Mapping[str, Statistic]:
         """The accuracy over all rows."""

@@ -9,10 +9,10 @@ from typing import ClassVar
 
 from locus.evaluation.benchmark import Item, Verdict
 from locus.evaluation.benchmarks.readers import Row, read_rows
-from locus.evaluation.benchmarks.shared import counted, read_by
-from locus.evaluation.reading import vlmevalkit
-from locus.evaluation.reading.short import extract_yes_no
+from locus.evaluation.benchmarks.shared import counted
+from locus.evaluation.reading.extractors import Extractor
 from locus.evaluation.statistics import Statistic, accuracy, all_right, mean_of
+from locus.types import Response, View
 
 KEYS = ("category", "subcategory", "visual_input", "set_id", "figure_id", "question_id")
 """What an index such as ``VD_illusion_1_0_0_0`` is made of."""
@@ -66,13 +66,9 @@ class HallusionBench:
             raise row.error(f"index {row.text('index')} is not like VD_illusion_1_0_0_0; pass HallusionBench.tsv")
         return dict(zip(KEYS, parts, strict=True))
 
-    def judge(self, item: Item, response: str, finished: bool, extractor: str) -> Verdict:
+    def judge(self, item: Item, response: Response, view: View, extractor: Extractor) -> Verdict:
         """An unread answer is wrong, and never taken for "no": more than half of the true answers are."""
-        read = read_by(
-            extractor,
-            lambda: extract_yes_no(response, finished),
-            lambda: vlmevalkit.extract_yes_no(response, finished),
-        )
+        read = extractor.yes_no(response)
         said = read.answer or "unread"
         columns = {**item.groups, "truth": str(item.answer), "said": said}
         return Verdict(item.item_id, read, float(said == item.answer), columns)

@@ -3,19 +3,21 @@
 from __future__ import annotations
 
 import json
-import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from locus.errors import LocusError
-from locus.evaluation.benchmark import Extracted, Item, Reading, Verdict
+from locus.evaluation.benchmark import Item, Verdict
 from locus.evaluation.benchmarks.readers import Row, files_of, read_rows
-from locus.evaluation.benchmarks.shared import counted, labelled, marked, read_by
+from locus.evaluation.benchmarks.shared import counted, labelled, marked
 from locus.evaluation.judge import Judge
 from locus.evaluation.maths.equality import equal
-from locus.evaluation.reading.short import extract_letters, extract_value
+from locus.evaluation.reading.extractors import LOCUS, Extractor
+from locus.evaluation.reading.responses import Extracted, Reading
+from locus.evaluation.reading.solutions import letters_of
 from locus.evaluation.statistics import Statistic, accuracy
+from locus.types import Response, View
 
 SKILLS = ("inductive", "deductive", "numerical", "spatial", "mechanical")
 UNSCORABLE = "unscorable"
@@ -71,21 +73,16 @@ class LogicVista:
         for position, cells in enumerate(rows):
             yield Row(file, position + 1, position, cells, Path(self.images or file.parent))
 
-    def judge(self, item: Item, response: str, finished: bool, extractor: str) -> Verdict:
+    def judge(self, item: Item, response: Response, view: View, extractor: Extractor) -> Verdict:
         """The set of letters must be the gold one; VLMEvalKit reads nothing without a judge: the same for both."""
         gold = str(item.answer)
         if gold == UNSCORABLE:
-            return marked(item, "", False, Extracted(None, Reading.NONE), False, self.judge_model)
+            nothing = Response("", finished=False)
+            return marked(item, nothing, Extracted(None, Reading.NONE), False, self.judge_model)
         letters = letters_of(gold)
-
-        def rule() -> Extracted:
-            if letters:
-                return extract_letters(response, item.options, finished)
-            return extract_value(response, finished)
-
-        read = read_by(extractor, rule, rule)
+        read = LOCUS.letters(response, item.options) if letters else LOCUS.value(response)
         right = letters_of(read.answer or "") == letters if letters else equal(read.answer or "", gold)
-        return marked(item, response, finished, read, right, self.judge_model)
+        return marked(item, response, read, right, self.judge_model)
 
     def statistics(self) -> Mapping[str, Statistic]:
         """Over all rows and by skill."""
@@ -95,8 +92,3 @@ class LogicVista:
     def unit(self) -> Sequence[str]:
         """Each row by itself."""
         return ()
-
-
-def letters_of(text: str) -> set[str]:
-    """``B, D`` or ``BD`` -> {B, D}; empty for what is not capital letters alone."""
-    return set(re.findall(r"[A-Z]", text)) if re.fullmatch(r"[A-Z](?:[\s,;&]*[A-Z])*", text.strip()) else set()

@@ -8,14 +8,13 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from locus.evaluation.benchmark import Item, Verdict
-from locus.evaluation.benchmarks.logicvista import letters_of
-from locus.evaluation.benchmarks.mathvision import chosen
 from locus.evaluation.benchmarks.readers import Row, read_rows
-from locus.evaluation.benchmarks.shared import counted, labelled, marked, read_by, whole
+from locus.evaluation.benchmarks.shared import counted, labelled, marked
 from locus.evaluation.judge import Judge
-from locus.evaluation.maths.equality import equal
-from locus.evaluation.reading.short import extract_letters, extract_value
+from locus.evaluation.reading.extractors import Extractor
+from locus.evaluation.reading.solutions import letters_of
 from locus.evaluation.statistics import Statistic, accuracy, mean_of
+from locus.types import Response, View
 
 VERSIONS = ("Text Dominant", "Text Lite", "Vision Intensive", "Vision Dominant", "Vision Only")
 _OPTION = re.compile(r"^[ \t]*\(?([A-H])[ \t]*[:.)][ \t]*(.*?)[ \t]*$", re.MULTILINE)
@@ -62,25 +61,13 @@ class MathVerse:
         number = row.item_id("sample_index" if row.optional("sample_index") else "index")
         return Item(number, row.text(self.query), answer, row.pictures("image", "image_path"), options, groups)
 
-    def judge(self, item: Item, response: str, finished: bool, extractor: str) -> Verdict:
+    def judge(self, item: Item, response: Response, view: View, extractor: Extractor) -> Verdict:
         """Choices by letter or value, free answers by `equal`; ``vlmevalkit``: the whole response is the gold text.
 
         Two problems have two right letters, which must both be chosen.
         """
-        letters = letters_of(str(item.answer)) if item.options else set()
-        if len(letters) > 1:
-            read = read_by(
-                extractor, lambda: extract_letters(response, item.options, finished), lambda: whole(response)
-            )
-            right = letters_of(read.answer or "") == letters
-        elif item.options:
-            read = read_by(extractor, lambda: chosen(item, response, finished), lambda: whole(response))
-            right = read.answer == item.answer
-        else:
-            read = read_by(extractor, lambda: extract_value(response, finished), lambda: whole(response))
-            answer, gold = read.answer or "", str(item.answer)
-            right = equal(answer, gold) if extractor == "locus" else answer == gold
-        return marked(item, response, finished, read, right, self.judge_model, item.groups["question"])
+        read, right = extractor.quick_match(response, item.options, str(item.answer))
+        return marked(item, response, read, right, self.judge_model, item.groups["question"])
 
     def statistics(self) -> Mapping[str, Statistic]:
         """The mean of the versions, and each of them; ``accuracy`` counts all rows alike."""

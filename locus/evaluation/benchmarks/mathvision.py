@@ -7,14 +7,14 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from locus.evaluation.benchmark import Extracted, Item, Reading, Verdict
+from locus.evaluation.benchmark import Item, Verdict
 from locus.evaluation.benchmarks.readers import LETTERS, Row, read_rows
-from locus.evaluation.benchmarks.shared import counted, labelled, marked, read_by, whole
+from locus.evaluation.benchmarks.shared import counted, labelled, marked
 from locus.evaluation.judge import Judge
-from locus.evaluation.maths.equality import equal
-from locus.evaluation.reading import vlmevalkit
-from locus.evaluation.reading.short import extract_letter, extract_value
+from locus.evaluation.reading.extractors import Extractor
+from locus.evaluation.reading.solutions import DECIMALS
 from locus.evaluation.statistics import Statistic, accuracy
+from locus.types import Response, View
 
 INSTRUCTION = (
     'Please solve the problem step by step and put your answer in one "\\boxed{}". If it is a multiple choice '
@@ -22,8 +22,6 @@ INSTRUCTION = (
 )
 TAG = re.compile(r"\s*<image\d*>")
 """Stands for pictures that were merged into one; left in, it could meet a policy's own image token."""
-DECIMALS = 2
-"""To which the official rule compares numbers."""
 
 
 @dataclass(frozen=True)
@@ -66,20 +64,10 @@ class MathVision:
         number = row.optional("index") or row.item_id("id")
         return Item(number, INSTRUCTION + question + lines, answer, pictures, options, groups)
 
-    def judge(self, item: Item, response: str, finished: bool, extractor: str) -> Verdict:
+    def judge(self, item: Item, response: Response, view: View, extractor: Extractor) -> Verdict:
         """A choice by its letter or its value, a free answer by `equal`; ``vlmevalkit`` is its rule without a judge."""
-        if item.options:
-            read = read_by(
-                extractor,
-                lambda: chosen(item, response, finished),
-                lambda: vlmevalkit.extract_letter(response, item.options, finished),
-            )
-            right = read.answer == item.answer
-        else:
-            read = read_by(extractor, lambda: extract_value(response, finished), lambda: whole(response))
-            decimals = DECIMALS if extractor == "locus" else None
-            right = equal(read.answer or "", str(item.answer), decimals)
-        return marked(item, response, finished, read, right, self.judge_model)
+        read, right = extractor.solve(response, item.options, str(item.answer), DECIMALS)
+        return marked(item, response, read, right, self.judge_model)
 
     def statistics(self) -> Mapping[str, Statistic]:
         """Over all rows, the choices, and the free answers."""
@@ -89,13 +77,3 @@ class MathVision:
     def unit(self) -> Sequence[str]:
         """Each row by itself."""
         return ()
-
-
-def chosen(item: Item, response: str, finished: bool) -> Extracted:
-    """The letter; where none is read but a value is, the letter of the one option of that value."""
-    read = extract_letter(response, item.options, finished)
-    value = extract_value(response, finished).answer
-    if read.answer is not None or not value:
-        return read
-    letters = [letter for letter, text in item.options.items() if equal(value, text, DECIMALS)]
-    return Extracted(letters[0], Reading.OK) if len(letters) == 1 else read

@@ -9,9 +9,10 @@ from typing import ClassVar
 from locus.evaluation.benchmark import Item, Verdict
 from locus.evaluation.benchmarks.choice import ChoiceBenchmark, letter_of, lettered, mean_over, options_in
 from locus.evaluation.benchmarks.readers import Row
-from locus.evaluation.benchmarks.shared import by_column
 from locus.evaluation.reading import vlmevalkit
-from locus.evaluation.statistics import Statistic, accuracy
+from locus.evaluation.reading.extractors import Extractor
+from locus.evaluation.statistics import Statistic, accuracy, by_column
+from locus.types import Response, View
 
 TASKS = ("Perception", "Reasoning")
 DOMAINS = {
@@ -43,10 +44,10 @@ class MMERealWorld(ChoiceBenchmark):
     )
     tsv_columns: ClassVar = columns
 
-    def judge(self, item: Item, response: str, finished: bool, extractor: str) -> Verdict:
+    def judge(self, item: Item, response: Response, view: View, extractor: Extractor) -> Verdict:
         """As of every choice, and by the official rule."""
-        verdict = super().judge(item, response, finished, extractor)
-        official = float(vlmevalkit.extract_first_capital(response, finished).answer == item.answer)
+        verdict = super().judge(item, response, view, extractor)
+        official = float(vlmevalkit.extract_first_capital(response).answer == item.answer)
         return replace(verdict, columns={**verdict.columns, "official": official})
 
     def statistics(self) -> Mapping[str, Statistic]:

@@ -7,11 +7,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import ClassVar
 
-from locus.evaluation.benchmark import Extracted, Item, Reading, Verdict
+from locus.evaluation.benchmark import Item, Verdict
 from locus.evaluation.benchmarks.readers import read_rows
-from locus.evaluation.benchmarks.shared import by_column, counted, read_by, whole
-from locus.evaluation.reading.responses import final_span
-from locus.evaluation.statistics import Statistic, accuracy
+from locus.evaluation.benchmarks.shared import counted
+from locus.evaluation.reading.extractors import LOCUS, VLMEVALKIT, Extractor
+from locus.evaluation.reading.responses import Extracted
+from locus.evaluation.statistics import Statistic, accuracy, by_column
+from locus.types import Response, View
 
 HANDWRITTEN_MATHS = "Handwritten Mathematical Expression Recognition"
 CATEGORIES = (
@@ -52,20 +54,20 @@ class OCRBench:
             groups["kind"] = "recognition" if category in RECOGNITION else category
             yield Item(row.item_id("index"), row.text("question"), golds, pictures, groups=groups)
 
-    def judge(self, item: Item, response: str, finished: bool, extractor: str) -> Verdict:
+    def judge(self, item: Item, response: Response, view: View, extractor: Extractor) -> Verdict:
         """Hits in what follows the thoughts and in the whole text; ``correct`` is the latter for ``vlmevalkit``.
 
         The whole text is what the two evaluation kits search: thinking aloud makes hits likelier.
         """
-        span = final_span(response, finished)
-        cut = Extracted(None, Reading.TRUNCATED)
-        read = read_by(extractor, lambda: whole(span) if finished else cut, lambda: whole(response))
         maths = item.groups["category"] == HANDWRITTEN_MATHS
         golds = item.answer if isinstance(item.answer, tuple) else (str(item.answer),)
-        full = float(contains(response, golds, maths))
-        final = float(finished and contains(span, golds, maths))
-        columns = {**item.groups, "full_response": full, "final_span": final}
-        return Verdict(item.item_id, read, full if extractor == "vlmevalkit" else final, columns)
+
+        def hit(read: Extracted) -> float:
+            return float(contains(read.answer or "", golds, maths))
+
+        read = extractor.text(response)
+        columns = {"full_response": hit(VLMEVALKIT.text(response)), "final_span": hit(LOCUS.text(response))}
+        return Verdict(item.item_id, read, hit(read), {**item.groups, **columns})
 
     def statistics(self) -> Mapping[str, Statistic]:
         """Both in percent, a tenth of the hits that OCRBench counts; then both by category."""

@@ -14,10 +14,10 @@ import pandas as pd
 from locus.errors import LocusError
 from locus.evaluation.benchmark import Item, Verdict
 from locus.evaluation.benchmarks.readers import Row, read_rows
-from locus.evaluation.benchmarks.shared import counted, read_by
-from locus.evaluation.reading import vlmevalkit
-from locus.evaluation.reading.short import extract_yes_no
+from locus.evaluation.benchmarks.shared import counted
+from locus.evaluation.reading.extractors import Extractor
 from locus.evaluation.statistics import Statistic, accuracy, mean_of, rows_of
+from locus.types import Response, View
 
 SETTINGS = ("random", "popular", "adversarial")
 RATES = ("f1", "precision", "recall", "yes_ratio")
@@ -86,13 +86,9 @@ class POPE:
                 yield Row(file, number, position, cells, Path(self.images or self.path))
                 position += 1
 
-    def judge(self, item: Item, response: str, finished: bool, extractor: str) -> Verdict:
+    def judge(self, item: Item, response: Response, view: View, extractor: Extractor) -> Verdict:
         """Unread answers are wrong, and count as "no" in precision and recall, as VLMEvalKit has it."""
-        read = read_by(
-            extractor,
-            lambda: extract_yes_no(response, finished),
-            lambda: vlmevalkit.extract_yes_no(response, finished),
-        )
+        read = extractor.yes_no(response)
         said = read.answer or "unread"
         columns = {**item.groups, "truth": str(item.answer), "said": said}
         return Verdict(item.item_id, read, float(said == item.answer), columns)

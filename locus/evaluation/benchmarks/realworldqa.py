@@ -9,9 +9,10 @@ from typing import ClassVar
 from locus.evaluation.benchmark import Item, Verdict
 from locus.evaluation.benchmarks.choice import ChoiceBenchmark, options_in, vlmevalkit_item
 from locus.evaluation.benchmarks.readers import Row
-from locus.evaluation.benchmarks.shared import by_column, read_by, whole
-from locus.evaluation.reading.short import extract_short
-from locus.evaluation.statistics import Statistic, accuracy
+from locus.evaluation.reading.extractors import Extractor
+from locus.evaluation.reading.vlmevalkit import bare
+from locus.evaluation.statistics import Statistic, accuracy, by_column
+from locus.types import Response, View
 
 BROKEN = ("105", "633", "731")
 """Rows of the TSV that lost an option when it was made (VLMEvalKit, issue 677): their answer may be no longer right."""
@@ -30,20 +31,19 @@ class RealWorldQA(ChoiceBenchmark):
 
     columns: ClassVar = ("image", "question", "answer")
 
-    def judge(self, item: Item, response: str, finished: bool, extractor: str) -> Verdict:
+    def judge(self, item: Item, response: Response, view: View, extractor: Extractor) -> Verdict:
         """Letters as of every choice; a word or number is right when it equals the answer once both are normalised.
 
         VLMEvalKit has no rule for words: there, and in the column ``strict``, the whole response must equal the answer
         but for case, outer blanks and a full stop at its end (lmms-eval's rule).
         """
-        strict = _bare(response)
-        same = float(strict == _bare(str(item.answer)))
+        strict = float(bare(response.text) == bare(str(item.answer)))
         if item.groups["kind"] == "letter":
-            verdict = super().judge(item, response, finished, extractor)
-            return replace(verdict, columns={**verdict.columns, "strict": same})
-        read = read_by(extractor, lambda: extract_short(response, finished), lambda: whole(strict))
-        truth = extract_short(str(item.answer)).answer if extractor == "locus" else _bare(str(item.answer))
-        return self._verdict(replace(item, answer=truth or item.answer), read, answerable=1.0, strict=same)
+            verdict = super().judge(item, response, view, extractor)
+            return replace(verdict, columns={**verdict.columns, "strict": strict})
+        truth = extractor.short(Response(str(item.answer))).answer or item.answer
+        read = extractor.short(response)
+        return self._verdict(replace(item, answer=truth), read, answerable=1.0, strict=strict)
 
     def statistics(self) -> Mapping[str, Statistic]:
         """Over all rows, as judged and by strict equality; of letters and of words; and without the broken rows."""
@@ -61,7 +61,3 @@ class RealWorldQA(ChoiceBenchmark):
         letter = answer in options or (len(answer) == 1 and answer in self.letters)
         groups = {"kind": "letter" if letter else "short", "row": "whole"}
         return Item(row.item_id("index"), question, answer, pictures, options if letter else {}, groups)
-
-
-def _bare(text: str) -> str:
-    return text.lower().strip().rstrip(".")

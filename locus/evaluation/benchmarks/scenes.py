@@ -9,13 +9,13 @@ from typing import ClassVar
 
 from PIL import Image
 
-from locus.boxes import box_iou, convert, parse_frame
+from locus.boxes import box_iou, parse_frame, written_box
 from locus.errors import LocusError
-from locus.evaluation.benchmark import Extracted, Item, Picture, Reading, Verdict
+from locus.evaluation.benchmark import Item, Picture, Verdict
 from locus.evaluation.benchmarks.scene_suite import SceneBenchmark
-from locus.evaluation.benchmarks.shared import by_column, read_by, whole, written_size
-from locus.evaluation.reading.short import extract_short
-from locus.evaluation.statistics import Statistic, accuracy
+from locus.evaluation.reading.extractors import Extractor
+from locus.evaluation.reading.responses import Extracted, Reading
+from locus.evaluation.statistics import Statistic, accuracy, by_column
 from locus.images.sources import ImageSource
 from locus.scenes.questions import SceneQuestion
 from locus.scenes.render import render
@@ -26,7 +26,7 @@ from locus.tasks.cue_search.corpus import Corpus
 from locus.tasks.cue_search.crops import CropStrategy
 from locus.tasks.cue_search.cues import PLAIN, open_image
 from locus.tasks.cue_search.task import cue_search_text
-from locus.types import Box, ParsedAnswer, Status
+from locus.types import Box, Response, Status, View
 
 READINGS = {Status.OK: Reading.OK, Status.TRUNCATED: Reading.TRUNCATED, Status.INVALID_BOX: Reading.OUT_OF_RANGE}
 """Of an answer block; the other statuses are none."""
@@ -59,12 +59,12 @@ class SceneQuestions:
             scene = str(entry.scene.background_seed)  # no two scenes have the same
             yield item_of(entry.scene, entry.question, key, picture_of(key, render(entry.scene)), scene=scene)
 
-    def judge(self, item: Item, response: str, finished: bool, extractor: str) -> Verdict:
+    def judge(self, item: Item, response: Response, view: View, extractor: Extractor) -> Verdict:
         """A word must be the answer, once both are normalised; a box needs an IoU of 0.5. Both extractors read boxes by
         the answer block, since neither kit knows these; ``vlmevalkit`` takes the whole response for a word."""
         if isinstance(item.answer, Box):
-            return box_verdict(item, response, finished, self.frame, extractor)
-        return word_verdict(item, response, finished, extractor)
+            return box_verdict(item, response, view)
+        return word_verdict(item, response, extractor)
 
     def statistics(self) -> Mapping[str, Statistic]:
         """Over all questions, and of each kind."""
@@ -118,9 +118,9 @@ class CueSearch:
             prompt = cue_search_text(parse_frame(self.frame))
             yield Item(name, prompt, example.target, pictures, groups=groups, evidence=(example.target,))
 
-    def judge(self, item: Item, response: str, finished: bool, extractor: str) -> Verdict:
+    def judge(self, item: Item, response: Response, view: View, extractor: Extractor) -> Verdict:
         """By the answer block, for both extractors: the rule of the reward."""
-        return box_verdict(item, response, finished, self.frame, extractor)
+        return box_verdict(item, response, view)
 
     def statistics(self) -> Mapping[str, Statistic]:
         """Mean IoU, accuracies at IoU 0.5 and 0.75, share of well-formed answers."""
@@ -149,26 +149,18 @@ def _kind(ask: object) -> str:
     return getattr(ask, "__name__", str(ask))
 
 
-def word_verdict(item: Item, response: str, finished: bool, extractor: str) -> Verdict:
+def word_verdict(item: Item, response: Response, extractor: Extractor) -> Verdict:
     """Whether the response's answer is the item's word."""
-    word = response.strip().rstrip(".").lower()
-    read = read_by(extractor, lambda: extract_short(response, finished), lambda: whole(word))
-    truth = extract_short(str(item.answer)).answer if extractor == "locus" else str(item.answer)
-    return Verdict(item.item_id, read, float(read.answer == truth), dict(item.groups))
+    read, truth = extractor.short(response), extractor.short(Response(str(item.answer)))
+    return Verdict(item.item_id, read, float(read.answer == truth.answer), dict(item.groups))
 
 
-def box_verdict(item: Item, response: str, finished: bool, frame: str, extractor: str) -> Verdict:
+def box_verdict(item: Item, response: Response, view: View) -> Verdict:
     """The box of the answer block against the item's, in the file frame."""
-
-    def parse() -> ParsedAnswer:
-        return parse_answer(response, finished=finished)
-
-    truth, parsed = item.answer, read_by(extractor, parse, parse)
+    truth, parsed = item.answer, parse_answer(response.text, finished=response.finished)
     answer, value = None, 0.0
     if parsed.xyxy is not None:
-        spoken = parse_frame(frame)
-        box = Box(*parsed.xyxy, spoken, *written_size(item, spoken, truth))
-        value = box_iou(convert(box, truth.frame, truth.width, truth.height), truth)
+        value = box_iou(written_box(parsed.xyxy, view, truth.width, truth.height), truth)
         answer = str(list(parsed.xyxy))
     read = Extracted(answer, READINGS.get(parsed.status, Reading.NONE))
     columns = {**item.groups, "iou": value, "at_75": float(value >= 0.75), "format": float(parsed.well_formed)}

@@ -14,10 +14,10 @@ from locus.errors import LocusError
 from locus.evaluation.benchmark import Item, Verdict
 from locus.evaluation.benchmarks.choice import SELECT, vlmevalkit_prompt
 from locus.evaluation.benchmarks.readers import Row, read_rows
-from locus.evaluation.benchmarks.shared import counted, read_by
-from locus.evaluation.reading import vlmevalkit
-from locus.evaluation.reading.short import extract_letter
+from locus.evaluation.benchmarks.shared import counted
+from locus.evaluation.reading.extractors import Extractor
 from locus.evaluation.statistics import Statistic, every
+from locus.types import Response, View
 
 TEMPLATE = (
     "\nRegarding the format, please answer following the template below, and be sure to include two <> symbols:\n"
@@ -93,13 +93,9 @@ class WeMath:
             {"group": group, "role": role},
         )
 
-    def judge(self, item: Item, response: str, finished: bool, extractor: str) -> Verdict:
+    def judge(self, item: Item, response: Response, view: View, extractor: Extractor) -> Verdict:
         """By letter; ``vlmevalkit`` is the official rule, the letter behind the last "Answer"."""
-        read = read_by(
-            extractor,
-            lambda: extract_letter(response, item.options, finished),
-            lambda: vlmevalkit.extract_after_answer(response, finished),
-        )
+        read = extractor.template_letter(response, item.options)
         return Verdict(item.item_id, read, float(read.answer == item.answer), item.groups)
 
     def statistics(self) -> Mapping[str, Statistic]:

@@ -1,4 +1,4 @@
-"""Option letters of a response: the half of the extractor `locus` that reads choices. Layer 1.
+"""Option letters of a response: the half of the extractor `locus` that reads choices.
 
 What a response says outright (a box, "the answer is B", a line that is only a letter) counts before what it mentions,
 the last such statement before earlier ones, and letters before the options' texts, because a text may be the letter of
@@ -10,44 +10,44 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator, Mapping
 
-from locus.evaluation.benchmark import Extracted, Reading
 from locus.evaluation.reading import patterns
-from locus.evaluation.reading.responses import boxed, ends, final_span, half_width
+from locus.evaluation.reading.responses import Extracted, Reading, boxed, ends, final_span, half_width, missed
 from locus.evaluation.reading.texts import by_text, last_sentence
+from locus.types import Response
 
 _SPACES = re.compile(r"[^\S\n]+")
 _LINES = re.compile(r"\s*\n\s*")
 
 
-def extract_letter(response: str, options: Mapping[str, str], finished: bool = True) -> Extracted:
+def extract_letter(response: Response, options: Mapping[str, str]) -> Extracted:
     """The one option letter that a response chooses; any letter is an option where ``options`` is empty.
 
-    Letters of two options are ambiguous, a letter that is no option is out of range unless it is the text of one.
+    Letters of two options are ambiguous; a letter that is not an option is out of range unless it is the text of one.
     """
-    letters, reading = _choice(response, options, finished)
+    letters, reading = _choice(response, options)
     if reading is Reading.OK and len(letters) > 1:
         return Extracted(None, Reading.AMBIGUOUS)
     return Extracted("".join(letters) or None, reading)
 
 
-def extract_letters(response: str, options: Mapping[str, str], finished: bool = True) -> Extracted:
+def extract_letters(response: Response, options: Mapping[str, str]) -> Extracted:
     """All option letters that a response chooses, in order and each once, e.g. ``AC`` of "both C and A"."""
-    letters, reading = _choice(response, options, finished)
+    letters, reading = _choice(response, options)
     return Extracted("".join(sorted(set(letters))) or None, reading)
 
 
-def _choice(response: str, options: Mapping[str, str], finished: bool) -> tuple[list[str], Reading]:
-    span = half_width(final_span(response, finished))
-    box = boxed(span, finished)
+def _choice(response: Response, options: Mapping[str, str]) -> tuple[list[str], Reading]:
+    span = half_width(final_span(response))
+    box = boxed(span, response.finished)
     text = _plain(ends(span))
     found = None
     if box is not None:
         found = _stated(_plain(ends(span[box[1] :])), options) or _inside(_plain(ends(box[0])), options)
     found = found or _stated(text, options)
-    if found is None and finished:
+    if found is None and response.finished:
         found = _leading(text, options) or _mentioned(text, options)
     if found is None:
-        return [], Reading.NONE if finished else Reading.TRUNCATED
+        return [], missed(response)
     return _in_range(found, options)
 
 

@@ -1,4 +1,4 @@
-"""Patterns by which letters are told from articles, initials and mentions. Layer 1.
+"""Patterns that distinguish letters from articles, initials and mentions.
 
 Every repetition is bounded or over disjoint characters, so that no text costs more than linear time. Keywords match in
 either case, letters as they are written.

@@ -1,4 +1,4 @@
-"""What a response finally says: the text after its thoughts, plain characters, boxed contents. Layer 1.
+"""What a response finally says: the text after its thoughts, plain characters, boxed contents.
 
 Nothing here raises, whatever the text, and each function takes time linear in its length.
 """
@@ -8,8 +8,9 @@ from __future__ import annotations
 import re
 import unicodedata
 from dataclasses import dataclass
+from enum import StrEnum
 
-from locus.evaluation.benchmark import Reading
+from locus.types import Response
 
 END = 20_000
 _THINK = re.compile(r"<(/?)think(?:ing)?>", re.IGNORECASE)
@@ -27,6 +28,25 @@ _HALF = {
 }
 
 
+class Reading(StrEnum):
+    """How an answer was found in a response."""
+
+    OK = "ok"
+    AMBIGUOUS = "ambiguous"
+    NONE = "none"
+    OUT_OF_RANGE = "out_of_range"
+    TRUNCATED = "truncated"
+
+
+@dataclass(frozen=True)
+class Extracted:
+    """What an extractor read in a response."""
+
+    answer: str | None
+    """None unless ``reading`` is ok."""
+    reading: Reading
+
+
 @dataclass(frozen=True)
 class ExtractedBox:
     """Four numbers of a response, in whatever frame its policy writes; None unless ``reading`` is ok."""
@@ -35,22 +55,37 @@ class ExtractedBox:
     reading: Reading
 
 
-def final_span(response: str, finished: bool = True) -> str:
+def missed(response: Response) -> Reading:
+    """The reading of a response in which nothing was found."""
+    return Reading.NONE if response.finished else Reading.TRUNCATED
+
+
+def unread(response: Response) -> Extracted:
+    """Nothing was found in the response."""
+    return Extracted(None, missed(response))
+
+
+def whole(text: str) -> Extracted:
+    """All of the text, if there is any."""
+    return Extracted(text.strip(), Reading.OK) if text.strip() else Extracted(None, Reading.NONE)
+
+
+def final_span(response: Response) -> str:
     """What a response answers with, its thoughts and tags left out.
 
     After the last ``</think>``; of that, the last closed ``<answer>`` block, or what follows an unclosed one. Thoughts
     that were never closed are an answer only if the response ended by itself. A policy that puts its answer block into
     its thoughts, and nothing after them, is taken at its block.
     """
-    response = _END_OF_TURN.sub("", response)
-    closings = [tag.end() for tag in _THINK.finditer(response) if tag[1]]
-    rest = response[closings[-1] :] if closings else response
-    if not finished:
+    text = _END_OF_TURN.sub("", response.text)
+    closings = [tag.end() for tag in _THINK.finditer(text) if tag[1]]
+    rest = text[closings[-1] :] if closings else text
+    if not response.finished:
         opening = _THINK.search(rest)
         rest = rest[: opening.start()] if opening else rest
     block = _answer_block(rest)
     if block is None and not rest.strip() and closings:
-        block = _answer_block(response)
+        block = _answer_block(text)
     return block if block is not None else _ANSWER.sub("\n", _THINK.sub("\n", rest)).strip()
 
 

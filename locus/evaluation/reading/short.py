@@ -1,22 +1,24 @@
-"""The extractor ``locus``: what a response answers, as a reader would take it. Layer 1.
-
-It reads the final span of a response only (`responses`), never guesses, never raises, and takes time
-linear in the response's length. Option letters are read in `letters`, values in
-`values`.
-"""
+"""Short answers of a response: yes or no, a word or a number, a box. A part of the extractor `locus`."""
 
 from __future__ import annotations
 
 import math
 import re
 
-from locus.evaluation.benchmark import Extracted, Reading
-from locus.evaluation.reading.letters import extract_letter, extract_letters
-from locus.evaluation.reading.responses import ExtractedBox, boxed, ends, final_span, half_width
+from locus.evaluation.reading.responses import (
+    Extracted,
+    ExtractedBox,
+    Reading,
+    boxed,
+    ends,
+    final_span,
+    half_width,
+    missed,
+    unread,
+)
 from locus.evaluation.reading.texts import digits
-from locus.evaluation.reading.values import explicit, extract_value, outcome
-
-__all__ = ["extract_box", "extract_letter", "extract_letters", "extract_short", "extract_value", "extract_yes_no"]
+from locus.evaluation.reading.values import explicit, outcome
+from locus.types import Response
 
 # --- Yes or no --------------------------------------------------------------------------------------------------
 _YES = {"yes", "yeah", "yep", "yup", "是", "是的", "对", "对的", "有", "有的"}
@@ -50,14 +52,14 @@ _OPENING = " \t\n*_\"'`({["
 _CORRECTED = re.compile(r"\b(?:wait|actually|correction|sorry|on second thought|i mean|looking again|let me|but)\b")
 
 
-def extract_yes_no(response: str, finished: bool = True) -> Extracted:
+def extract_yes_no(response: Response) -> Extracted:
     """``yes`` or ``no``: of the last box, after the last "answer is", else the answer word of the final span.
 
     A "no" before a noun ("there is no cat") counts only where nothing else answers. Two answer words that differ are
     ambiguous unless the response corrects itself between them, and so is "yes or no".
     """
-    span = half_width(final_span(response, finished))
-    box = boxed(span, finished)
+    span = half_width(final_span(response))
+    box = boxed(span, response.finished)
     inside = _particles(_lowered(ends(box[0])))[0] if box else []
     if len({word for word, _, _ in inside}) == 1:
         return Extracted(inside[0][0], Reading.OK)
@@ -76,9 +78,9 @@ def extract_yes_no(response: str, finished: bool = True) -> Extracted:
         return Extracted(last, Reading.OK) if lone or corrected else Extracted(None, Reading.AMBIGUOUS)
     if _EITHER.search(ends(span).lower()):
         return Extracted(None, Reading.AMBIGUOUS)
-    if finished and (determiner or _denied(text)):
+    if response.finished and (determiner or _denied(text)):
         return Extracted("no", Reading.OK)
-    return _nothing(finished)
+    return unread(response)
 
 
 def _lowered(text: str) -> str:
@@ -111,10 +113,6 @@ def _particles(text: str) -> tuple[list[tuple[str, int, int]], bool]:
     return found, determiner
 
 
-def _nothing(finished: bool) -> Extracted:
-    return Extracted(None, Reading.NONE if finished else Reading.TRUNCATED)
-
-
 # --- A word or a number -----------------------------------------------------------------------------------------
 _NUMERAL = re.compile(r"(?<![a-z\d_])(?<!\d[.,:/-])[-+]?(?:\d{1,15}(?:\.\d{1,15})?|\.\d{1,15})(?![a-z\d_]|[.,:/-]\d)")
 _TOLD = re.compile(
@@ -125,13 +123,13 @@ _BEFORE = {"on", "to", "at", "in", "probably", "likely", "clearly", "definitely"
 _ARTICLES = re.compile(r"\b(?:a|an|the)\b")
 
 
-def extract_short(response: str, finished: bool = True) -> Extracted:
+def extract_short(response: Response) -> Extracted:
     """A word or number, normalised: lower case, digits, no article, no unit; the gold answer goes through it too.
 
     An opening yes or no, else the only number, else what follows "answer is", else the whole of a response of up to
     three words.
     """
-    span = half_width(final_span(response, finished))
+    span, finished = half_width(final_span(response)), response.finished
     value = explicit(span, finished)
     text = digits(
         re.sub(r"\\[A-Za-z]{1,20}|[*_`$\\{}\"]", " ", outcome(value) if value is not None else ends(span))
@@ -152,7 +150,7 @@ def extract_short(response: str, finished: bool = True) -> Extracted:
         return Extracted(" ".join(words), Reading.OK)
     if len(numbers) > 1:
         return Extracted(None, Reading.AMBIGUOUS)
-    return _nothing(finished)
+    return unread(response)
 
 
 def _number(text: str) -> str:
@@ -177,20 +175,20 @@ _KEY = re.compile(r"[\"']?\b(?:bbox_2d|bbox)\b[\"']?\s*[:=]\s*$")
 _LIST = re.compile(r"(?:\"[^\"\n]{0,200}\"|[\s,{}\[\]:()0-9.;|<>_-]|\b(?:and|bbox_2d|bbox|box_start|box_end)\b)*")
 
 
-def extract_box(response: str, finished: bool = True) -> ExtractedBox:
+def extract_box(response: Response) -> ExtractedBox:
     """Four numbers of the final span, corners put in order; of the last list of boxes the first.
 
     Boxes under ``bbox_2d`` or ``bbox`` count before other bracketed numbers, ``(x1, y1), (x2, y2)`` as well as
     ``[x1, y1, x2, y2]``. Boxes are one list where nothing but JSON stands between them. The frame is the policy's.
     """
-    span = ends(half_width(final_span(response, finished)))
+    span = ends(half_width(final_span(response)))
     found = sorted([*_FOUR.finditer(span), *_CORNERS.finditer(span), *_NAMED.finditer(span)], key=re.Match.start)
     keyed = [match for match in found if _KEY.search(span, max(0, match.start() - 24), match.start())]
     found = keyed or found
     if not found and (bare := _BARE.fullmatch(span[:400].strip(" *`\n"))) and len(span) < 400:
         found = [bare]
     if not found:
-        return ExtractedBox(None, Reading.NONE if finished else Reading.TRUNCATED)
+        return ExtractedBox(None, missed(response))
     first = len(found) - 1
     while first and _listed(span[found[first - 1].end() : found[first].start()]):
         first -= 1

@@ -1,4 +1,4 @@
-"""Which options' texts a response names, and numbers written as words. Layer 1."""
+"""Which options' texts a response names, and numbers written as words."""
 
 from __future__ import annotations
 

@@ -1,12 +1,12 @@
-"""Values of a response, as they are written: the half of the extractor `locus` that reads maths. Layer 1."""
+"""Values of a response, as they are written: the half of the extractor `locus` that reads maths."""
 
 from __future__ import annotations
 
 import re
 
-from locus.evaluation.benchmark import Extracted, Reading
-from locus.evaluation.reading.responses import boxed, ends, final_span, half_width
+from locus.evaluation.reading.responses import Extracted, Reading, boxed, ends, final_span, half_width, unread
 from locus.evaluation.reading.texts import digits
+from locus.types import Response
 
 _CUE = re.compile(
     r"(?<![A-Za-z])(?i:answer|result|solution)\b[^.\n:=]{0,40}?(?<!not )(?:(?i:\bis(?! not\b)|\bwould be)\b|[:=])\s*:?"
@@ -50,17 +50,15 @@ _VARIABLE = re.compile(r"(?<![\\A-Za-z])[A-Za-z]")
 _WORD = re.compile(r"(?<!\\)(?<![A-Za-z\\])[A-Za-z]{3,}")
 
 
-def extract_value(response: str, finished: bool = True) -> Extracted:
+def extract_value(response: Response) -> Extracted:
     r"""What stands in the last ``\boxed{}``, else after the last "answer is", else a last line that is only a value.
 
     The text as it is written, LaTeX kept: whether two values are equal is asked elsewhere.
     """
-    span = half_width(final_span(response, finished))
-    value = explicit(span, finished)
-    value = _last_line(span, finished) if value is None else value
-    if value:
-        return Extracted(outcome(value), Reading.OK)
-    return Extracted(None, Reading.NONE if finished else Reading.TRUNCATED)
+    span = half_width(final_span(response))
+    value = explicit(span, response.finished)
+    value = _last_line(span, response.finished) if value is None else value
+    return Extracted(outcome(value), Reading.OK) if value else unread(response)
 
 
 def _last_line(span: str, finished: bool) -> str | None:

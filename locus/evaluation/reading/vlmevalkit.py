@@ -1,4 +1,4 @@
-"""The extractor ``vlmevalkit``: how VLMEvalKit's rules read a response without a judge, for comparison. Layer 1.
+"""The extractor ``vlmevalkit``: how VLMEvalKit's rules read a response without a judge, for comparison.
 
 Written from a description of its behaviour (docs of revision e8e78f0), faults included: a rule that is mended here
 would not reproduce published numbers. It reads the whole response, thoughts and tags too. Where VLMEvalKit would fail,
@@ -10,8 +10,8 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping
 
-from locus.evaluation.benchmark import Extracted, Reading
-from locus.evaluation.reading.responses import ExtractedBox
+from locus.evaluation.reading.responses import Extracted, ExtractedBox, Reading, missed, unread, whole
+from locus.types import Response
 
 _REFUSALS = (
     "Sorry, I can't help with images of people yet.",
@@ -27,7 +27,7 @@ _NUMBER = r"([-+]?\d{1,15}(?:\.\d{0,15})?)"
 _FOUR = re.compile(rf"\[\s*{_NUMBER}\s*,\s*{_NUMBER}\s*,\s*{_NUMBER}\s*,\s*{_NUMBER}\s*\]")
 
 
-def extract_letter(response: str, options: Mapping[str, str], finished: bool = True) -> Extracted:
+def extract_letter(response: Response, options: Mapping[str, str]) -> Extracted:
     """The rules before a judge: letters as tokens, then "answer is X", then an option's text.
 
     1. A refusal phrase: none. 2. The text is split at spaces and ``.()[],:;!*#{}``; if exactly one option letter is a
@@ -35,27 +35,27 @@ def extract_letter(response: str, options: Mapping[str, str], finished: bool = T
     first letter of a word: "the answer is blue" is B. 4. The only option whose text the response holds, if the
     response is at most twice as long as all options. Else none, where VLMEvalKit asks its judge.
     """
-    if any(phrase in response for phrase in _REFUSALS):
-        return _none(finished)
-    tokens = response.translate(_SEPARATORS).split()
+    if any(phrase in response.text for phrase in _REFUSALS):
+        return unread(response)
+    tokens = response.text.translate(_SEPARATORS).split()
     present = set(tokens)
     letters = [letter for letter in options if letter in present]
     if len(letters) == 1 and tokens.index(letters[0]) > len(tokens) - 5:
         return Extracted(letters[0], Reading.OK)
-    stated = _ANSWER_IS.search(response)
+    stated = _ANSWER_IS.search(response.text)
     if stated:
         letter = stated[1].upper()
         return Extracted(letter, Reading.OK) if letter in options else Extracted(None, Reading.OUT_OF_RANGE)
-    lowered = response.lower()
+    lowered = response.text.lower()
     named = [letter for letter, text in options.items() if text.lower() in lowered]
     if len(named) == 1 and len(lowered) <= 2 * sum(map(len, options.values())):
         return Extracted(named[0], Reading.OK)
-    return Extracted(None, Reading.AMBIGUOUS) if len(letters) > 1 else _none(finished)
+    return Extracted(None, Reading.AMBIGUOUS) if len(letters) > 1 else unread(response)
 
 
-def extract_yes_no(response: str, finished: bool = True) -> Extracted:
+def extract_yes_no(response: Response) -> Extracted:
     """``yes`` or ``no`` if exactly one of them is a word once VQA marks are gone; ``*`` and ``:`` are none."""
-    text = response.lower()
+    text = response.text.lower()
     joined = re.search(r"\d,\d", text) is not None
     bare = text
     for mark in _BESIDE_WORDS:
@@ -63,10 +63,10 @@ def extract_yes_no(response: str, finished: bool = True) -> Extracted:
     words = set(re.sub(r"\.(?!\d)", "", bare).split()) & {"yes", "no"}
     if len(words) == 1:
         return Extracted(words.pop(), Reading.OK)
-    return Extracted(None, Reading.AMBIGUOUS) if words else _none(finished)
+    return Extracted(None, Reading.AMBIGUOUS) if words else unread(response)
 
 
-def extract_first_capital(response: str, finished: bool = True) -> Extracted:
+def extract_first_capital(response: Response) -> Extracted:
     """MME-RealWorld's rule: the first capital A to E anywhere, once prefixes such as "The answer is" are deleted.
 
     "Answer: B" is A, "Cannot say" is C. An answer block is unwrapped and upper-cased first. Without a capital, an
@@ -74,38 +74,47 @@ def extract_first_capital(response: str, finished: bool = True) -> Extracted:
     are fused by missing commas and so delete nothing; they are left out. On an empty response VLMEvalKit crashes and
     lmms-eval reads A; here it is none.
     """
-    lowered = response.lower()
+    lowered = response.text.lower()
     start = lowered.find("<answer>")
     end = lowered.find("</answer>", start) if start >= 0 else -1
-    text = response[start + len("<answer>") : end].upper() if end >= 0 else response
+    text = response.text[start + len("<answer>") : end].upper() if end >= 0 else response.text
     for prefix in _FIRST_PREFIXES:
         text = text.replace(prefix, "")
     text = text.strip()
     if not text:
-        return _none(finished)
+        return unread(response)
     capital = re.search("[A-E]", text)
     if capital:
         return Extracted(capital[0], Reading.OK)
     parts = [letter for letter in "ABCDE" if text.lower() in f"({letter.lower()})"]
-    return Extracted(parts[0], Reading.OK) if parts else _none(finished)
+    return Extracted(parts[0], Reading.OK) if parts else unread(response)
 
 
-def extract_after_answer(response: str, finished: bool = True) -> Extracted:
+def extract_after_answer(response: Response, options: Mapping[str, str] | None = None) -> Extracted:
     """We-Math's rule: the first character after the last "Answer", brackets ``<>``, ``:`` and ``.`` deleted, if A to H.
 
-    "Answer: (B)", "answer is B" and a boxed B are none; "Answer: Both" is B.
+    "Answer: (B)", "answer is B" and a boxed B are none; "Answer: Both" is B. The options do not matter.
     """
-    rest = response[response.rfind("Answer") + len("Answer") :] if "Answer" in response else response
-    rest = re.sub(r"[<>:.]", "", rest).strip()
-    return Extracted(rest[0], Reading.OK) if rest[:1] and rest[0] in "ABCDEFGH" else _none(finished)
+    rest = re.sub(r"[<>:.]", "", response.text.rpartition("Answer")[2]).strip()
+    return Extracted(rest[0], Reading.OK) if rest[:1] and rest[0] in "ABCDEFGH" else unread(response)
 
 
-def extract_box(response: str, finished: bool = True) -> ExtractedBox:
+def extract_bare(response: Response) -> Extracted:
+    """The whole response as `bare` text."""
+    return whole(bare(response.text))
+
+
+def bare(text: str) -> str:
+    """lmms-eval's normal form of a word: lower case, no blanks around it, no full stop at its end."""
+    return text.lower().strip().rstrip(".")
+
+
+def extract_box(response: Response) -> ExtractedBox:
     """The first bracketed list of four numbers, else the first four numbers anywhere, digits in prose too."""
-    listed = _FOUR.search(response)
-    numbers = listed.groups() if listed else [match[1] for match in re.finditer(_NUMBER, response)][:4]
+    listed = _FOUR.search(response.text)
+    numbers = listed.groups() if listed else [match[1] for match in re.finditer(_NUMBER, response.text)][:4]
     if len(numbers) < 4:
-        return ExtractedBox(None, Reading.NONE if finished else Reading.TRUNCATED)
+        return ExtractedBox(None, missed(response))
     x1, y1, x2, y2 = map(float, numbers)
     return ExtractedBox((x1, y1, x2, y2), Reading.OK)
 
@@ -124,7 +133,3 @@ def guessed_fractions(
         return xyxy
     across, down = (1000.0, 1000.0) if largest <= 1000 else (width, height)
     return x1 / across, y1 / down, x2 / across, y2 / down
-
-
-def _none(finished: bool) -> Extracted:
-    return Extracted(None, Reading.NONE if finished else Reading.TRUNCATED)

@@ -6,7 +6,7 @@ import pytest
 
 from locus.errors import LocusError
 from locus.evaluation.benchmarks.ai2d import AI2D
-from tests.support.benchmark_files import hf_image, write_parquet, write_tsv
+from tests.support.benchmark_files import hf_image, verdict_on, write_parquet, write_tsv
 from tests.support.benchmark_files_choice import SELECT, ai2d_rows, vek
 
 
@@ -16,8 +16,8 @@ def test_ai2d_answers_by_index_and_options_that_are_letters(tmp_path):
     first, second = benchmark.items()
     assert (first.answer, second.answer) == ("A", "D")
     assert first.prompt == f"Question: Which?\nOptions:\nA. C\nB. A\nC. None\nD. B\n{SELECT}"
-    assert benchmark.judge(first, "The answer is C", True, "locus").correct == 0
-    assert benchmark.judge(first, "The answer is A", True, "locus").correct == 1
+    assert verdict_on(benchmark, first, "The answer is C").correct == 0
+    assert verdict_on(benchmark, first, "The answer is A").correct == 1
     columns = dict(zip("ABCD", ai2d_rows()[0]["options"], strict=True))
     (tsv,) = AI2D(write_tsv(tmp_path / "a.tsv", [vek(answer="D", **columns)]), "ai2d_no_mask", rows=1).items()
     assert tsv.prompt == first.prompt and tsv.answer == "D"

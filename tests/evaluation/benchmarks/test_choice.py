@@ -7,13 +7,13 @@ import pandas as pd
 import pytest
 
 from locus.errors import LocusError
-from locus.evaluation.benchmark import Reading
 from locus.evaluation.benchmarks.ai2d import AI2D
 from locus.evaluation.benchmarks.choice import mean_over, vlmevalkit_prompt
-from locus.evaluation.benchmarks.shared import by_column
 from locus.evaluation.benchmarks.vstar import VStar
-from locus.evaluation.statistics import difference, mean_of, score
-from tests.support.benchmark_files import answered, encoded, write_tsv
+from locus.evaluation.reading.extractors import VLMEVALKIT
+from locus.evaluation.reading.responses import Reading
+from locus.evaluation.statistics import by_column, mean_of, score
+from tests.support.benchmark_files import answered, encoded, verdict_on, write_tsv
 from tests.support.benchmark_files_choice import SELECT, vek
 
 
@@ -48,19 +48,17 @@ def test_vlmevalkit_prompt_is_the_published_text():
 
 
 def test_judging(tmp_path):
-    """A cut or an empty response scored as right, the two extractors mixed up, or an unknown one taken for either."""
+    """A cut or an empty response scored as right, or the two extractors mixed up."""
     benchmark = AI2D(write_tsv(tmp_path / "a.tsv", [vek(D="green")]), rows=1)
     (item,) = benchmark.items()
-    right = benchmark.judge(item, "<answer>B</answer>", True, "locus")
+    right = verdict_on(benchmark, item, "<answer>B</answer>")
     assert (right.item_id, right.correct, right.extracted.answer) == ("0", 1.0, "B")
-    assert benchmark.judge(item, "<answer>B</answer>", True, "vlmevalkit").correct == 0, "it does not know the tags"
-    assert benchmark.judge(item, "B.", True, "vlmevalkit").correct == 1
-    cut = benchmark.judge(item, "Let me compare the red one", False, "locus")
+    assert verdict_on(benchmark, item, "<answer>B</answer>", VLMEVALKIT).correct == 0, "it does not know the tags"
+    assert verdict_on(benchmark, item, "B.", VLMEVALKIT).correct == 1
+    cut = verdict_on(benchmark, item, "Let me compare the red one", finished=False)
     assert cut.correct == 0 and cut.extracted.reading == Reading.TRUNCATED
-    assert benchmark.judge(item, "", True, "locus").correct == 0
-    assert benchmark.judge(item, "The answer is C", True, "locus").correct == 0, "there is no C"
-    with pytest.raises(LocusError, match="unknown extractor 'gpt'"):
-        benchmark.judge(item, "B", True, "gpt")
+    assert verdict_on(benchmark, item, "").correct == 0
+    assert verdict_on(benchmark, item, "The answer is C").correct == 0, "there is no C"
 
 
 def test_an_answer_outside_the_options_is_marked(tmp_path):
@@ -93,11 +91,11 @@ def test_a_score_says_how_many_rows_it_stands_on():
     rows = pd.DataFrame({"correct": 1.0, "category": ["direct_attributes"] * 5 + ["relative_position"] * 2})
     rows = rows.assign(cycle=list("0011223"), source="COCO", other=1.0)
     named = VStar("none").statistics()
-    assert [score(rows, statistic, (), 8).n for statistic in named.values()] == [7, 5, 2]
-    assert score(rows, mean_over("cycle", category="relative_position"), (), 8).n == 2
-    assert score(rows, mean_of(*list(named.values())[1:]), (), 8).n == 7
-    assert score(rows, by_column("other", named["direct_attributes"]), (), 8).n == 5
-    assert difference(rows, rows, named["relative_position"], (), 8).n == 2
+    assert [score(rows, statistic, (), resamples=8).n for statistic in named.values()] == [7, 5, 2]
+    assert score(rows, mean_over("cycle", category="relative_position"), (), resamples=8).n == 2
+    assert score(rows, mean_of(*list(named.values())[1:]), (), resamples=8).n == 7
+    assert score(rows, by_column("other", named["direct_attributes"]), (), resamples=8).n == 5
+    assert score(rows, named["relative_position"], (), before=rows, resamples=8).n == 2
 
 
 # --- HR-Bench -------------------------------------------------------------------------------------------------

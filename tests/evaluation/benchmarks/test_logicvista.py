@@ -7,7 +7,7 @@ import pytest
 
 from locus.errors import LocusError
 from locus.evaluation.benchmarks.logicvista import LogicVista
-from tests.support.benchmark_files import answered, hf_image, scores, told, write_parquet
+from tests.support.benchmark_files import answered, hf_image, scores, told, verdict_on, write_parquet
 from tests.support.benchmark_files_other import write_logicvista
 
 
@@ -22,9 +22,7 @@ def test_logicvista(tmp_path):
     assert np.isnan(score["accuracy_mechanical_rule"])
     whole = LogicVista(str(tmp_path / "dataset.json"), unscorable=True, rows=4)
     assert scores(whole, answered(whole, said))["accuracy_rule"] == 50
-    assert bench.judge(next(bench.items()), r"\boxed{B}", True, "locus").correct == 0, "a part is not the answer"
-    with pytest.raises(LocusError, match="unknown extractor 'mine'"):
-        bench.judge(next(bench.items()), "B", True, "mine")
+    assert verdict_on(bench, next(bench.items()), r"\boxed{B}").correct == 0, "a part is not the answer"
 
 
 def test_logicvista_parquet(tmp_path):

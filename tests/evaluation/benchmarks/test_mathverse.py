@@ -5,7 +5,8 @@ from __future__ import annotations
 import pytest
 
 from locus.evaluation.benchmarks.mathverse import MathVerse
-from tests.support.benchmark_files import answered, scores, write_parquet
+from locus.evaluation.reading.extractors import VLMEVALKIT
+from tests.support.benchmark_files import answered, scores, verdict_on, write_parquet
 from tests.support.benchmark_files_other import mathverse_rows
 
 
@@ -21,8 +22,8 @@ def test_mathverse(tmp_path):
     each = {"text_dominant": 100, "text_lite": 50, "vision_intensive": 0, "vision_dominant": 0, "vision_only": 50}
     assert {name: score[f"{name}_rule"] for name in each} == each
     assert score["mean_rule"] == 40 and bench.headline == "mean_rule" and bench.unit() == ("problem",)
-    assert bench.judge(items["7"], "30", True, "vlmevalkit").correct == 0, "quick match is of texts"
-    assert bench.judge(items["7"], "30°", True, "vlmevalkit").correct == 1
+    assert verdict_on(bench, items["7"], "30", VLMEVALKIT).correct == 0, "quick match is of texts"
+    assert verdict_on(bench, items["7"], "30°", VLMEVALKIT).correct == 1
     assert next(MathVerse(bench.path, query="query_wo", rows=10).items()).prompt == "Answer: Find the angle."
 
 
@@ -43,6 +44,6 @@ def test_mathverse_choices_as_the_file_has_them(tmp_path, answer, listed, gold, 
     bench = MathVerse(write_parquet(tmp_path / "v.parquet", [row]), rows=1)
     (item,) = bench.items()
     assert (item.answer, dict(item.options)) == (gold, options)
-    assert bench.judge(item, rf"\boxed{{{gold}}}", True, "locus").correct == 1
+    assert verdict_on(bench, item, rf"\boxed{{{gold}}}").correct == 1
     if gold == "C, D":
-        assert bench.judge(item, r"\boxed{C}", True, "locus").correct == 0, "one of two is not the answer"
+        assert verdict_on(bench, item, r"\boxed{C}").correct == 0, "one of two is not the answer"

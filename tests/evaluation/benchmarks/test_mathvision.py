@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from locus.evaluation.benchmarks.mathvision import MathVision
-from tests.support.benchmark_files import answered, encoded, hf_image, scores, write_parquet, write_tsv
+from locus.evaluation.reading.extractors import VLMEVALKIT
+from tests.support.benchmark_files import answered, encoded, hf_image, scores, verdict_on, write_parquet, write_tsv
 from tests.support.benchmark_files_other import mathvision_rows
 
 
@@ -17,9 +18,9 @@ def test_mathvision(tmp_path):
     said = {"1": r"It is \boxed{0.5}", "2": r"\boxed{C}", "3": r"\boxed{60\text{ cm}}"}
     score = scores(bench, answered(bench, said))
     assert score["accuracy_rule"] == score["accuracy_choice_rule"] == score["accuracy_free_rule"] == 100
-    assert bench.judge(third, "The answer is 60.", True, "vlmevalkit").correct == 0
-    assert bench.judge(third, "60", True, "vlmevalkit").correct == 1
-    assert bench.judge(third, r"\boxed{61}", True, "locus").correct == 0
+    assert verdict_on(bench, third, "The answer is 60.", VLMEVALKIT).correct == 0
+    assert verdict_on(bench, third, "60", VLMEVALKIT).correct == 1
+    assert verdict_on(bench, third, r"\boxed{61}").correct == 0
 
 
 def test_mathvision_choices_that_are_tags(tmp_path):
@@ -44,4 +45,4 @@ def test_mathvision_parquet(tmp_path):
     bench = MathVision(write_parquet(tmp_path / "m.parquet", [row]), rows=1)
     (item,) = bench.items()
     assert item.item_id == "7" and item.groups["level"] == "2" and item.pictures[0].open().size == (40, 30)
-    assert bench.judge(item, r"\boxed{3/2}", True, "locus").correct == 1
+    assert verdict_on(bench, item, r"\boxed{3/2}").correct == 1

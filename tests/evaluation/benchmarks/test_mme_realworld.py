@@ -8,7 +8,7 @@ import pytest
 
 from locus.evaluation.benchmark import Item
 from locus.evaluation.benchmarks.mme_realworld import MMERealWorld
-from tests.support.benchmark_files import scores
+from tests.support.benchmark_files import scores, verdict_on
 from tests.support.benchmark_files_choice import write_mme
 
 MME_PROMPT = (
@@ -36,12 +36,12 @@ def test_mme_realworld_official_extractor_is_a_column_of_its_own(tmp_path):
     benchmark = MMERealWorld(write_mme(tmp_path, "parquet"), "mme_realworld", 1)
     (item,) = benchmark.items()
     for response, ours, official in (("Answer: B", 1, 0), ("B", 1, 1), ("", 0, 0), ("Blue is A", 0, 1)):
-        verdict = benchmark.judge(item, response, True, "locus")
+        verdict = verdict_on(benchmark, item, response)
         assert (verdict.correct, verdict.columns["official"]) == (ours, official), response
     gold_a = Item("1", "", "A", (), dict(zip("AB", "xy", strict=True)), item.groups)
-    verdict = benchmark.judge(gold_a, "Answer: B", True, "locus")
+    verdict = verdict_on(benchmark, gold_a, "Answer: B")
     assert (verdict.correct, verdict.columns["official"]) == (0, 1)
-    assert benchmark.judge(gold_a, "", True, "locus").correct == 0
+    assert verdict_on(benchmark, gold_a, "").correct == 0
 
 
 def test_mme_realworld_scores():

@@ -7,7 +7,7 @@ import pandas as pd
 import pytest
 
 from locus.evaluation.benchmarks.mmstar import MMStar, split_options
-from tests.support.benchmark_files import scores, write_parquet, write_tsv
+from tests.support.benchmark_files import scores, verdict_on, write_parquet, write_tsv
 from tests.support.benchmark_files_choice import SELECT, mmstar_rows, vek
 
 
@@ -31,8 +31,8 @@ def test_mmstar_options_that_cannot_be_split_stay_where_they_are(tmp_path):
     benchmark = MMStar(write_parquet(tmp_path / "a.parquet", mmstar_rows()[1:]), rows=1)
     (item,) = benchmark.items()
     assert item.prompt == f"Question: Left or right?\n{SELECT}" and item.options == {}
-    assert benchmark.judge(item, "B", True, "locus").correct == 1
-    assert benchmark.judge(item, "E", True, "locus").correct == 0
+    assert verdict_on(benchmark, item, "B").correct == 1
+    assert verdict_on(benchmark, item, "E").correct == 0
 
 
 def test_mmstar_scores():

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from locus.evaluation.benchmark import Reading
 from locus.evaluation.benchmarks.ocrbench import OCRBench
-from tests.support.benchmark_files import answered, hf_image, scores, write_parquet, write_tsv
+from locus.evaluation.reading.extractors import VLMEVALKIT
+from locus.evaluation.reading.responses import Reading
+from tests.support.benchmark_files import answered, hf_image, scores, verdict_on, write_parquet, write_tsv
 from tests.support.benchmark_files_other import ocrbench_rows
 
 
@@ -24,8 +25,8 @@ def test_ocrbench(tmp_path):
     assert (score["final_span_text_recognition"], score["full_response_text_recognition"]) == (0, 100)
     assert score["final_span_handwritten_mathematical_expression_recognition"] == 0
     item = next(iter(bench.items()))
-    assert bench.judge(item, said["1"], True, "vlmevalkit").correct == 1
-    cut = bench.judge(item, "Centre Ville", False, "locus")
+    assert verdict_on(bench, item, said["1"], VLMEVALKIT).correct == 1
+    cut = verdict_on(bench, item, "Centre Ville", finished=False)
     assert cut.correct == 0 and cut.extracted.reading is Reading.TRUNCATED and cut.columns["full_response"] == 1
 
 
@@ -35,4 +36,4 @@ def test_ocrbench_parquet_tells_formulas_by_their_source(tmp_path):
     bench = OCRBench(write_parquet(tmp_path / "o.parquet", [row]), rows=1)
     (item,) = bench.items()
     assert item.answer == ("a b",)
-    assert bench.judge(item, "ab", True, "locus").correct == 1 and bench.judge(item, "AB", True, "locus").correct == 0
+    assert verdict_on(bench, item, "ab").correct == 1 and verdict_on(bench, item, "AB").correct == 0

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import pytest
 
-from locus.errors import LocusError
-from locus.evaluation.benchmark import Reading
 from locus.evaluation.benchmarks.realworldqa import RealWorldQA
-from tests.support.benchmark_files import answered, scores, write_tsv
+from locus.evaluation.reading.extractors import VLMEVALKIT
+from locus.evaluation.reading.responses import Reading
+from tests.support.benchmark_files import answered, scores, verdict_on, write_tsv
 from tests.support.benchmark_files_choice import SHORT, vek, write_realworldqa
 
 
@@ -23,11 +23,9 @@ def test_realworldqa_official(tmp_path):
     found = scores(benchmark, rows)
     expected = {"accuracy": 100, "strict": 100 / 3, "letter": 100, "short": 100, "without_broken": 100}
     assert found == pytest.approx(expected)
-    assert benchmark.judge(items[1], "three", True, "vlmevalkit").correct == 0
-    assert benchmark.judge(items[1], "3.", True, "vlmevalkit").correct == 1
-    assert benchmark.judge(items[1], "", True, "vlmevalkit").extracted.reading == Reading.NONE
-    with pytest.raises(LocusError, match="unknown extractor"):
-        benchmark.judge(items[1], "3", True, "gpt")
+    assert verdict_on(benchmark, items[1], "three", VLMEVALKIT).correct == 0
+    assert verdict_on(benchmark, items[1], "3.", VLMEVALKIT).correct == 1
+    assert verdict_on(benchmark, items[1], "", VLMEVALKIT).extracted.reading == Reading.NONE
 
 
 def test_realworldqa_tsv_marks_its_broken_rows(tmp_path):

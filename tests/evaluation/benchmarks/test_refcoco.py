@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -11,11 +10,13 @@ import pandas as pd
 import pytest
 
 from locus.errors import LocusError
-from locus.evaluation.benchmark import Item, Reading
+from locus.evaluation.benchmark import Item
 from locus.evaluation.benchmarks.refcoco import RefCOCO
 from locus.evaluation.benchmarks.refcoco_forms import split_name
-from locus.types import Frame
-from tests.support.benchmark_files import scores, write_parquet
+from locus.evaluation.reading.extractors import VLMEVALKIT
+from locus.evaluation.reading.responses import Reading
+from locus.types import Frame, View
+from tests.support.benchmark_files import scores, verdict_on, write_parquet
 from tests.support.benchmark_files_other import GOLD, XYWH, jpeg, jxu124, refer, vlmevalkit
 
 UNC = ("val", "testA", "testB")
@@ -126,18 +127,18 @@ def item(tmp_path) -> Item:
 def test_a_true_answer_in_each_frame(item, frame, response):
     """Pixels of the enlarged picture compared with pixels of the file: IoU near 0 for a perfect answer."""
     bench = refcoco("x", frame)
-    verdict = bench.judge(replace(item, processed_size=(1176, 868)), response, True, "locus")
+    verdict = verdict_on(bench, item, response, view=View(Frame(frame), (1176, 868)))
     assert verdict.columns["iou"] == pytest.approx(1) and verdict.correct == 1
     others = {"file", "unit1000", "processed"} - {frame}
     for other in others:
-        wrong = refcoco("x", other).judge(replace(item, processed_size=(1176, 868)), response, True, "locus")
+        wrong = verdict_on(bench, item, response, view=View(Frame(other), (1176, 868)))
         assert wrong.columns["iou"] < 0.9
 
 
 def test_processed_frame_needs_its_size(item):
     """A size guessed from the file's is wrong as soon as min_pixels enlarges pictures."""
     with pytest.raises(LocusError, match="processed frame, whose size the predictions do not give"):
-        refcoco("x", "processed").judge(item, "[1, 2, 3, 4]", True, "locus")
+        verdict_on(refcoco("x", "processed"), item, "[1, 2, 3, 4]", view=View(Frame.PROCESSED))
     with pytest.raises(LocusError, match="unknown frame"):
         refcoco("x", "pixels")
 
@@ -155,7 +156,7 @@ def test_processed_frame_needs_its_size(item):
 )
 def test_boundaries(item, response, iou, reading):
     """An IoU of exactly 0.5 is right in both kits; nothing outside the picture may enlarge a union."""
-    verdict = refcoco("x").judge(item, response, True, "locus")
+    verdict = verdict_on(refcoco("x"), item, response, view=View(Frame.UNIT1000))
     assert verdict.columns["iou"] == pytest.approx(iou) and verdict.correct == float(iou >= 0.5)
     assert verdict.extracted.reading is reading and (verdict.extracted.answer is None) == (reading is not Reading.OK)
 
@@ -164,7 +165,7 @@ def test_boundaries(item, response, iou, reading):
                                                    ("[64, 48, 320, 240]", 0)])  # fmt: skip
 def test_vlmevalkit_guesses_the_frame(item, response, correct):
     """Its numbers for policies that write pixels cannot be reproduced without its fault."""
-    assert refcoco("x", "file").judge(item, response, True, "vlmevalkit").correct == correct
+    assert verdict_on(refcoco("x", "file"), item, response, VLMEVALKIT).correct == correct
 
 
 def test_scores():

@@ -7,7 +7,8 @@ import pytest
 
 from locus.errors import LocusError
 from locus.evaluation.benchmarks.wemath import WeMath, split_options
-from tests.support.benchmark_files import answered, encoded, scores, write_parquet, write_tsv
+from locus.evaluation.reading.extractors import VLMEVALKIT
+from tests.support.benchmark_files import answered, encoded, scores, verdict_on, write_parquet, write_tsv
 from tests.support.benchmark_files_other import wemath_rows
 
 
@@ -98,6 +99,6 @@ def test_wemath_tsv_and_official_extraction(tmp_path):
     (item,) = bench.items()
     assert item.options == {"A": "3", "B": "None"} and item.prompt.endswith("<Answer>: <<your option>>")
     assert "B. None\n\nRegarding the format" in item.prompt
-    assert bench.judge(item, "<Thought process>: <<x>> <Answer>: <<B>>", True, "vlmevalkit").correct == 1
-    assert bench.judge(item, r"\boxed{B}", True, "vlmevalkit").correct == 0
-    assert bench.judge(item, r"\boxed{B}", True, "locus").correct == 1
+    assert verdict_on(bench, item, "<Thought process>: <<x>> <Answer>: <<B>>", VLMEVALKIT).correct == 1
+    assert verdict_on(bench, item, r"\boxed{B}", VLMEVALKIT).correct == 0
+    assert verdict_on(bench, item, r"\boxed{B}").correct == 1

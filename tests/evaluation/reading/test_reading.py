@@ -12,41 +12,44 @@ import json
 import random
 import time
 from collections import Counter
-from collections.abc import Callable, Mapping
 
 import pytest
 
-from locus.evaluation.benchmark import Extracted, Reading
-from locus.evaluation.reading import short as extraction
 from locus.evaluation.reading import vlmevalkit
-from locus.evaluation.reading.responses import ExtractedBox, boxed, ends, final_span, half_width
+from locus.evaluation.reading.extractors import EXTRACTORS, LOCUS, VLMEVALKIT, Extractor
+from locus.evaluation.reading.responses import (
+    Extracted,
+    ExtractedBox,
+    Reading,
+    boxed,
+    ends,
+    final_span,
+    half_width,
+)
+from locus.types import Response
 from tests.support.paths import DATA, REPO
 
 RESPONSES = DATA / "responses.jsonl"
 DOCS = REPO / "docs" / "benchmarks_extraction.md"
 ROWS = [json.loads(line) for line in RESPONSES.read_text(encoding="utf-8").splitlines()]
 COLORS = {"A": "red", "B": "blue", "C": "green", "D": "yellow"}
-LOCUS = {
-    "letter": extraction.extract_letter,
-    "letters": extraction.extract_letters,
-    "yes_no": extraction.extract_yes_no,
-    "short": extraction.extract_short,
-    "value": extraction.extract_value,
-    "box": extraction.extract_box,
+TASKS = {
+    "locus": ("letter", "letters", "yes_no", "short", "value", "box"),
+    "vlmevalkit": ("letter", "yes_no", "box"),
 }
-VLMEVALKIT = {
-    "letter": vlmevalkit.extract_letter,
-    "yes_no": vlmevalkit.extract_yes_no,
-    "box": vlmevalkit.extract_box,
-}
+"""Extractor -> what it has a rule for."""
 LETTER_RULES = (vlmevalkit.extract_first_capital, vlmevalkit.extract_after_answer)
 
 
-def read(extractor: Mapping[str, Callable], row: dict) -> tuple[str | list[float] | None, str]:
+def extract(extractor: Extractor, task: str, response: Response, options: dict) -> Extracted | ExtractedBox:
+    """What an extractor reads in a response to a task."""
+    return getattr(extractor, task)(response, *([options] if task.startswith("letter") else []))
+
+
+def read(extractor: Extractor, row: dict) -> tuple[str | list[float] | None, str]:
     """What an extractor makes of a row, and its reading."""
-    arguments = [row["response"], *([row["options"]] if "options" in row else [])]
-    finished = row.get("finished", row["reading"] != "truncated")
-    found = extractor[row["task"]](*arguments, finished=finished)
+    response = Response(row["response"], row.get("finished", row["reading"] != "truncated"))
+    found = extract(extractor, row["task"], response, row.get("options"))
     answer = found.xyxy and list(found.xyxy) if isinstance(found, ExtractedBox) else found.answer
     return answer, found.reading.value
 
@@ -55,10 +58,10 @@ def accuracy_table(rows: list[dict] = ROWS) -> str:
     """Markdown: for each form the share that each extractor reads right; a dash where it has no rule."""
     total, right = Counter(), Counter()
     for row in rows:
-        for name, extractor in (("locus", LOCUS), ("vlmevalkit", VLMEVALKIT)):
-            if row["task"] in extractor:
-                total[row["form"], name] += 1
-                right[row["form"], name] += read(extractor, row)[0] == row["expected"]
+        for extractor in EXTRACTORS:
+            if row["task"] in TASKS[extractor.name]:
+                total[row["form"], extractor.name] += 1
+                right[row["form"], extractor.name] += read(extractor, row)[0] == row["expected"]
     lines = ["| form | n | locus | vlmevalkit |", "|---|---|---|---|"]
     for form, count in Counter(row["form"] for row in rows).items():
         cells = [
@@ -81,7 +84,7 @@ def test_responses_are_many_and_labelled():
     assert len(ROWS) >= 400 and len({row["form"] for row in ROWS}) >= 40
     for row in ROWS:
         assert (row["expected"] is None) == (row["reading"] != "ok"), row
-        assert Reading(row["reading"]) and row["task"] in LOCUS, row
+        assert Reading(row["reading"]) and row["task"] in TASKS["locus"], row
         if row["task"] == "letter" and row["options"] and row["expected"]:
             assert row["expected"] in row["options"], row
 
@@ -121,13 +124,13 @@ def test_table_of_the_docs():
 )
 def test_final_span(text, span):
     """Thoughts scored as the answer: their first candidate would count."""
-    assert final_span(text) == span
+    assert final_span(Response(text)) == span
 
 
 def test_unfinished_thoughts_are_no_span():
     """A response cut in its thoughts has answered nothing, whatever stands in them."""
-    assert final_span("<think>The answer is B, but", finished=False) == ""
-    assert final_span("<think>a</think>The answer is B, but", finished=False) == "The answer is B, but"
+    assert final_span(Response("<think>The answer is B, but", finished=False)) == ""
+    assert final_span(Response("<think>a</think>The answer is B, but", finished=False)) == "The answer is B, but"
 
 
 def test_half_width_keeps_superscripts():
@@ -147,7 +150,7 @@ def test_short_gold_answers_pass_their_own_reading():
     """Gold answers that the normalisation turns into something else could never be hit."""
     golds = {"Yes": "yes", "3": "3", "1,200": "1200", "Left": "left", "The bus.": "bus", "three": "3", "25 mph": "25"}
     for gold, answer in golds.items():
-        assert extraction.extract_short(gold) == Extracted(answer, Reading.OK)
+        assert LOCUS.short(Response(gold)) == Extracted(answer, Reading.OK)
 
 
 # --- VLMEvalKit's rules, faults included --------------------------------------------------------------------------
@@ -182,12 +185,12 @@ LETTERS = [
 @pytest.mark.parametrize("response, letter", LETTERS)
 def test_vlmevalkit_letters(response, letter):
     """A mended rule would give a column that no published number can be compared with."""
-    assert vlmevalkit.extract_letter(response, COLORS).answer == letter
+    assert VLMEVALKIT.letter(Response(response), COLORS).answer == letter
 
 
 def test_vlmevalkit_reads_letters_that_are_no_option():
     """ "The answer is D" of two options is D there, wrong; not the first option."""
-    found = vlmevalkit.extract_letter("The answer is done", {"A": "left", "B": "right"})
+    found = VLMEVALKIT.letter(Response("The answer is done"), {"A": "left", "B": "right"})
     assert found == Extracted(None, Reading.OUT_OF_RANGE)
 
 
@@ -207,7 +210,7 @@ def test_vlmevalkit_reads_letters_that_are_no_option():
 )
 def test_vlmevalkit_yes_no(response, answer, reading):
     """Unknown mapped to no would raise HallusionBench, where 58 % of the answers are no."""
-    assert vlmevalkit.extract_yes_no(response) == Extracted(answer, Reading(reading))
+    assert VLMEVALKIT.yes_no(Response(response)) == Extracted(answer, Reading(reading))
 
 
 @pytest.mark.parametrize(
@@ -233,7 +236,7 @@ def test_vlmevalkit_yes_no(response, answer, reading):
 )
 def test_vlmevalkit_first_capital(response, letter):
     """MME-RealWorld's numbers stand on this rule; an empty response must not count as A, nor stop the scoring."""
-    assert vlmevalkit.extract_first_capital(response).answer == letter
+    assert vlmevalkit.extract_first_capital(Response(response)).answer == letter
 
 
 @pytest.mark.parametrize(
@@ -255,15 +258,15 @@ def test_vlmevalkit_first_capital(response, letter):
 )
 def test_vlmevalkit_after_answer(response, letter):
     """We-Math's own rule, which reads a template and little else."""
-    assert vlmevalkit.extract_after_answer(response).answer == letter
+    assert VLMEVALKIT.template_letter(Response(response), COLORS).answer == letter
 
 
 def test_vlmevalkit_boxes():
     """Digits in prose poison a box without brackets; the picture's year is no coordinate where brackets stand."""
-    assert vlmevalkit.extract_box("In 2024: [1, 2, 3, 4]").xyxy == (1, 2, 3, 4)
-    assert vlmevalkit.extract_box("In 2024 the cup is at (10, 20), (30, 40)").xyxy == (2024, 10, 20, 30)
-    assert vlmevalkit.extract_box("10, 20").reading is Reading.NONE
-    assert vlmevalkit.extract_box("10, 20", finished=False).reading is Reading.TRUNCATED
+    assert VLMEVALKIT.box(Response("In 2024: [1, 2, 3, 4]")).xyxy == (1, 2, 3, 4)
+    assert VLMEVALKIT.box(Response("In 2024 the cup is at (10, 20), (30, 40)")).xyxy == (2024, 10, 20, 30)
+    assert VLMEVALKIT.box(Response("10, 20")).reading is Reading.NONE
+    assert VLMEVALKIT.box(Response("10, 20", finished=False)).reading is Reading.TRUNCATED
 
 
 def test_vlmevalkit_guesses_the_frame():
@@ -288,9 +291,9 @@ def test_fuzz():
     for _ in range(4_000):
         text, finished = "".join(rng.choices(FRAGMENTS, k=rng.randrange(14))), rng.random() < 0.7
         options = rng.choice((COLORS, {}, {"A": "A (B", "B": "1", "C": "B"}))
-        for extractor in (LOCUS, VLMEVALKIT):
-            for task, extract in extractor.items():
-                found = extract(text, *([options] if task.startswith("letter") else []), finished=finished)
+        for extractor in EXTRACTORS:
+            for task in TASKS[extractor.name]:
+                found = extract(extractor, task, Response(text, finished), options)
                 answer = found.xyxy if task == "box" else found.answer
                 assert (answer is not None) == (found.reading is Reading.OK), (task, text, found)
                 assert answer != "" and (finished or found.reading is not Reading.NONE or "1e999" in text), (task, text)
@@ -298,7 +301,7 @@ def test_fuzz():
                     assert answer in options, (text, found)
                 seen[found.reading] += 1
         for rule in LETTER_RULES:
-            assert rule(text, finished).reading in (Reading.OK, Reading.NONE, Reading.TRUNCATED)
+            assert rule(Response(text, finished)).reading in (Reading.OK, Reading.NONE, Reading.TRUNCATED)
     assert min(seen[reading] for reading in Reading) > 50
 
 
@@ -324,14 +327,14 @@ def test_fuzz():
 )
 def test_linear_time(piece):
     """A policy that falls into a loop writes one character to its limit; a backtracking pattern would then hang."""
-    text = piece * (1_000_000 // len(piece))
-    for extractor in (LOCUS, VLMEVALKIT):
-        for task, extract in extractor.items():
+    response = Response(piece * (1_000_000 // len(piece)))
+    for extractor in EXTRACTORS:
+        for task in TASKS[extractor.name]:
             start = time.process_time()
-            extract(text, *([COLORS] if task.startswith("letter") else []))
+            extract(extractor, task, response, COLORS)
             assert time.process_time() - start < 1.5, task
     for rule in LETTER_RULES:
-        rule(text)
+        rule(response)
 
 
 def test_ends_keep_what_a_policy_writes():
