@@ -6,11 +6,11 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from locus.boxes import to_view, written_box
+from locus.boxes import to_view
 from locus.scenes.questions import Ask, AskedScene, draw_questions
 from locus.scenes.render import render
 from locus.scenes.source import SceneSource
-from locus.tasks.answers import box_text, completion_text, normalised, parse_answer, parse_text
+from locus.tasks.answers import box_text, completion_text, normalised, parse_text
 from locus.tasks.cue_search.reward import BoxReward
 from locus.tasks.task import Split, Task
 from locus.types import Frame, Grade, Query, Response, View
@@ -57,9 +57,7 @@ class SceneQuestions(Task[SceneExample]):
             said = parse_text(response.text, finished=response.finished)
             right = float(said.text is not None and normalised(said.text) == question.answer)
             return Grade(right, {"accuracy": right, "format": float(said.well_formed)}, said.status)
-        target, answer = question.evidence[0], parse_answer(response.text, finished=response.finished)
-        box = None if answer.xyxy is None else written_box(answer.xyxy, view, target.width, target.height)
-        grade = BoxReward(alpha=0.0)(answer, box, target)
+        grade = BoxReward(alpha=0.0).grade(response, view, question.evidence[0])
         parts = {"accuracy": float(grade.parts["iou"] >= 0.5), **grade.parts}
         return Grade(parts["accuracy"], parts, grade.status, grade.columns)
 

@@ -5,9 +5,10 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from locus.boxes import box_giou, box_iou
+from locus.boxes import box_giou, box_iou, written_box
 from locus.errors import LocusError
-from locus.types import Box, Grade, ParsedAnswer
+from locus.tasks.answers import parse_answer
+from locus.types import Box, Grade, ParsedAnswer, Response, View
 
 
 def giou_reward(box: Box, target: Box) -> float:
@@ -51,3 +52,9 @@ class BoxReward:
         parts = {"iou": iou, "format": well_formed, "nonzero_iou": float(iou > 0)}
         written = None if answer.xyxy is None else list(answer.xyxy)
         return Grade(total, parts, answer.status, {"box": None if box is None else list(box.xyxy), "written": written})
+
+    def grade(self, response: Response, view: View, target: Box) -> Grade:
+        """A response -> its parsed numbers -> the box in the target's image -> what it earns."""
+        answer = parse_answer(response.text, finished=response.finished)
+        box = None if answer.xyxy is None else written_box(answer.xyxy, view, target.width, target.height)
+        return self(answer, box, target)

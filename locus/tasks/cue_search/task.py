@@ -10,10 +10,10 @@ from typing import Any
 
 import numpy as np
 
-from locus.boxes import to_view, written_box
+from locus.boxes import to_view
 from locus.errors import LocusError
 from locus.images.sources import ImageSource
-from locus.tasks.answers import COORDINATE_WORDS, THINK_ANSWER, box_text, completion_text, parse_answer
+from locus.tasks.answers import COORDINATE_WORDS, THINK_ANSWER, box_text, completion_text
 from locus.tasks.cue_search.audits import audited_corpus
 from locus.tasks.cue_search.corpus import Corpus, CueTable
 from locus.tasks.cue_search.crops import CropStrategy
@@ -111,9 +111,7 @@ class CueSearch(Task[CueExample]):
 
     def grade(self, example: CueExample, response: Response, view: View) -> Grade:
         """The reward of the answered box, read in the frame that the policy speaks."""
-        answer = parse_answer(response.text, finished=response.finished)
-        box = None if answer.xyxy is None else written_box(answer.xyxy, view, example.width, example.height)
-        return self.reward(answer, box, example.target)
+        return self.reward.grade(response, view, example.target)
 
     def gold(self, example: CueExample, view: View) -> str:
         """The true box with decimals."""
