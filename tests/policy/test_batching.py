@@ -11,19 +11,16 @@ from omegaconf import OmegaConf
 
 from locus.errors import LocusError
 from locus.policy.batching import micro_batches
-from locus.types import Box, CueExample, Frame, PromptRecord
+from locus.types import Prompt
 
 
-def prompt(name: str, length: int) -> PromptRecord:
+def prompt(name: str, length: int) -> Prompt:
     """A prompt of this many tokens."""
-    example = CueExample(name, name, f"{name}.jpg", 64, 64, (0, 0, 16, 16), 1 / 16, "medium")
-    ids, target = torch.zeros(length, dtype=torch.long), Box(0, 0, 16, 16, Frame.FILE, 64, 64)
-    return PromptRecord(
-        example, ids, ids, torch.zeros(0), torch.zeros(2, 3, dtype=torch.long), target, Frame.FILE, (64, 64)
-    )
+    ids = torch.zeros(length, dtype=torch.long)
+    return Prompt(name, ids, ids, torch.zeros(0), torch.zeros(2, 3, dtype=torch.long), (64, 64))
 
 
-def padded(prompts: list[PromptRecord], batch: list[int], completion_tokens: int) -> int:
+def padded(prompts: list[Prompt], batch: list[int], completion_tokens: int) -> int:
     """Tokens of a micro-batch, each row as long as its longest."""
     return len(batch) * (max(prompts[i].length for i in batch) + completion_tokens)
 

@@ -13,18 +13,7 @@ from locus.policy.logprobs import CompletionBatch, PackedScorer
 from locus.policy.rollouts import sample_groups
 from locus.types import Completion, Sampling
 from tests.support.group_forward import CPU, FAMILY, HEADS, LOGPROB, stock_model
-from tests.support.models import (
-    FAMILIES,
-    LENGTHS,
-    SIZES,
-    backbone,
-    collator,
-    completions,
-    prompts,
-    sample,
-    tiny_vlm,
-    token_ids,
-)
+from tests.support.models import FAMILIES, LENGTHS, backbone, completions, prompts, tiny_vlm, token_ids
 
 
 # --- Rollouts against scores ----------------------------------------------------------------------------------
@@ -196,5 +185,5 @@ def test_loaded_vision_tower_uses_sdpa(family: str):
 def test_prompt_lengths_of_these_tests_differ():
     """Equal lengths would leave padding untested everywhere above."""
     for family in FAMILIES:
-        lengths = [record.length for record in collator(family)([sample(*size) for size in SIZES])]
+        lengths = [record.length for record in prompts(family)]
         assert len(set(lengths)) == len(lengths)

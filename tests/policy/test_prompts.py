@@ -12,13 +12,26 @@ from hydra.utils import instantiate
 from omegaconf import OmegaConf
 from PIL import Image
 
-from locus.boxes import convert
+from locus.boxes import to_view
 from locus.errors import LocusError
-from locus.policy.prompts import CueCollator, PixelLimits, opened_by_template
-from locus.tasks.cue_search.prompts import answer_text, cue_search_text
-from locus.tasks.cue_search.reward import BoxReward, judge
-from locus.types import Box, Completion, Frame, PromptRecord, Rollout, Status
-from tests.support.models import FAMILIES, backbone, collator, prompts, sample
+from locus.policy.prompts import PixelLimits, PromptBuilder, opened_by_template
+from locus.tasks.answers import after_opened, box_text, completion_text
+from locus.tasks.cue_search.task import cue_search_text
+from locus.tasks.datamodule import SampleMaker
+from locus.tasks.preflight import grade_written
+from locus.tasks.rollouts import graded
+from locus.types import Box, Completion, Frame, Grade, Prompt, Sample, Status, View
+from tests.support.models import (
+    FAMILIES,
+    SIZES,
+    NoiseImages,
+    backbone,
+    builder,
+    cue_task,
+    example,
+    prompts,
+    sample_maker,
+)
 from tests.support.paths import CONF
 
 PIXELS = ("native", "easyr1")
@@ -35,22 +48,32 @@ IMAGES = {
 
 
 @lru_cache
-def collator_of(family: str, pixels: str) -> CueCollator:
-    """A collator with one of the shipped pixel limits."""
-    limits = instantiate(OmegaConf.load(CONF / "pixels" / f"{pixels}.yaml"))
-    return CueCollator(backbone(family).processor(), FAMILIES[family][1], limits)
+def limits(pixels: str) -> PixelLimits:
+    """The shipped pixel limits."""
+    return instantiate(OmegaConf.load(CONF / "pixels" / f"{pixels}.yaml"))
 
 
-def earn(make: CueCollator, record: PromptRecord, text: str) -> Rollout:
-    """A completion of this text through tokenizer, parser and reward."""
-    ids = torch.tensor(make.encode(text))
-    return judge(Completion(ids, torch.zeros(len(ids)), finished=True), make.decode(ids), record, BoxReward())
+def made(family: str, size: tuple[int, int], box: tuple[int, ...], pixels: str = "native", name: str = "0") -> Sample:
+    """A cue-search sample of an image of noise, under one of the shipped limits."""
+    one = example(size, box, name)
+    return sample_maker(family, [one], limits(pixels))(one)
 
 
-def processed_size(record: PromptRecord, image: int, patch: int) -> tuple[int, int]:
+def earn(make: PromptBuilder, sample: Sample, text: str) -> Grade:
+    """A whole response through tokenizer, parser and reward."""
+    return grade_written(cue_task([sample.example]), sample, text, make.encode, make.decode)
+
+
+def processed_size(prompt: Prompt, image: int, patch: int) -> tuple[int, int]:
     """Width and height of one of the prompt's images as the vision tower sees it."""
-    rows, columns = record.image_grid_thw[image, 1:].tolist()
+    rows, columns = prompt.image_grid_thw[image, 1:].tolist()
     return columns * patch, rows * patch
+
+
+def same(one: Prompt, other: Prompt) -> bool:
+    """Tokens, types, pixels and grids, to the last bit."""
+    names = ("input_ids", "mm_token_type_ids", "pixel_values", "image_grid_thw")
+    return all(torch.equal(getattr(one, name), getattr(other, name)) for name in names)
 
 
 # --- Boxes survive --------------------------------------------------------------------------------------------
@@ -59,30 +82,28 @@ def processed_size(record: PromptRecord, image: int, patch: int) -> tuple[int, i
 @pytest.mark.parametrize("size", IMAGES, ids=lambda size: f"{size[0]}x{size[1]}")
 def test_a_true_box_earns_one_after_any_resize(family: str, pixels: str, size: tuple[int, int]):
     """A box scored in another frame than it was written in: a perfect answer then earns 0.77 to 0.01, silently."""
-    make = collator_of(family, pixels)
-    (record,) = make([sample(size, IMAGES[size])])
-    seen = processed_size(record, 0, make.patch_size)
+    make, sample = builder(family), made(family, size, IMAGES[size], pixels)
+    seen = processed_size(sample.prompt, 0, make.patch_size)
     assert seen[0] % FACTOR[family] == seen[1] % FACTOR[family] == 0
-    assert record.answer_size == {Frame.PROCESSED: seen, Frame.UNIT1000: (1000, 1000)}[record.answer_frame]
-    assert record.target == Box(*IMAGES[size], Frame.FILE, *size)
+    assert sample.view == View(FAMILIES[family][1], seen) and sample.prompt.processed_size == seen
+    assert sample.example.target == Box(*IMAGES[size], Frame.FILE, *size)
     # The oracle's numbers are worked out here, not by the code under test.
-    width, height = seen if record.answer_frame is Frame.PROCESSED else (1000, 1000)
+    width, height = seen if sample.view.frame is Frame.PROCESSED else (1000, 1000)
     x1, y1, x2, y2 = IMAGES[size]
     numbers = (x1 / size[0] * width, y1 / size[1] * height, x2 / size[0] * width, y2 / size[1] * height)
-    text = "<think>here</think><answer>[" + ", ".join(f"{number:.3f}" for number in numbers) + "]</answer>"
-    rollout = earn(make, record, text)
-    assert rollout.answer.well_formed and rollout.reward.format == 1
-    assert rollout.reward.total == pytest.approx(1, abs=1e-2)
-    assert text == answer_text(convert(record.target, record.answer_frame, width, height), "here", digits=3)
+    text = "<think></think><answer>[" + ", ".join(f"{number:.3f}" for number in numbers) + "]</answer>"
+    grade = earn(make, sample, text)
+    assert grade.status is Status.OK and grade.parts["format"] == 1
+    assert grade.total == pytest.approx(1, abs=1e-2)
+    assert text == cue_task([sample.example]).gold(sample.example, sample.view)
 
 
 @FAMILY
 def test_a_box_in_the_file_frame_does_not_earn_one(family: str):
     """The test above must see a box that nobody converted: 500x375 under EasyR1's limits."""
-    make = collator_of(family, "easyr1")
-    (record,) = make([sample((500, 375), IMAGES[500, 375])])
-    rollout = earn(make, record, answer_text(record.target, "", digits=3))
-    assert rollout.answer.status is Status.OK and rollout.reward.iou < 0.2
+    sample = made(family, (500, 375), IMAGES[500, 375], "easyr1")
+    grade = earn(builder(family), sample, completion_text(box_text(sample.example.target, 3)))
+    assert grade.status is Status.OK and grade.parts["iou"] < 0.2
 
 
 @FAMILY
@@ -92,22 +113,22 @@ def test_image_tokens_agree_with_the_grids(family: str):
         tokens = record.image_grid_thw.prod(1) // 4
         assert int((record.mm_token_type_ids == 1).sum()) == int(tokens.sum())
         assert record.pixel_values.shape[0] == int(record.image_grid_thw.prod(1).sum())
-        image = collator(family).processor.tokenizer.convert_tokens_to_ids("<|image_pad|>")
+        image = builder(family).processor.tokenizer.convert_tokens_to_ids("<|image_pad|>")
         assert torch.equal(record.input_ids == image, record.mm_token_type_ids == 1)
 
 
 # --- EasyR1's resize ------------------------------------------------------------------------------------------
 def test_easyr1_resize_of_a_tiny_crop():
     """20x24 -> 467x560 (area 262,144, sides cut to whole pixels) -> 476x560 in factor 28: 17 x 20 visual tokens."""
-    (record,) = collator_of("qwen2_5_vl", "easyr1")([sample((640, 480), (413, 77, 433, 101))])
+    record = made("qwen2_5_vl", (640, 480), (413, 77, 433, 101), "easyr1").prompt
     assert processed_size(record, 1, 14) == (476, 560)
     assert int(record.image_grid_thw[1].prod()) // 4 == 340
 
 
 def test_easyr1_resize_of_an_image():
     """500x375 -> 591x443 -> 588x448 in factor 28; cutting and rounding the other way round gives other sides."""
-    (record,) = collator_of("qwen2_5_vl", "easyr1")([sample((500, 375), IMAGES[500, 375])])
-    assert processed_size(record, 0, 14) == record.answer_size == (588, 448)
+    sample = made("qwen2_5_vl", (500, 375), IMAGES[500, 375], "easyr1")
+    assert processed_size(sample.prompt, 0, 14) == sample.view.processed == (588, 448)
 
 
 @pytest.mark.parametrize(
@@ -116,8 +137,7 @@ def test_easyr1_resize_of_an_image():
 )
 def test_pixel_limits_by_hand(size: tuple[int, int], expected: tuple[int, int]):
     """sqrt(262144 / 480) = 23.3694: 467.39 x 560.87; sqrt(4194304 / 12192768) = 0.586513: 2364.8 x 1773.6."""
-    limits = PixelLimits(262144, 4194304)
-    assert limits(Image.new("RGB", size)).size == expected
+    assert PixelLimits(262144, 4194304)(Image.new("RGB", size)).size == expected
 
 
 def test_no_limits_leave_the_image_alone():
@@ -131,7 +151,7 @@ def test_no_limits_leave_the_image_alone():
 def test_extreme_aspect_ratio_is_one_clear_error(family: str, pixels: str):
     """The processor's ValueError without the image's name, in the middle of a run."""
     with pytest.raises(LocusError, match=r"long\.png.*aspect ratio") as caught:
-        collator_of(family, pixels)([sample((2100, 10), (5, 0, 20, 10), "long")])
+        made(family, (2100, 10), (5, 0, 20, 10), pixels, "long")
     assert "\n" not in str(caught.value)
 
 
@@ -139,7 +159,7 @@ def test_extreme_aspect_ratio_is_one_clear_error(family: str, pixels: str):
 @pytest.mark.parametrize("pixels", PIXELS)
 def test_a_cue_of_few_pixels_is_enlarged(family: str, pixels: str):
     """A crop smaller than one patch: it must become at least the processor's least area, and not fail."""
-    (record,) = collator_of(family, pixels)([sample((96, 80), (10, 10, 13, 12))])
+    record = made(family, (96, 80), (10, 10, 13, 12), pixels).prompt
     assert int(record.image_grid_thw[1].prod()) >= 4
 
 
@@ -147,11 +167,11 @@ def test_a_cue_of_few_pixels_is_enlarged(family: str, pixels: str):
 @FAMILY
 def test_full_image_comes_first_then_the_cue(family: str):
     """The two pictures swapped: the text calls Image 1 the scene, and the answer's frame is the first one's."""
-    make, pair = collator(family), sample((96, 80), (8, 12, 40, 68))
-    (record,) = make([pair])
-    (swapped,) = make([replace(pair, image=pair.cue, cue=pair.image)])
+    make, one = builder(family), example((96, 80), (8, 12, 40, 68))
+    image, cue = cue_task([one]).prompt(one, Frame.FILE).images
+    record, swapped = (make.build("0", "Where?", images) for images in ((image, cue), (cue, image)))
     cut = int(record.image_grid_thw[0].prod())
-    alone = make.processor.image_processor(images=[pair.image], return_tensors="pt")
+    alone = make.processor.image_processor(images=[image], return_tensors="pt")
     assert torch.equal(record.image_grid_thw[:1], alone["image_grid_thw"])
     assert torch.equal(record.pixel_values[:cut], alone["pixel_values"])
     assert torch.equal(record.image_grid_thw.flip(0), swapped.image_grid_thw)
@@ -162,7 +182,7 @@ def test_full_image_comes_first_then_the_cue(family: str):
 @FAMILY
 def test_the_prompt_is_the_papers_text_in_the_frame_spoken(family: str):
     """A template that drops the instruction, or a frame that the model is not told."""
-    make, (record, *_) = collator(family), prompts(family)
+    make, (record, *_) = builder(family), prompts(family)
     text = make.processor.tokenizer.decode(record.input_ids)
     assert cue_search_text(FAMILIES[family][1]) in text
     assert ("from 0 to 1000" in text) == (FAMILIES[family][1] is Frame.UNIT1000)
@@ -172,47 +192,102 @@ def test_the_prompt_is_the_papers_text_in_the_frame_spoken(family: str):
 @FAMILY
 def test_records_own_their_pixels(family: str):
     """Pixels sliced from a flat batch tensor: a record would then depend on what it was batched with."""
-    together = collator(family)([sample((96, 80), (8, 12, 40, 44)), sample((64, 128), (5, 60, 37, 124), "1")])
-    (alone,) = collator(family)([sample((64, 128), (5, 60, 37, 124), "1")])
-    for name in ("input_ids", "mm_token_type_ids", "pixel_values", "image_grid_thw"):
-        assert torch.equal(getattr(together[1], name), getattr(alone, name))
-    assert together[1].prompt_id == "example-1"
+    together, alone = prompts(family), made(family, *SIZES[1], name="1").prompt
+    assert same(together[1], alone) and together[1].prompt_id == "example-1"
+    make, images = builder(family), [NoiseImages().open(example(*size).image_path) for size in SIZES]
+    for part, image in zip(make.image_prompts(images), images, strict=True):
+        assert same(part, make.image_prompts([image])[0])
+
+
+TEXT = 'Where is "the {odd} cup"? <think>\n[x1, y1] é 北京'
+"""With what a template's own language could take for itself."""
+
+
+@FAMILY
+@pytest.mark.parametrize("count", [0, 1, 2, 3])
+def test_prompts_are_the_chat_template(family: str, count: int):
+    """A prompt that the backbone has not been trained on: one token more, images in another order, other pixels.
+
+    Expected is what the processor makes of the template by itself.
+    """
+    make = builder(family)
+    images = [NoiseImages().open(example(*size).image_path) for size in SIZES[:count]]
+    content = [{"type": "image"}] * count + [{"type": "text", "text": TEXT}]
+    text = make.processor.apply_chat_template(
+        [{"role": "user", "content": content}], tokenize=False, add_generation_prompt=True
+    )
+    whole = make.processor(text=[text], images=images or None, return_tensors="pt")
+    for built in (make.build("q-7", TEXT, images), make.prompt("q-7", make.picture_inputs(images), TEXT)):
+        assert built.prompt_id == "q-7" and torch.equal(built.input_ids, whole["input_ids"][0])
+        assert (
+            built.mm_token_type_ids.tolist() == (whole["input_ids"][0] == make.processor.image_token_id).int().tolist()
+        )
+        assert built.image_grid_thw.shape == (count, 3)
+        if images:
+            assert torch.equal(built.image_grid_thw, whole["image_grid_thw"])
+            assert torch.allclose(built.pixel_values, whole["pixel_values"])
+        assert built.processed_size == (processed_size(built, 0, make.patch_size) if images else (0, 0))
+        assert built.length == len(built.input_ids) == len(built.mm_token_type_ids)
+
+
+@FAMILY
+def test_an_image_and_its_turn_are_the_whole_prompt(family: str):
+    """Pretraining's rows, a question continuing an image's prompt, that are other tokens than those of evaluation."""
+    make, image = builder(family), NoiseImages().open(example(*SIZES[0]).image_path)
+    (shown,) = make.image_prompts([image])
+    whole = make.build("0", "What colour is the star?", [image])
+    assert [*shown.input_ids.tolist(), *make.encode(make.turn("What colour is the star?"))] == whole.input_ids.tolist()
+    assert torch.equal(shown.pixel_values, whole.pixel_values) and shown.processed_size == whole.processed_size
 
 
 # --- Templates that open the thinking -------------------------------------------------------------------------
-def thinking_collator(family: str) -> CueCollator:
-    """A collator whose template opens ``<think>`` for the completion, as Qwen3-VL-Thinking's does."""
+def thinking_builder(family: str) -> PromptBuilder:
+    """A builder whose template opens ``<think>`` for the completion, as Qwen3-VL-Thinking's does."""
     processor = backbone(family).processor()
     ending = "<|im_start|>assistant\n{% endif %}"
     assert processor.chat_template.endswith(ending)
     processor.chat_template = processor.chat_template.removesuffix(ending) + ending.replace("\n", "\n<think>\n")
-    return CueCollator(processor, FAMILIES[family][1], PixelLimits())
+    return PromptBuilder(processor, PixelLimits())
+
+
+def small(make: PromptBuilder, family: str) -> Sample:
+    """A sample of such a builder."""
+    one = example((96, 80), (8, 12, 40, 44))
+    return SampleMaker(cue_task([one]), make, FAMILIES[family][1])(one)
+
+
+def answered(sample: Sample, make: PromptBuilder, completion: str) -> Grade:
+    """What a policy's own completion earns."""
+    ids = torch.tensor(make.encode(completion))
+    written = Completion(ids, torch.zeros(len(ids)), finished=True)
+    return graded(cue_task([sample.example]), sample, written, make.decode(ids)).grade
 
 
 @FAMILY
 def test_a_template_that_opens_the_thinking_is_seen(family: str):
     """A completion without ``<think>`` would count as malformed, and the format reward would be 0 for ever."""
-    make = thinking_collator(family)
+    make = thinking_builder(family)
     assert make.opened == "<think>\n"
-    (record,) = make([sample((96, 80), (8, 12, 40, 44))])
-    assert record.opened == "<think>\n"
-    box = convert(record.target, record.answer_frame, *record.answer_size)
-    text = answer_text(box, "it is here", 3, record.opened)
+    sample = small(make, family)
+    assert sample.prompt.opened == "<think>\n"
+    box = box_text(to_view(sample.example.target, sample.view), 3)
+    text = after_opened(completion_text(box, "it is here"), sample.prompt.opened)
     assert text.startswith("it is here</think><answer>[")
-    assert earn(make, record, text).reward.total == pytest.approx(1, abs=1e-2)
-    assert earn(make, record, "<think>" + text).reward.format == 0  # opened twice
-    assert earn(make, replace(record, opened=""), text).reward.format == 0
+    assert answered(sample, make, text).total == pytest.approx(1, abs=1e-2)
+    assert answered(sample, make, "<think>" + text).parts["format"] == 0  # opened twice
+    unseen = replace(sample, prompt=replace(sample.prompt, opened=""))
+    assert answered(unseen, make, text).parts["format"] == 0
 
 
 @FAMILY
-def test_a_template_that_only_mentions_the_thinking_is_not(family: str):
+def test_a_template_that_opens_nothing(family: str):
     """The instruction names the tags; taking that for an opened block would accept completions without one."""
-    make = collator(family)
-    assert "<think>" in make.text and make.opened == ""
-    (record,) = make([sample((96, 80), (8, 12, 40, 44))])
-    box = convert(record.target, record.answer_frame, *record.answer_size)
-    assert earn(make, record, answer_text(box, "it", 3)).reward.format == 1
-    assert earn(make, record, answer_text(box, "it", 3, "<think>")).reward.format == 0
+    make = builder(family)
+    sample = small(make, family)
+    assert "<think>" in make.decode(sample.prompt.input_ids) and make.opened == sample.prompt.opened == ""
+    whole = completion_text(box_text(to_view(sample.example.target, sample.view), 3), "it")
+    assert answered(sample, make, whole).parts["format"] == 1
+    assert answered(sample, make, whole.removeprefix("<think>")).parts["format"] == 0
 
 
 @pytest.mark.parametrize(
@@ -234,7 +309,6 @@ def test_what_a_template_opened(prompt: str, opened: str):
 @FAMILY
 def test_special_tokens_do_not_reach_the_parser(family: str):
     """An end token left in the text makes every completion malformed."""
-    make, (record, *_) = collator(family), prompts(family)
-    text = answer_text(Box(1, 2, 30, 40, record.answer_frame, *record.answer_size))
+    make, text = builder(family), completion_text("[1, 2, 30, 40]")
     ids = torch.tensor([*make.encode(text), make.processor.tokenizer.eos_token_id])
     assert make.decode(ids) == text

@@ -11,7 +11,7 @@ from locus.policy import rollouts
 from locus.policy.logprobs import sampling_logits
 from locus.policy.rollouts import choose_tokens, prompt_generator, sample_groups
 from locus.policy.vlm import VLM
-from locus.types import Completion, PromptRecord, Sampling
+from locus.types import Completion, Prompt, Sampling
 from tests.support.models import FAMILIES, prompts, tiny_vlm
 
 FAMILY = pytest.mark.parametrize("family", FAMILIES)
@@ -26,7 +26,7 @@ def policy(family: str, ends: Sequence[int] = ENDS) -> VLM:
 
 
 def write(
-    vlm: VLM, records: Sequence[PromptRecord], group: int = 4, seed: int = 0, step: int = 0, **sampling: float
+    vlm: VLM, records: Sequence[Prompt], group: int = 4, seed: int = 0, step: int = 0, **sampling: float
 ) -> list[list[Completion]]:
     """Completions of these prompts; of 16 tokens at most unless said otherwise."""
     settings = Sampling(**{"max_new_tokens": 16} | sampling)
@@ -229,7 +229,7 @@ def test_end_token_at_the_first_place():
     assert all(len(c.token_ids) == 1 and c.finished for group in groups for c in group)
 
 
-def decoded_rows(vlm: VLM, records: Sequence[PromptRecord], **settings: float) -> tuple[list, list[tuple[int, int]]]:
+def decoded_rows(vlm: VLM, records: Sequence[Prompt], **settings: float) -> tuple[list, list[tuple[int, int]]]:
     """Completions, and the (prompts, rows) that were decoded at each step."""
     shapes, decode = [], vlm.decode
 

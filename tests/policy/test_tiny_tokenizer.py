@@ -11,7 +11,8 @@ import pytest
 
 from locus.policy.tiny import TinyQwen3VL
 from locus.policy.tiny_tokenizer import END, LARGEST_INTEGER, PAD, SPECIAL, TAGS, tiny_tokenizer
-from locus.tasks.cue_search.prompts import answer_text, cue_search_text
+from locus.tasks.answers import box_text, completion_text
+from locus.tasks.cue_search.task import cue_search_text
 from locus.types import Box, Frame
 
 TOKENIZER = tiny_tokenizer()
@@ -45,7 +46,7 @@ def test_boxes_cost_one_token_a_part():
         assert pieces("[{}, {}, {}, {}]".format(*numbers)) == [
             *("[", str(numbers[0]), ", ", str(numbers[1]), ", ", str(numbers[2]), ", ", str(numbers[3]), "]")
         ]
-    assert pieces(answer_text(Box(1, 22, 333, 1000, Frame.UNIT1000, 1000, 1000))) == [
+    assert pieces(completion_text(box_text(Box(1, 22, 333, 1000, Frame.UNIT1000, 1000, 1000)))) == [
         *("<think>", "</think>", "<answer>", "[", "1", ", ", "22", ", ", "333", ", ", "1000", "]", "</answer>")
     ]
 
