@@ -22,7 +22,7 @@ from omegaconf import DictConfig, OmegaConf
 from locus.analysis.paper import paper_numbers
 from locus.errors import LocusError
 from locus.evaluation.benchmark import Benchmark
-from locus.evaluation.benchmarks.readers import SUFFIXES
+from locus.evaluation.benchmarks.formats import SUFFIXES
 from locus.evaluation.evaluator import evaluate, limited
 from locus.evaluation.predictions import PredictionFile, fingerprint, read_predictions
 from locus.evaluation.score_files import add_row, describe, read_rows, read_scores, write_scores

@@ -1,4 +1,4 @@
-"""Puts a benchmark's items to a policy: greedy by default, batched by tokens, each picture encoded once. Layer 3.
+"""Asks a policy the items of a benchmark: greedy by default, batched by tokens, each picture encoded once.
 
 Only the vision tower's features are shared by the questions about a picture: each question is its own row, so that its
 prompt is the one that the chat template makes, token for token.
@@ -29,7 +29,7 @@ REMEMBERED = 65_536
 
 @dataclass(frozen=True, eq=False)
 class Asked:
-    """An item as it is put to a policy. The item's pictures are not in it."""
+    """An item as a policy is asked it. The item's pictures are not in it."""
 
     item_id: str
     prompt: Prompt
@@ -69,7 +69,7 @@ class Evaluator:
         self._features: OrderedDict[tuple[str, ...], VisionFeatures] = OrderedDict()
 
     def predict(self, items: Iterable[Item], first_batch: int = 0) -> Iterator[list[Prediction]]:
-        """One list a batch, as they are decoded, in the items' order. Raises LocusError for what cannot be asked."""
+        """One list per batch, as they are decoded, in the items' order. Raises LocusError for what cannot be asked."""
         for number, batch in enumerate(self.batches(items), first_batch):
             yield self.complete(batch, number)
 

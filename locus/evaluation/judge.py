@@ -1,4 +1,4 @@
-"""A language model as judge of free answers, through an OpenAI-compatible chat endpoint; off by default. Layer 2."""
+"""A language model as judge of free answers, through an OpenAI-compatible chat endpoint; off by default."""
 
 from __future__ import annotations
 

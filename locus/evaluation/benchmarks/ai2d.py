@@ -1,4 +1,4 @@
-"""AI2D: 3088 questions about science diagrams. Layer 2."""
+"""AI2D: 3088 questions about science diagrams."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from locus.evaluation.benchmarks.choice import (
     vlmevalkit_item,
     vlmevalkit_prompt,
 )
-from locus.evaluation.benchmarks.readers import LETTERS, Row
+from locus.evaluation.benchmarks.readers import Row
 
 
 @dataclass(frozen=True)
@@ -33,8 +33,5 @@ class AI2D(ChoiceBenchmark):
         if row.file.suffix == ".tsv":
             return vlmevalkit_item(row, {})
         options, pictures = lettered(row.listed("options")), row.pictures("image")
-        number = row.text("answer")  # "0" is the first option
-        if not number.isdecimal() or int(number) >= len(options):
-            raise row.error(f"the answer {number!r} is no index of its {len(options)} options; fetch the file again")
         prompt = vlmevalkit_prompt(row.text("question"), options)
-        return Item(row.item_id("index"), prompt, LETTERS[int(number)], pictures, options, {})
+        return Item(row.item_id("index"), prompt, row.indexed("answer", options), pictures, options, {})

@@ -1,19 +1,19 @@
-"""BabyVision: what small children see. Officially judged by a model; the rule here is ours, and named so. Layer 2."""
+"""BabyVision: what small children see. Officially judged by a model; the rule here is ours, and named so."""
 
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
-from pathlib import Path
+from typing import ClassVar
 
-from locus.evaluation.benchmark import Item, Verdict
-from locus.evaluation.benchmarks.readers import LETTERS, Row, read_rows
-from locus.evaluation.benchmarks.shared import counted, labelled, marked
-from locus.evaluation.judge import Judge
+from locus.evaluation.benchmark import Item
+from locus.evaluation.benchmarks.free_answers import FreeAnswerBenchmark
+from locus.evaluation.benchmarks.readers import LETTERS, Row
 from locus.evaluation.reading.extractors import LOCUS, Extractor
+from locus.evaluation.reading.responses import Extracted
 from locus.evaluation.statistics import Statistic, accuracy
-from locus.types import Response, View
+from locus.types import Response
 
 INSTRUCTION = "\nThink about the question and give your final answer in \\boxed{Answer} format."
 TYPES = ("Fine-grained Discrimination", "Visual Tracking", "Spatial Perception", "Visual Pattern Recognition")
@@ -22,24 +22,13 @@ _MIXED = re.compile(r"[^\W\d]\d|\d[^\W\d]")
 
 
 @dataclass(frozen=True)
-class BabyVision:
+class BabyVision(FreeAnswerBenchmark):
     """388 questions, with choices or a blank; ``path`` is parquet, or meta_data.jsonl of the official zip."""
 
-    path: str
-    images: str = ""
-    judge_model: Judge | None = None
-    rows: int | None = 388
     name: str = "babyvision"
+    rows: int | None = 388
 
-    @property
-    def headline(self) -> str:
-        return "accuracy_judge" if self.judge_model else "accuracy_rule"
-
-    def items(self) -> Iterator[Item]:
-        """One item a row, with the official prompt."""
-        columns = ("taskId", "question", "image", "ansType", "choiceAns", "blankAns")
-        rows = read_rows(Path(self.path), columns, self.images)
-        return counted((self._item(row) for row in rows), self.path, self.name, self.rows)
+    columns: ClassVar = ("taskId", "question", "image", "ansType", "choiceAns", "blankAns")
 
     def _item(self, row: Row) -> Item:
         kind = row.text("ansType")
@@ -47,10 +36,7 @@ class BabyVision:
         answer = row.optional("blankAns")
         if kind == "choice":  # by this column alone: a choiceAns of 0 looks like none, and "null" like an answer
             options = dict(zip(LETTERS, (str(one) for one in row.listed("options")), strict=False))
-            number = row.text("choiceAns")
-            if not number.isdecimal() or int(number) >= len(options):
-                raise row.error(f"choiceAns {number} is none of its {len(options)} options; fetch the file again")
-            answer = LETTERS[int(number)]
+            answer = row.indexed("choiceAns", options)
         elif kind != "blank" or answer in ("", "null"):
             raise row.error(f"ansType {kind} with the answer {answer!r} cannot be scored; fetch the file again")
         lines = "".join(f"\n({letter}) {text}" for letter, text in options.items())
@@ -58,23 +44,18 @@ class BabyVision:
         groups = {"type": row.optional("type"), "subtype": row.optional("subtype"), "kind": kind}
         return Item(row.item_id("taskId"), prompt, answer, row.pictures("image", "image_path"), options, groups)
 
-    def judge(self, item: Item, response: Response, view: View, extractor: Extractor) -> Verdict:
-        """By the rule, and by the judge if there is one; VLMEvalKit has no rule, so both extractors are ours."""
+    def _read(self, item: Item, response: Response, extractor: Extractor) -> tuple[Extracted, bool]:
+        """Ours for both extractors, since VLMEvalKit has no rule."""
+        if item.options:
+            read = LOCUS.letter(response, item.options)
+            return read, read.answer == item.answer
+        read = LOCUS.value(response)
+        return read, same_blank(read.answer or "", str(item.answer), item.prompt)
 
-        read = LOCUS.letter(response, item.options) if item.options else LOCUS.value(response)
-        right = read.answer == item.answer
-        if not item.options:
-            right = same_blank(read.answer or "", str(item.answer), item.prompt)
-        return marked(item, response, read, right, self.judge_model)
-
-    def statistics(self) -> Mapping[str, Statistic]:
+    def _scores(self) -> Mapping[str, Statistic]:
         """Over all rows and by type."""
         each = {f"accuracy_{name.lower().replace(' ', '_')}": accuracy(type=name) for name in TYPES}
-        return labelled({"accuracy": accuracy()} | each, self.judge_model)
-
-    def unit(self) -> Sequence[str]:
-        """Each row by itself."""
-        return ()
+        return {"accuracy": accuracy()} | each
 
 
 def same_blank(answer: str, gold: str, question: str) -> bool:

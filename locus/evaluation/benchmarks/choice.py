@@ -1,20 +1,18 @@
-"""What benchmarks of questions with lettered options share. Layer 2."""
+"""What benchmarks of questions with lettered options share."""
 
 from __future__ import annotations
 
 import re
-from abc import ABC, abstractmethod
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import ClassVar
 
 import numpy as np
 import pandas as pd
 
 from locus.evaluation.benchmark import Item, Verdict
-from locus.evaluation.benchmarks.readers import LETTERS, Row, files_of, read_rows
-from locus.evaluation.benchmarks.shared import counted
+from locus.evaluation.benchmarks.file_benchmark import Columns, FileBenchmark
+from locus.evaluation.benchmarks.readers import LETTERS, Row
 from locus.evaluation.reading.extractors import Extractor
 from locus.evaluation.reading.responses import Extracted
 from locus.evaluation.statistics import Statistic, accuracy, mean_of, rows_of
@@ -28,60 +26,29 @@ VLMEVALKIT_COLUMNS = ("index", ("image", "image_path"), "question", "A", "B", "a
 
 
 @dataclass(frozen=True)
-class ChoiceBenchmark(ABC):
-    """A benchmark whose answers are letters: read row by row, judged by an extracted letter, scored by accuracy.
+class ChoiceBenchmark(FileBenchmark):
+    """A benchmark whose answers are letters: judged by an extracted letter, scored by accuracy.
 
-    A benchmark of its own adds `_item`, and what else differs: columns, prompt, statistics.
+    A new one adds `_item`, and what else differs: columns, prompt, statistics.
     """
-
-    path: str
-    """The benchmark's file or folder (`readers.read_rows`)."""
-    name: str
-    rows: int | None
-    """Of the whole benchmark; None accepts any number."""
-    images: str = ""
-    """Folder of the pictures where the file only names them; by default the file's own."""
 
     headline: ClassVar[str] = "accuracy"
     letters: ClassVar[str] = "ABCD"
     """What a question can be answered with whose options are only in its picture or text."""
-    tsv_columns: ClassVar[Sequence[str | tuple[str, ...]]] = VLMEVALKIT_COLUMNS
-    """That a TSV must have; of a tuple one."""
-    columns: ClassVar[Sequence[str | tuple[str, ...]]] = ()
-    """That other files must have."""
-
-    def items(self) -> Iterator[Item]:
-        """In the file's order. Raises LocusError, after the last row, when their number is not ``rows``."""
-        return counted((self._item(row) for row in self._rows()), self.path, self.name, self.rows)
+    tsv_columns: ClassVar[Columns] = VLMEVALKIT_COLUMNS
 
     def judge(self, item: Item, response: Response, view: View, extractor: Extractor) -> Verdict:
         """Right when the letter that the extractor reads is the answer.
 
-        The verdict's columns are the item's groups, its picture, and ``answerable``: 0 where the answer is none of the
-        options.
+        The verdict's columns are the item's groups, its picture, and ``answerable``: 0 where the answer is not among
+        the options.
         """
         options = item.options or {letter: letter for letter in self.letters}
         return self._verdict(item, extractor.letter(response, options), answerable=float(item.answer in options))
 
-    def statistics(self) -> Mapping[str, Statistic]:
-        """The accuracy over all rows."""
-        return {"accuracy": accuracy()}
-
     def unit(self) -> Sequence[str]:
         """The questions about one picture: in some benchmarks two or three."""
         return ("picture",)
-
-    def _rows(self) -> Iterator[Row]:
-        file = self._file()
-        tsv = files_of(file)[0].suffix == ".tsv"
-        return read_rows(file, self.tsv_columns if tsv else self.columns, self.images)
-
-    def _file(self) -> Path:
-        return Path(self.path)
-
-    @abstractmethod
-    def _item(self, row: Row) -> Item:
-        """One row as it is asked."""
 
     def _verdict(self, item: Item, extracted: Extracted, **columns: float) -> Verdict:
         correct = float(extracted.answer == item.answer)
@@ -90,10 +57,10 @@ class ChoiceBenchmark(ABC):
 
 
 def letter_of(row: Row, *columns: str) -> str:
-    """The right letter, which some files put in brackets; raises LocusError when the cell is no letter."""
+    """The right letter, which some files put in brackets; raises LocusError when the cell is not a letter."""
     answer = row.text(*columns).strip().strip("()")
     if answer not in tuple(LETTERS):
-        raise row.error(f"the answer {answer!r} is no letter from A to {LETTERS[-1]}; fetch the file again")
+        raise row.error(f"the answer {answer!r} is not a letter from A to {LETTERS[-1]}; fetch the file again")
     return answer
 
 
@@ -115,7 +82,7 @@ def vlmevalkit_item(row: Row, groups: Mapping[str, str]) -> Item:
 
 
 def options_in(text: str) -> dict[str, str]:
-    """The options that a text holds, one a line: ``(A) red`` or ``A. red``."""
+    """The options that a text holds, one per line: ``(A) red`` or ``A. red``."""
     return dict(re.findall(r"^[ \t]*\(?([A-J])[.)][ \t]*(.*?)[ \t]*$", text, re.MULTILINE))
 
 

@@ -1,4 +1,4 @@
-"""CV-Bench: counting and relations in 2D, depth and distance in 3D. Layer 2."""
+"""CV-Bench: counting and relations in 2D, depth and distance in 3D."""
 
 from __future__ import annotations
 
@@ -74,7 +74,7 @@ class CVBench(ChoiceBenchmark):
             # A pixel beyond the edge is rounding; more is another layout, and its boxes would all be wrong.
             if not (-1 <= x1 < x2 <= width + 1 and -1 <= y1 < y2 <= height + 1):
                 raise row.error(
-                    f"bbox {box} is no {self.boxes} box in {width} x {height} pixels; pass boxes=xywh, or boxes=none"
+                    f"bbox {box} is not {self.boxes} in {width} x {height} pixels; pass boxes=xywh, or boxes=none"
                 )
             corners.append((max(x1, 0.0), max(y1, 0.0), min(x2, width), min(y2, height)))
         return tuple(Box(*corner, Frame.FILE, width, height) for corner in corners)
@@ -84,13 +84,11 @@ def _numbers(row: Row, box: object) -> tuple[float, ...]:
     try:
         x1, y1, x2, y2 = map(float, box)  # type: ignore[call-overload]
     except (TypeError, ValueError):
-        raise row.error(f"bbox {box} is no four numbers; fetch the file again, or pass boxes=none") from None
+        raise row.error(f"bbox {box} is not four numbers; fetch the file again, or pass boxes=none") from None
     return x1, y1, x2, y2
 
 
 def _source(row: Row) -> str:
     """One of `SOURCES`; some files name the part of Omni3D as well. Another would be of no part of the formula."""
     source = "Omni3D" if row.text("source").startswith("Omni3D") else row.text("source")
-    if source not in SOURCES:
-        raise row.error(f"source {source!r} is none of {', '.join(SOURCES)}; fetch the file again")
-    return source
+    return row.known("source", source, SOURCES)

@@ -1,4 +1,4 @@
-"""HallusionBench: yes/no questions about figures, true and altered. Layer 2."""
+"""HallusionBench: yes/no questions about figures, true and altered."""
 
 from __future__ import annotations
 
@@ -7,12 +7,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import ClassVar
 
-from locus.evaluation.benchmark import Item, Verdict
-from locus.evaluation.benchmarks.readers import Row, read_rows
-from locus.evaluation.benchmarks.shared import counted
-from locus.evaluation.reading.extractors import Extractor
+from locus.evaluation.benchmark import Item
+from locus.evaluation.benchmarks.readers import Row
+from locus.evaluation.benchmarks.yes_no import YesNoBenchmark
 from locus.evaluation.statistics import Statistic, accuracy, all_right, mean_of
-from locus.types import Response, View
 
 KEYS = ("category", "subcategory", "visual_input", "set_id", "figure_id", "question_id")
 """What an index such as ``VD_illusion_1_0_0_0`` is made of."""
@@ -20,42 +18,35 @@ ANSWERS = {"1": "yes", "0": "no", "yes": "yes", "no": "no"}
 
 
 @dataclass(frozen=True)
-class HallusionBench:
+class HallusionBench(YesNoBenchmark):
     """The 951 questions with a figure; the other 178 of the official file are left out, as VLMEvalKit does.
 
     ``path`` is VLMEvalKit's TSV, Hugging Face parquet, or HallusionBench.json (or its folder) with ``images``.
     """
 
-    path: str
-    images: str = ""
-    suffix: str = ""
-    """Behind every question; none in the original."""
-    rows: int | None = 951
     name: str = "hallusionbench"
+    rows: int | None = 951
 
     headline: ClassVar[str] = "aAcc"
+    columns: ClassVar = ("question", ("answer", "gt_answer"))
 
-    def items(self) -> Iterator[Item]:
-        """One item a question with a figure."""
-        return counted(self._items(), self.path, self.name, self.rows)
-
-    def _items(self) -> Iterator[Item]:
+    def _file(self) -> Path:
         official = Path(self.path, "HallusionBench.json")  # samples of responses lie beside it
-        path = official if official.is_file() else Path(self.path)
-        for row in read_rows(path, ("question", ("answer", "gt_answer")), self.images):
-            keys = self._keys(row)
-            if keys["visual_input"] == "0":  # no figure is shown, whatever file is named beside it
-                continue
-            answer = row.text("gt_answer", "answer").strip().lower()
-            if answer not in ANSWERS:
-                raise row.error(f"the answer {answer!r} is none of {', '.join(ANSWERS)}; fetch the file again")
-            # "ocr" is a subcategory of both categories: without the category, groups of both would merge.
-            kind = f"{keys['category']}_{keys['subcategory']}"
-            groups = {"category": keys["category"], "kind": kind}
-            groups |= {"set": keys["set_id"], "figure": keys["figure_id"], "question": keys["question_id"]}
-            pictures = row.pictures("image", "image_path", "filename")
-            text = row.text("question") + self.suffix
-            yield Item("_".join(keys[name] for name in KEYS), text, ANSWERS[answer], pictures, groups=groups)
+        return official if official.is_file() else Path(self.path)
+
+    def _rows(self) -> Iterator[Row]:
+        # Without visual input no figure is shown, whatever file is named beside the question.
+        return (row for row in super()._rows() if self._keys(row)["visual_input"] != "0")
+
+    def _item(self, row: Row) -> Item:
+        keys = self._keys(row)
+        answer = row.known("the answer", row.text("gt_answer", "answer").strip().lower(), ANSWERS)
+        # "ocr" is a subcategory of both categories: without the category, groups of both would merge.
+        kind = f"{keys['category']}_{keys['subcategory']}"
+        groups = {"category": keys["category"], "kind": kind}
+        groups |= {"set": keys["set_id"], "figure": keys["figure_id"], "question": keys["question_id"]}
+        text, pictures = row.text("question") + self.suffix, row.pictures("image", "image_path", "filename")
+        return Item("_".join(keys[name] for name in KEYS), text, ANSWERS[answer], pictures, groups=groups)
 
     def _keys(self, row: Row) -> dict[str, str]:
         """From the columns of the official file, else from the TSV's index."""
@@ -65,13 +56,6 @@ class HallusionBench:
         if len(parts) != len(KEYS):
             raise row.error(f"index {row.text('index')} is not like VD_illusion_1_0_0_0; pass HallusionBench.tsv")
         return dict(zip(KEYS, parts, strict=True))
-
-    def judge(self, item: Item, response: Response, view: View, extractor: Extractor) -> Verdict:
-        """An unread answer is wrong, and never taken for "no": more than half of the true answers are."""
-        read = extractor.yes_no(response)
-        said = read.answer or "unread"
-        columns = {**item.groups, "truth": str(item.answer), "said": said}
-        return Verdict(item.item_id, read, float(said == item.answer), columns)
 
     def statistics(self) -> Mapping[str, Statistic]:
         """aAcc over questions; fAcc and qAcc over figures and over questions with all of theirs right."""

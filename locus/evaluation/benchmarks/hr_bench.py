@@ -1,4 +1,4 @@
-"""HR-Bench: 200 questions about 4K or 8K pictures, each with its options rotated four times. Layer 2."""
+"""HR-Bench: 200 questions about 4K or 8K pictures, each with its options rotated four times."""
 
 from __future__ import annotations
 

@@ -1,57 +1,53 @@
-"""MathVerse: each problem in versions that move its content from the text into the picture. Layer 2."""
+"""MathVerse: each problem in versions that move its content from the text into the picture."""
 
 from __future__ import annotations
 
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
+from typing import ClassVar
 
-from locus.evaluation.benchmark import Item, Verdict
+from locus.evaluation.benchmark import Item
+from locus.evaluation.benchmarks.free_answers import FreeAnswerBenchmark
 from locus.evaluation.benchmarks.readers import Row, read_rows
-from locus.evaluation.benchmarks.shared import counted, labelled, marked
-from locus.evaluation.judge import Judge
 from locus.evaluation.reading.extractors import Extractor
+from locus.evaluation.reading.responses import Extracted
 from locus.evaluation.reading.solutions import letters_of
 from locus.evaluation.statistics import Statistic, accuracy, mean_of
-from locus.types import Response, View
+from locus.types import Response
 
 VERSIONS = ("Text Dominant", "Text Lite", "Vision Intensive", "Vision Dominant", "Vision Only")
 _OPTION = re.compile(r"^[ \t]*\(?([A-H])[ \t]*[:.)][ \t]*(.*?)[ \t]*$", re.MULTILINE)
 
 
 @dataclass(frozen=True)
-class MathVerse:
+class MathVerse(FreeAnswerBenchmark):
     """788 problems in five versions with a picture; the sixth, Text Only, is left out.
 
     ``path`` is VLMEvalKit's TSV, or Hugging Face parquet or JSON of testmini. The official scoring is a judge.
     """
 
-    path: str
-    images: str = ""
+    name: str = "mathverse"
+    rows: int | None = 3940
     query: str = "query_cot"
     """Column of the prompt: ``query_cot`` asks for reasoning first, ``query_wo`` does not."""
-    judge_model: Judge | None = None
     single: str = "mean"
     """The headline without its ``_rule`` or ``_judge``: mean, or vision_only, as the OpenCompass board has it."""
-    rows: int | None = 3940
-    name: str = "mathverse"
+
+    columns: ClassVar = ("problem_index", "problem_version", "question_type", "answer", ("image", "image_path"))
 
     @property
     def headline(self) -> str:
-        return f"{self.single}_judge" if self.judge_model else f"{self.single}_rule"
+        """As chosen by ``single``."""
+        return self._by_best(self.single)
 
-    def items(self) -> Iterator[Item]:
-        """One item a problem and version."""
-        columns = ("problem_index", "problem_version", "question_type", "answer", ("image", "image_path"), self.query)
-        rows = read_rows(Path(self.path), columns, self.images)
-        shown = (row for row in rows if row.text("problem_version").strip() != "Text Only")
-        return counted((self._item(row) for row in shown), self.path, self.name, self.rows)
+    def _rows(self) -> Iterator[Row]:
+        rows = read_rows(self._file(), (*self.columns, self.query), self.images)
+        return (row for row in rows if row.text("problem_version").strip() != "Text Only")
 
     def _item(self, row: Row) -> Item:
-        version, kind = row.text("problem_version").strip(), row.text("question_type").strip()
-        if version not in VERSIONS or kind not in ("multi-choice", "free-form"):
-            raise row.error(f"unknown problem_version {version!r} or question_type {kind!r}; fetch the file again")
+        version = row.known("problem_version", row.text("problem_version").strip(), VERSIONS)
+        kind = row.known("question_type", row.text("question_type").strip(), ("multi-choice", "free-form"))
         # Of Vision Only the question is in the picture; this column has it for the judge, with the options.
         question = row.optional("question_for_eval") or row.optional("question")
         answer, options = row.text("answer").strip(), {}
@@ -61,18 +57,13 @@ class MathVerse:
         number = row.item_id("sample_index" if row.optional("sample_index") else "index")
         return Item(number, row.text(self.query), answer, row.pictures("image", "image_path"), options, groups)
 
-    def judge(self, item: Item, response: Response, view: View, extractor: Extractor) -> Verdict:
-        """Choices by letter or value, free answers by `equal`; ``vlmevalkit``: the whole response is the gold text.
+    def _read(self, item: Item, response: Response, extractor: Extractor) -> tuple[Extracted, bool]:
+        return extractor.quick_match(response, item.options, str(item.answer))
 
-        Two problems have two right letters, which must both be chosen.
-        """
-        read, right = extractor.quick_match(response, item.options, str(item.answer))
-        return marked(item, response, read, right, self.judge_model, item.groups["question"])
-
-    def statistics(self) -> Mapping[str, Statistic]:
+    def _scores(self) -> Mapping[str, Statistic]:
         """The mean of the versions, and each of them; ``accuracy`` counts all rows alike."""
         each = {version.lower().replace(" ", "_"): accuracy(version=version) for version in VERSIONS}
-        return labelled({"mean": mean_of(*each.values()), "accuracy": accuracy(), **each}, self.judge_model)
+        return {"mean": mean_of(*each.values()), "accuracy": accuracy(), **each}
 
     def unit(self) -> Sequence[str]:
         """A problem: its versions are not independent."""
@@ -80,7 +71,7 @@ class MathVerse:
 
 
 def _choice(answer: str, options: dict[str, str]) -> tuple[str, dict[str, str]]:
-    """Answer and options of a choice: ``(C)`` is C, the text of an option its letter, and a value that is none, such as
+    """Answer and options of a choice: ``(C)`` is C, the text of an option its letter, and another value, such as
     ``090°``, a free answer. Without listed options there are bare letters, A to D or to the answer's."""
     answer = answer.strip("()")
     named = [letter for letter, text in options.items() if text == answer]

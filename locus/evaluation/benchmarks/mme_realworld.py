@@ -1,4 +1,4 @@
-"""MME-RealWorld (English) and its Lite selection: questions about large real-world pictures. Layer 2."""
+"""MME-RealWorld (English) and its Lite selection: questions about large real-world pictures."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""MMStar: 1500 questions that need their picture, of 6 abilities and 18 axes. Layer 2."""
+"""MMStar: 1500 questions that need their picture, of 6 abilities and 18 axes."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ class MMStar(ChoiceBenchmark):
     """MMStar (Chen et al. 2024) from VLMEvalKit's TSV or the parquet, which has the options in its question.
 
     Prompt: VLMEvalKit's default; the parquet's options are split from the question, so that they are printed once.
-    Where they cannot be told apart they stay in it, and the instruction follows.
+    Where they cannot be separated they stay in it, and the instruction follows.
     """
 
     name: str = "mmstar"

@@ -1,15 +1,14 @@
-"""OCRBench (v1): does the response contain the text that is asked for. Layer 2."""
+"""OCRBench (v1): does the response contain the text that is asked for."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import ClassVar
 
 from locus.evaluation.benchmark import Item, Verdict
-from locus.evaluation.benchmarks.readers import read_rows
-from locus.evaluation.benchmarks.shared import counted
+from locus.evaluation.benchmarks.file_benchmark import FileBenchmark
+from locus.evaluation.benchmarks.readers import Row
 from locus.evaluation.reading.extractors import LOCUS, VLMEVALKIT, Extractor
 from locus.evaluation.reading.responses import Extracted
 from locus.evaluation.statistics import Statistic, accuracy, by_column
@@ -26,33 +25,26 @@ RECOGNITION = CATEGORIES[:6]
 
 
 @dataclass(frozen=True)
-class OCRBench:
-    """1,000 questions; ``path`` is VLMEvalKit's TSV or Hugging Face parquet."""
+class OCRBench(FileBenchmark):
+    """1,000 questions with several accepted texts each; ``path`` is VLMEvalKit's TSV or Hugging Face parquet."""
 
-    path: str
-    images: str = ""
-    rows: int | None = 1000
     name: str = "ocrbench"
+    rows: int | None = 1000
 
     headline: ClassVar[str] = "final_span"
+    columns: ClassVar = (("image", "image_path"), "question", "answer", ("category", "question_type"))
 
-    def items(self) -> Iterator[Item]:
-        """The bare questions, several accepted texts each."""
-        return counted(self._items(), self.path, self.name, self.rows)
-
-    def _items(self) -> Iterator[Item]:
-        columns = (("image", "image_path"), "question", "answer", ("category", "question_type"))
-        for row in read_rows(Path(self.path), columns, self.images):
-            category = row.text("category", "question_type")
-            if row.optional("dataset") == "HME100k":
-                category = HANDWRITTEN_MATHS
-            answers = row.listed("answer") if row.text("answer")[:1] == "[" else [row.text("answer")]
-            if not all(str(answer).strip() for answer in answers):
-                raise row.error("an accepted answer is empty, and would be found in anything; fetch the file again")
-            golds, pictures = tuple(str(answer) for answer in answers), row.pictures("image", "image_path")
-            groups = {"category": category, "picture": pictures[0].key}
-            groups["kind"] = "recognition" if category in RECOGNITION else category
-            yield Item(row.item_id("index"), row.text("question"), golds, pictures, groups=groups)
+    def _item(self, row: Row) -> Item:
+        category = row.text("category", "question_type")
+        if row.optional("dataset") == "HME100k":
+            category = HANDWRITTEN_MATHS
+        answers = row.listed("answer") if row.text("answer")[:1] == "[" else [row.text("answer")]
+        if not all(str(answer).strip() for answer in answers):
+            raise row.error("an accepted answer is empty, and would be found in anything; fetch the file again")
+        golds, pictures = tuple(str(answer) for answer in answers), row.pictures("image", "image_path")
+        groups = {"category": category, "picture": pictures[0].key}
+        groups["kind"] = "recognition" if category in RECOGNITION else category
+        return Item(row.item_id("index"), row.text("question"), golds, pictures, groups=groups)
 
     def judge(self, item: Item, response: Response, view: View, extractor: Extractor) -> Verdict:
         """Hits in what follows the thoughts and in the whole text; ``correct`` is the latter for ``vlmevalkit``.

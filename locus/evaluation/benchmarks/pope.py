@@ -1,4 +1,4 @@
-"""POPE: is an object in a COCO photo, asked in three settings. Layer 2."""
+"""POPE: is an object in a COCO photo, asked in three settings."""
 
 from __future__ import annotations
 
@@ -12,12 +12,10 @@ import numpy as np
 import pandas as pd
 
 from locus.errors import LocusError
-from locus.evaluation.benchmark import Item, Verdict
-from locus.evaluation.benchmarks.readers import Row, read_rows
-from locus.evaluation.benchmarks.shared import counted
-from locus.evaluation.reading.extractors import Extractor
+from locus.evaluation.benchmark import Item
+from locus.evaluation.benchmarks.readers import Row
+from locus.evaluation.benchmarks.yes_no import YesNoBenchmark
 from locus.evaluation.statistics import Statistic, accuracy, mean_of, rows_of
-from locus.types import Response, View
 
 SETTINGS = ("random", "popular", "adversarial")
 RATES = ("f1", "precision", "recall", "yes_ratio")
@@ -25,51 +23,32 @@ RATES = ("f1", "precision", "recall", "yes_ratio")
 
 
 @dataclass(frozen=True)
-class POPE:
+class POPE(YesNoBenchmark):
     """9,000 questions, 3,000 a setting; the yes questions recur in all three.
 
     ``path`` is VLMEvalKit's TSV (5,127 rows, each read once for every setting in its category), Hugging Face parquet,
     or the official folder of ``coco_pope_<setting>.json``, which needs ``images``, the folder of COCO val2014.
     """
 
-    path: str
-    images: str = ""
-    suffix: str = ""
-    """Behind every question; none in the original."""
-    rows: int | None = 9000
     name: str = "pope"
+    rows: int | None = 9000
 
     headline: ClassVar[str] = "f1"
-
-    def items(self) -> Iterator[Item]:
-        """One item a question and setting."""
-        return counted(self._items(), self.path, self.name, self.rows)
+    columns: ClassVar = (("image", "image_path"), "question", "answer", "category")
 
     def _items(self) -> Iterator[Item]:
-        for row in self._official() if Path(self.path).is_dir() and self._files() else self._table():
-            settings = [one.strip() for one in row.text("category").split(",")]
-            if unknown := set(settings) - set(SETTINGS):
-                raise row.error(
-                    f"category {', '.join(unknown)} is none of {', '.join(SETTINGS)}; pass benchmark.path=<POPE>"
+        for row in self._official() if Path(self.path).is_dir() and self._files() else self._rows():
+            answer = row.known("the answer", row.text("answer", "label").strip().lower(), ("yes", "no"))
+            pictures = row.pictures("image", "image_path")
+            for setting in row.text("category").split(","):
+                setting = row.known("category", setting.strip(), SETTINGS)
+                yield Item(  # question ids begin anew in every setting
+                    f"{setting}_{row.optional('index') or row.item_id('question_id')}",
+                    row.text("question", "text") + self.suffix,
+                    answer,
+                    pictures,
+                    groups={"setting": setting, "picture": pictures[0].key},
                 )
-            yield from self._of(row, settings)
-
-    def _of(self, row: Row, settings: Sequence[str]) -> Iterator[Item]:
-        answer = row.text("answer", "label").strip().lower()
-        if answer not in ("yes", "no"):
-            raise row.error(f"the answer {answer!r} is neither yes nor no; fetch the file again")
-        pictures = row.pictures("image", "image_path")
-        for setting in settings:
-            yield Item(  # question ids begin anew in every setting
-                f"{setting}_{row.optional('index') or row.item_id('question_id')}",
-                row.text("question", "text") + self.suffix,
-                answer,
-                pictures,
-                groups={"setting": setting, "picture": pictures[0].key},
-            )
-
-    def _table(self) -> Iterator[Row]:
-        return read_rows(Path(self.path), (("image", "image_path"), "question", "answer", "category"), self.images)
 
     def _files(self) -> list[Path]:
         return [file for name in SETTINGS if (file := Path(self.path, f"coco_pope_{name}.json")).is_file()]
@@ -82,16 +61,9 @@ class POPE:
                 try:
                     cells = {**json.loads(line), "category": file.stem.removeprefix("coco_pope_")}
                 except (ValueError, TypeError):
-                    raise LocusError(f"{file}, line {number}: no JSON object; fetch the file again") from None
+                    raise LocusError(f"{file}, line {number}: not a JSON object; fetch the file again") from None
                 yield Row(file, number, position, cells, Path(self.images or self.path))
                 position += 1
-
-    def judge(self, item: Item, response: Response, view: View, extractor: Extractor) -> Verdict:
-        """Unread answers are wrong, and count as "no" in precision and recall, as VLMEvalKit has it."""
-        read = extractor.yes_no(response)
-        said = read.answer or "unread"
-        columns = {**item.groups, "truth": str(item.answer), "said": said}
-        return Verdict(item.item_id, read, float(said == item.answer), columns)
 
     def statistics(self) -> Mapping[str, Statistic]:
         """Pooled over the settings unless named after one; ``f1_mean`` is the mean of the settings' F1 (LLaVA)."""
@@ -104,7 +76,7 @@ class POPE:
 
 
 def _lines(file: Path) -> list[str]:
-    """Raises LocusError for what is no text."""
+    """Raises LocusError for a file that is not text."""
     try:
         return file.read_text(encoding="utf-8").rstrip().split("\n")
     except (OSError, UnicodeDecodeError) as error:

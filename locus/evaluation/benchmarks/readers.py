@@ -1,7 +1,6 @@
-"""Files of benchmarks, row by row, so that 4.6 GB of pictures do not lie in memory at once. Layer 2.
+"""Rows of benchmarks and their pictures, one at a time, so that 4.6 GB of pictures do not lie in memory at once.
 
-Read are VLMEvalKit's TSV, parquet, JSON lines and JSON; a folder, or a name with ``*``, stands for all files of one
-kind in it. Pictures are decoded when they are shown (`Picture.open`); a broken base64 text is found when it is read.
+Pictures are decoded when they are shown (`Picture.open`); a broken base64 text is found when it is read.
 """
 
 from __future__ import annotations
@@ -13,24 +12,20 @@ import hashlib
 import io
 import json
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
-import pyarrow.parquet as pq
 from PIL import Image
 
 from locus.errors import LocusError
 from locus.evaluation.benchmark import Picture
+from locus.evaluation.benchmarks.formats import References, cells_of, files_of
 
-SUFFIXES = (".parquet", ".tsv", ".jsonl", ".json")
-"""In the order in which a folder is searched."""
 REFERENCE = 64
 """An image cell of a TSV up to this long is the index of the row that holds the picture (VLMEvalKit's rule)."""
-BATCH = 8
-"""Rows of a parquet file at a time: 8K pictures are some 10 MB each."""
 LETTERS = "ABCDEFGHIJ"
 ARCHIVES = ("", "images", "imgs", "val2014", "train2014")
 """Where pictures lie that a file only names: beside it, or in a folder of this name there, as archives have it."""
@@ -62,7 +57,7 @@ class Row:
         for column in columns:
             if not _absent(value := self.cells.get(column)):
                 return str(int(value)) if isinstance(value, float) and value.is_integer() else str(value)
-        raise self.error(f"{' and '.join(columns)} is empty; fetch the file again, or mend the row")
+        raise self.error(f"{' and '.join(columns)} is empty; fetch the file again, or fill the cell")
 
     def optional(self, column: str, default: str = "") -> str:
         """The cell as text, or the default where it is empty."""
@@ -86,8 +81,21 @@ class Row:
         except (ValueError, SyntaxError, TypeError):
             value = None
         if not isinstance(value, list | tuple):
-            raise self.error(f"{column} is no list; fetch the file again")
+            raise self.error(f"{column} is not a list; fetch the file again")
         return list(value)
+
+    def known(self, what: str, value: str, choices: Iterable[str]) -> str:
+        """The value, which must be one of these; raises LocusError otherwise."""
+        if value not in choices:
+            raise self.error(f"{what} is {value!r}, must be one of {', '.join(choices)}; fetch the file again")
+        return value
+
+    def indexed(self, column: str, options: Collection[str]) -> str:
+        """The letter of the option whose number is in the cell, from 0; raises LocusError for another number."""
+        number = self.text(column)
+        if not number.isdecimal() or int(number) >= len(options):
+            raise self.error(f"{column} {number!r} is not an index of its {len(options)} options; fetch the file again")
+        return LETTERS[int(number)]
 
     def pictures(self, *columns: str) -> tuple[Picture, ...]:
         """The picture or pictures in the first of these columns that is not empty; LocusError for a broken one."""
@@ -127,30 +135,6 @@ class Row:
         return cell
 
 
-class References:
-    """The image cells of a TSV by the row's index, read again from where they lie in the file.
-
-    The places are found in one more pass, which only a file with references costs.
-    """
-
-    def __init__(self, file: Path) -> None:
-        self.file = file
-        self._places: dict[str, int] | None = None
-        self._columns: list[str] = []
-
-    def image(self, index: str) -> str | None:
-        """The image cell of the row with this index; None where there is none."""
-        if self._places is None:
-            records = _records(self.file)
-            self._columns = next(records)[1]
-            where = self._columns.index("index") if "index" in self._columns else 0
-            self._places = {cells[where]: place for place, cells in records if len(cells) > where}
-        if index not in self._places:
-            return None
-        cells = dict(zip(self._columns, next(_records(self.file, self._places[index]))[1], strict=False))
-        return cells.get("image")
-
-
 def read_rows(path: Path, columns: Sequence[str | tuple[str, ...]], images: str = "") -> Iterator[Row]:
     """The rows of a file, or of all files of a folder or pattern in the order of their names.
 
@@ -159,37 +143,19 @@ def read_rows(path: Path, columns: Sequence[str | tuple[str, ...]], images: str 
         columns: that must be there; of a tuple one is enough.
         images: folder of the pictures; by default the file's.
 
-    Raises LocusError that names the file, the row or the columns, and the mend.
+    Raises LocusError that names the file, the row or the columns, and how to fix it.
     """
     position = 0
     for file in files_of(path):
         references = References(file) if file.suffix == ".tsv" else None
         try:
-            for number, cells in enumerate(_cells(file), 1):
+            for number, cells in enumerate(cells_of(file), 1):
                 if number == 1:
                     _check_columns(file, cells, columns)
                 yield Row(file, number, position, cells, Path(images or file.parent), references)
                 position += 1
         except (OSError, UnicodeDecodeError, csv.Error, json.JSONDecodeError, pa.ArrowException) as error:
             raise LocusError(f"{file}: cannot be read ({error}); fetch the file again") from None
-
-
-def files_of(path: Path) -> list[Path]:
-    """What a benchmark's path stands for, of one kind; raises LocusError where that is nothing that can be read."""
-    known = ", ".join(SUFFIXES)
-    if path.is_dir():
-        kinds = ([file for file in path.rglob(f"*{suffix}") if file.is_file()] for suffix in SUFFIXES)
-        files = sorted(next((kind for kind in kinds if kind), []))
-    else:
-        files = sorted(path.parent.glob(path.name)) if "*" in path.name else [path]
-    if not files or not all(file.is_file() for file in files):
-        raise LocusError(
-            f"{path}: no such file, or a folder without {known}; put the benchmark's files there, or say where they "
-            "are: benchmark.path=<file or folder>, or benchmarks=<folder of all benchmarks>"
-        )
-    if any(file.suffix not in SUFFIXES for file in files):
-        raise LocusError(f"{path}: not one of {known}; pass benchmark.path=<the benchmark's file>")
-    return files
 
 
 def picture_size(picture: Picture) -> tuple[int, int]:
@@ -222,71 +188,3 @@ def _check_columns(file: Path, cells: Mapping[str, Any], columns: Sequence[str |
         raise LocusError(
             f"{file}: has no column {', '.join(lacking)} (it has {', '.join(cells)}); pass this benchmark's own file"
         )
-
-
-def _cells(file: Path) -> Iterator[Mapping[str, Any]]:
-    """The rows of one file, by its kind."""
-    match file.suffix:
-        case ".tsv":
-            return _tsv(file)
-        case ".parquet":
-            return _parquet(file)
-        case ".jsonl":
-            return _json_lines(file)
-        case _:
-            return _json(file)
-
-
-def _tsv(file: Path) -> Iterator[Mapping[str, str]]:
-    records = _records(file)
-    header = next(records, (0, []))[1]
-    for number, (_, cells) in enumerate(records, 1):
-        if len(cells) != len(header):
-            raise LocusError(
-                f"{file}, row {number}: has {len(cells)} cells, the first line {len(header)}; fetch the file again"
-            )
-        yield dict(zip(header, cells, strict=True))
-
-
-def _records(file: Path, place: int = 0) -> Iterator[tuple[int, list[str]]]:
-    """(place in bytes, cells) of a TSV's records from a place on; those without any cell are left out."""
-    csv.field_size_limit(2**31 - 1)  # the process's: a picture is one cell, and the default is 128 KB
-    with file.open("rb") as lines:
-        lines.seek(place)
-        # readline keeps tell() true, and csv takes no line more than its record has.
-        reader = csv.reader((line.decode() for line in iter(lines.readline, b"")), delimiter="\t")
-        while True:
-            place = lines.tell()
-            cells = next(reader, None)
-            if cells is None:
-                return
-            if cells:
-                yield place, [cells[0].removeprefix("\ufeff"), *cells[1:]] if place == 0 else cells
-
-
-def _parquet(file: Path) -> Iterator[Mapping[str, Any]]:
-    # Parquet is unpacked by row groups, so some 2.5 times the largest lies in memory; without a buffer it is 3.5 times.
-    with pq.ParquetFile(file, pre_buffer=False, buffer_size=1 << 20) as table:
-        for batch in table.iter_batches(BATCH):
-            yield from batch.to_pylist()
-
-
-def _json_lines(file: Path) -> Iterator[Mapping[str, Any]]:
-    with file.open(encoding="utf-8") as lines:
-        for number, line in enumerate(lines, 1):
-            if line.strip():
-                yield _object(json.loads(line), f"{file}, line {number}")
-
-
-def _json(file: Path) -> Iterator[Mapping[str, Any]]:
-    rows = json.loads(file.read_bytes())
-    if not isinstance(rows, list):
-        raise LocusError(f"{file}: not a list of questions; pass this benchmark's own file")
-    for number, row in enumerate(rows, 1):
-        yield _object(row, f"{file}, row {number}")
-
-
-def _object(row: Any, where: str) -> Mapping[str, Any]:
-    if not isinstance(row, dict):
-        raise LocusError(f"{where}: not a question with named columns; pass this benchmark's own file")
-    return row

@@ -1,4 +1,4 @@
-"""RealWorldQA: 765 questions about everyday photos, answered by a letter, a word or a number. Layer 2."""
+"""RealWorldQA: 765 questions about everyday photos, answered by a letter, a word or a number."""
 
 from __future__ import annotations
 

@@ -1,17 +1,16 @@
-"""RefCOCO, RefCOCO+, RefCOCOg: the box that a sentence means. Layer 2."""
+"""RefCOCO, RefCOCO+, RefCOCOg: the box that a sentence means."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
-from pathlib import Path
+from dataclasses import dataclass, field
 from typing import ClassVar
 
 from locus.boxes import box_iou, parse_frame
 from locus.errors import LocusError
 from locus.evaluation.benchmark import Item, Verdict
-from locus.evaluation.benchmarks.refcoco_forms import Reference, references
-from locus.evaluation.benchmarks.shared import counted
+from locus.evaluation.benchmarks.file_benchmark import FileBenchmark
+from locus.evaluation.benchmarks.refcoco_forms import references
 from locus.evaluation.reading.extractors import Extractor
 from locus.evaluation.reading.responses import Extracted, Reading
 from locus.evaluation.statistics import Statistic, accuracy, by_column, mean_of
@@ -26,37 +25,30 @@ THRESHOLD = 0.5
 
 
 @dataclass(frozen=True)
-class RefCOCO:
+class RefCOCO(FileBenchmark):
     """One of the three benchmarks: a box to be found for every sentence, right from an IoU of 0.5 on.
 
-    ``path`` is one of the four forms of `refcoco_files`. ``frame`` is the one in which the policy writes boxes
+    ``path`` is one of the four forms of `refcoco_forms`. ``frame`` is the one in which the policy writes boxes
     (``backbone.frame``): the prompt asks for it.
     """
 
-    path: str
-    name: str
-    frame: str
-    splits: Sequence[str]
     rows: int | None = None
     """Sentences of all these splits."""
-    images: str = ""
-    """Folder of COCO train2014, where the files only name pictures."""
+    frame: str = field(kw_only=True)
+    splits: Sequence[str] = field(kw_only=True)
 
     headline: ClassVar[str] = "mean"
 
     def __post_init__(self) -> None:
         parse_frame(self.frame)
 
-    def items(self) -> Iterator[Item]:
-        """One item a sentence of the benchmark's splits; sentences of other splits in the files are left out."""
-        found = references(Path(self.path), self.name, self.splits, self.images)
-        return counted((self._item(one) for one in found), self.path, self.name, self.rows)
-
-    def _item(self, one: Reference) -> Item:
+    def _items(self) -> Iterator[Item]:
+        """One item per sentence of the benchmark's splits; sentences of other splits in the files are left out."""
         coordinates = COORDINATE_WORDS[Frame(self.frame)]
-        prompt = PROMPT.format(phrase=one.phrase, coordinates=coordinates)
-        groups = {"split": one.split, "picture": one.picture.key}
-        return Item(one.reference_id, prompt, one.box, (one.picture,), groups=groups, evidence=(one.box,))
+        for one in references(self._file(), self.name, self.splits, self.images):
+            prompt = PROMPT.format(phrase=one.phrase, coordinates=coordinates)
+            groups = {"split": one.split, "picture": one.picture.key}
+            yield Item(one.reference_id, prompt, one.box, (one.picture,), groups=groups, evidence=(one.box,))
 
     def judge(self, item: Item, response: Response, view: View, extractor: Extractor) -> Verdict:
         """Compares in the file frame; ``vlmevalkit`` guesses the response's frame by its largest number."""

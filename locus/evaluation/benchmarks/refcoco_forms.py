@@ -1,4 +1,4 @@
-"""The four forms in which RefCOCO, RefCOCO+ and RefCOCOg are found, as one sentence and one box at a time. Layer 2.
+"""The four forms in which RefCOCO, RefCOCO+ and RefCOCOg are found, as one sentence and one box at a time.
 
 - a folder with ``refs*.json`` (refer's list of references, as JSON) and COCO's ``instances.json``;
 - parquet of references with ``sentences`` and ``raw_anns`` (jxu124 on Hugging Face);
@@ -39,7 +39,7 @@ class Reference:
 
 
 def references(path: Path, name: str, splits: Sequence[str], images: str = "") -> Iterator[Reference]:
-    """All sentences of these splits of the benchmark ``name``. Raises LocusError naming the file, row and mend."""
+    """All sentences of these splits of the benchmark ``name``. Raises LocusError naming the file, row and remedy."""
     if path.is_dir() and sorted(path.glob("refs*.json")):
         yield from _refer(path, splits, images)
         return
@@ -81,7 +81,7 @@ def _annotated(row: Row, splits: Sequence[str]) -> Iterator[Reference]:
 
 
 def _lmms(row: Row, splits: Sequence[str]) -> Iterator[Reference]:
-    """Its ``val`` is UNC's val and 5,000 more references, and its ``test`` of RefCOCO is those: no known splits."""
+    """Its ``val`` is UNC's val and 5,000 more references, and its ``test`` of RefCOCO is those: not known splits."""
     split = split_name(row.file.name.split("-")[0], ())
     if split == "val" or (split == "test" and "test" not in splits):
         split = f"lmms_{split}"
@@ -107,7 +107,7 @@ def _vlmevalkit(row: Row, name: str, splits: Sequence[str]) -> Iterator[Referenc
     shares = _four(row, row.listed("answer"))
     if max(shares) > 1.01:
         raise row.error(
-            f"the answer {shares} is no box in shares of the picture's sides; pass VLMEvalKit's RefCOCO.tsv"
+            f"the answer {shares} is not a box in shares of the picture's sides; pass VLMEvalKit's RefCOCO.tsv"
         )
     x1, y1, x2, y2 = shares
     box = _box(row, (x1 * width, y1 * height, x2 * width, y2 * height), (width, height))
@@ -138,7 +138,7 @@ def _four(row: Row, box: Any) -> tuple[float, float, float, float]:
     try:
         a, b, c, d = (float(one) for one in box)
     except (TypeError, ValueError):
-        raise row.error(f"the box {box} is no four numbers; fetch the file again") from None
+        raise row.error(f"the box {box} is not four numbers; fetch the file again") from None
     return a, b, c, d
 
 

@@ -1,4 +1,4 @@
-"""Generated scenes as benchmarks: questions with exact answers, and cue search itself. Layer 3."""
+"""Generated scenes as benchmarks: questions with exact answers, and cue search itself."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""V*Bench: small objects in large photos; 115 questions of attributes and 76 of relations. Layer 2."""
+"""V*Bench: small objects in large photos; 115 questions of attributes and 76 of relations."""
 
 from __future__ import annotations
 

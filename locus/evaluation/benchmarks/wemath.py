@@ -1,11 +1,11 @@
-"""We-Math: composite problems beside the one-step problems they are made of. Layer 2."""
+"""We-Math: composite problems beside the one-step problems they are made of."""
 
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
+from typing import ClassVar
 
 import numpy as np
 import pandas as pd
@@ -13,8 +13,8 @@ import pandas as pd
 from locus.errors import LocusError
 from locus.evaluation.benchmark import Item, Verdict
 from locus.evaluation.benchmarks.choice import SELECT, vlmevalkit_prompt
-from locus.evaluation.benchmarks.readers import Row, read_rows
-from locus.evaluation.benchmarks.shared import counted
+from locus.evaluation.benchmarks.file_benchmark import FileBenchmark
+from locus.evaluation.benchmarks.readers import Row
 from locus.evaluation.reading.extractors import Extractor
 from locus.evaluation.statistics import Statistic, every
 from locus.types import Response, View
@@ -41,23 +41,23 @@ MARKS = (r"(?:^|;)\s*{}\s*[.．]\s*(?=[^;\s])", r"\s{}\s*[.．]\s*(?=[^;\s])")
 
 
 @dataclass(frozen=True)
-class WeMath:
+class WeMath(FileBenchmark):
     """1,740 questions in 525 groups: two or three one-step problems each, and the composite of them.
 
-    ``path`` is VLMEvalKit's TSV, Hugging Face parquet, or the official testmini.json with its pictures. Groups are told
-    by ``ID``, roles in them by ``key``.
+    ``path`` is VLMEvalKit's TSV, Hugging Face parquet, or the official testmini.json with its pictures. ``ID`` names
+    the group, ``key`` the role in it.
     """
 
-    path: str
-    images: str = ""
+    name: str = "wemath"
+    rows: int | None = 1740
     template: bool = False
     """Ask for the official ``<Answer>: <<B>>``, which the extractor ``vlmevalkit`` cannot do without."""
     groups: Sequence[int] | None = (360, 165)
     """Groups of two and of three steps in the whole benchmark; lacking ones count as wrong. None: only those there."""
-    rows: int | None = 1740
     single: str = "accuracy"
     """The headline, one of `SINGLE`: papers give any of the three, and they lie 30 points apart."""
-    name: str = "wemath"
+
+    columns: ClassVar = ("ID", "key", "question", "answer", ("image", "image_path"))
 
     def __post_init__(self) -> None:
         if self.single not in SINGLE:
@@ -65,21 +65,13 @@ class WeMath:
 
     @property
     def headline(self) -> str:
+        """As chosen by ``single``."""
         return self.single
 
-    def items(self) -> Iterator[Item]:
-        """One item a question."""
-        rows = read_rows(Path(self.path), ("ID", "key", "question", "answer", ("image", "image_path")), self.images)
-        return counted((self._item(row) for row in rows), self.path, self.name, self.rows)
-
     def _item(self, row: Row) -> Item:
-        role = row.text("key").strip()
-        if role not in ROLES:
-            raise row.error(f"key {role!r} is none of {', '.join(ROLES)}; fetch the file again")
+        role = row.known("key", row.text("key").strip(), ROLES)
         options = split_options(row.optional("option")) or row.options()
-        answer = row.text("answer").strip()
-        if answer not in options:
-            raise row.error(f"the answer {answer!r} is none of the options {', '.join(options)}; fetch the file again")
+        answer = row.known("the answer", row.text("answer").strip(), options)
         # VLMEvalKit asks this benchmark without its usual last line.
         prompt = vlmevalkit_prompt(row.text("question"), options, row.optional("hint")).removesuffix(SELECT)
         # The steps too: nothing promises that an ID is not used for a group of either kind.

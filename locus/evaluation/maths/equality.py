@@ -1,4 +1,4 @@
-"""Is a short mathematical answer the gold one? By sympy, in a process that time and memory bound. Layer 2.
+"""Is a short mathematical answer the gold one? By sympy, in a process that time and memory bound.
 
 Exact arithmetic can run for hours, or fill a machine, on a dozen characters of a policy's text. So the rules
 (`locus.evaluation.maths.rules`) are asked in a second process, which ends itself at either bound; the next question

@@ -1,4 +1,4 @@
-"""A short mathematical expression, LaTeX or plain, as sympy's. Layer 1.
+"""A short mathematical expression, LaTeX or plain, as sympy's.
 
 sympy's own parsers call ``eval``; here a text is read by the small grammar below, and nothing of it is ever run. sympy
 works numbers out exactly as they are put together, so powers and factorials whose digits would be many are refused

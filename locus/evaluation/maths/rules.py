@@ -1,4 +1,4 @@
-"""Does a short mathematical answer say the same as the gold one? Layer 1.
+"""Does a short mathematical answer say the same as the gold one?
 
 Both texts are cleaned of LaTeX dress, units and degree and per cent signs, then compared as text, as lists, intervals
 and unions part by part, as equations, and at last by sympy: numbers by value, expressions with letters by whether

@@ -27,5 +27,5 @@ def test_ai2d_answers_by_index_and_options_that_are_letters(tmp_path):
 def test_ai2d_index_out_of_range(tmp_path, answer):
     """An index of no option wraps around to another, or stops the run without naming the row."""
     row = {"question": "Which?", "options": list("wxyz"), "answer": answer, "image": hf_image()}
-    with pytest.raises(LocusError, match=rf"row 1: the answer '{answer}' is no index of its 4 options"):
+    with pytest.raises(LocusError, match=rf"row 1: answer '{answer}' is not an index of its 4 options"):
         list(AI2D(write_parquet(tmp_path / "a.parquet", [row])).items())

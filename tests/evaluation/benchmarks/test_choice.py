@@ -32,7 +32,7 @@ def test_ids_that_come_again_are_told_apart(tmp_path):
     assert [item.item_id for item in AI2D(path, rows=3).items()] == ["5", "6", "5#2"]
 
 
-@pytest.mark.parametrize(("answer", "says"), [("", "answer is empty"), ("blue", "'blue' is no letter")])
+@pytest.mark.parametrize(("answer", "says"), [("", "answer is empty"), ("blue", "'blue' is not a letter")])
 def test_an_answer_that_is_no_letter(tmp_path, answer, says):
     """An empty truth that no response can match, scored as wrong without a word."""
     with pytest.raises(LocusError, match=rf"row 1: .*{says}"):

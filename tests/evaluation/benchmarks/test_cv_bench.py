@@ -23,21 +23,21 @@ def test_cv_bench_items(tmp_path):
 def test_cv_bench_boxes_of_another_layout_are_refused(tmp_path):
     """Width and height taken for a corner: every box would be wrong, and the attention in it."""
     path = write_cv(tmp_path, bbox=[[20, 10, 10, 20]])
-    with pytest.raises(LocusError, match=r"test_3d\.parquet, row 1: bbox .* no xyxy box in 40 x 30 .*boxes=xywh"):
+    with pytest.raises(LocusError, match=r"test_3d\.parquet, row 1: bbox .* not xyxy in 40 x 30 .*boxes=xywh"):
         list(CVBench(path).items())
     assert list(CVBench(path, rows=5, boxes="xywh").items())[3].evidence[0].xyxy == (20, 10, 30, 30)
     assert list(CVBench(path, rows=5, boxes="none").items())[3].evidence == ()
     with pytest.raises(LocusError, match="boxes=yxyx"):
         CVBench(path, boxes="yxyx")
     broken = write_cv(tmp_path / "broken", bbox=[[20, 10, 30]])
-    with pytest.raises(LocusError, match=r"row 1: bbox .* is no four numbers.*boxes=none"):
+    with pytest.raises(LocusError, match=r"row 1: bbox .* is not four numbers.*boxes=none"):
         list(CVBench(broken).items())
 
 
 def test_cv_bench_sources_of_other_names_are_refused(tmp_path):
     """Rows of a source that the formula does not know fall out of the headline, and nothing says so."""
     row = cv_row(0, "ADE20k", "Count", ["0", "1"], "(A)")
-    with pytest.raises(LocusError, match=r"row 1: source 'ADE20k' is none of ADE20K, COCO, Omni3D"):
+    with pytest.raises(LocusError, match=r"row 1: source is 'ADE20k', must be one of ADE20K, COCO, Omni3D"):
         list(CVBench(write_parquet(tmp_path / "test_2d.parquet", [row])).items())
 
 

@@ -35,5 +35,5 @@ def test_logicvista_parquet(tmp_path):
 def test_logicvista_broken_file(tmp_path):
     """A traceback of json for a file that was cut off."""
     (tmp_path / "dataset.json").write_text('{"v1_0": ')
-    with pytest.raises(LocusError, match="dataset.json: is no LogicVista"):
+    with pytest.raises(LocusError, match="dataset.json: is not a LogicVista"):
         list(LogicVista(str(tmp_path / "dataset.json")).items())

@@ -66,7 +66,7 @@ def test_pope_official_files_name_their_setting_only_in_their_name(tmp_path):
 def test_pope_broken_official_files(tmp_path):
     """A traceback of json or of the decoder for a page of HTML or a picture that was saved under the file's name."""
     line = b'{"question_id": 1, "image": "a.jpg", "text": "Is it?", "label": "yes"}\n'
-    for content, says in ((b"<html>\n", "line 1: no JSON object"), (b"\xff\xfe", "cannot be read")):
+    for content, says in ((b"<html>\n", "line 1: not a JSON object"), (b"\xff\xfe", "cannot be read")):
         (tmp_path / "coco_pope_popular.json").write_bytes(content)
         with pytest.raises(LocusError, match=rf"coco_pope_popular\.json.*{says}"):
             list(POPE(str(tmp_path)).items())

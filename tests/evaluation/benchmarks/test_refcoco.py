@@ -23,7 +23,7 @@ UNC = ("val", "testA", "testB")
 
 
 def refcoco(path: str | Path, frame: str = "unit1000", **more: Any) -> RefCOCO:
-    return RefCOCO(str(path), "refcoco", frame, more.pop("splits", UNC), **more)
+    return RefCOCO(str(path), "refcoco", frame=frame, splits=more.pop("splits", UNC), **more)
 
 
 # --- Forms of file --------------------------------------------------------------------------------------------
@@ -68,7 +68,7 @@ def test_vlmevalkit_rows_of_the_other_benchmarks(tmp_path):
     (item,) = refcoco(path, rows=1).items()
     assert item.groups["split"] == "testA" and item.answer.xyxy == pytest.approx(GOLD)
     assert '"left cat"' in item.prompt and "<ref>" not in item.prompt
-    (other,) = RefCOCO(path, "refcocog", "file", ("val", "test"), rows=1).items()
+    (other,) = RefCOCO(path, "refcocog", rows=1, frame="file", splits=("val", "test")).items()
     assert '"g cat"' in other.prompt and other.groups["picture"] == item.groups["picture"]
 
 
@@ -99,7 +99,7 @@ def test_broken_boxes_name_the_row(tmp_path):
     """A traceback of unpacking for a box of three numbers, or for a file of another kind."""
     row = {"question_id": "9", "answer": ["cat"], "bbox": [1.0, 2.0, 3.0]}
     path = write_parquet(tmp_path / "testA-0.parquet", [row | {"image": {"bytes": jpeg(), "path": "a.jpg"}}])
-    with pytest.raises(LocusError, match=r"testA-0.parquet, row 1: the box .* is no four numbers"):
+    with pytest.raises(LocusError, match=r"testA-0.parquet, row 1: the box .* is not four numbers"):
         list(refcoco(path).items())
     (tmp_path / "refer").mkdir()
     refer(tmp_path / "refer")

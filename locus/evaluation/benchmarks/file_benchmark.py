@@ -1,0 +1,88 @@
+"""What benchmarks that are read from files share: their path, one item per row, ids and the number of rows.
+
+Three kinds build on it: letters (`choice`), yes or no (`yes_no`), and answers that a model judges (`free_answers`).
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import ClassVar
+
+from locus.errors import LocusError
+from locus.evaluation.benchmark import Item, Verdict
+from locus.evaluation.benchmarks.formats import files_of
+from locus.evaluation.benchmarks.readers import Row, read_rows
+from locus.evaluation.reading.extractors import Extractor
+from locus.evaluation.statistics import Statistic, accuracy
+from locus.types import Response, View
+
+Columns = Sequence[str | tuple[str, ...]]
+
+
+@dataclass(frozen=True)
+class FileBenchmark(ABC):
+    """A benchmark on disk, one item per row.
+
+    A new one says what a row asks (`_item`), what a verdict is (`judge`), and what else differs.
+    """
+
+    path: str
+    """Its file, folder or pattern (`formats.files_of`)."""
+    name: str
+    rows: int | None
+    """How many items the whole benchmark has; None accepts any number."""
+    images: str = ""
+    """Folder of the pictures where the file only names them; by default the file's own."""
+
+    columns: ClassVar[Columns] = ()
+    """That a file must have; of a tuple one."""
+    tsv_columns: ClassVar[Columns] = ()
+    """That a TSV must have, where they differ from other files'."""
+
+    def items(self) -> Iterator[Item]:
+        """In the file's order; ids that come again end in "#2", "#3".
+
+        Raises LocusError, after the last item, when their number is not ``rows``.
+        """
+        seen: Counter[str] = Counter()
+        for item in self._items():
+            seen[item.item_id] += 1
+            again = seen[item.item_id]
+            yield item if again == 1 else replace(item, item_id=f"{item.item_id}#{again}")
+        if self.rows is not None and seen.total() != self.rows:
+            raise LocusError(
+                f"{self.path}: {self.name} has {self.rows} items, found {seen.total()}; fetch the file again, pass "
+                "benchmark.path= of the one file if there are others beside it, or benchmark.rows=null to score "
+                "another selection"
+            )
+
+    @abstractmethod
+    def judge(self, item: Item, response: Response, view: View, extractor: Extractor) -> Verdict:
+        """As in `Benchmark`."""
+
+    def statistics(self) -> Mapping[str, Statistic]:
+        """The accuracy over all rows."""
+        return {"accuracy": accuracy()}
+
+    def unit(self) -> Sequence[str]:
+        """Each row by itself."""
+        return ()
+
+    def _items(self) -> Iterator[Item]:
+        return map(self._item, self._rows())
+
+    def _item(self, row: Row) -> Item:
+        """One row as a policy is asked it; a benchmark without it has `_items`."""
+        raise NotImplementedError
+
+    def _rows(self) -> Iterator[Row]:
+        file = self._file()
+        tsv = files_of(file)[0].suffix == ".tsv"
+        return read_rows(file, self.tsv_columns if tsv and self.tsv_columns else self.columns, self.images)
+
+    def _file(self) -> Path:
+        return Path(self.path)
