@@ -21,9 +21,9 @@ from PIL import Image
 
 from locus.analysis.attention import attention_maps
 from locus.policy.backbone import Backbone
-from locus.policy.prompts import PixelLimits, QuestionCollator
+from locus.policy.prompts import PixelLimits, PromptBuilder
 from locus.policy.tiny import TinyQwen3VL
-from locus.types import Frame, QuestionPrompt
+from locus.types import Frame, Prompt
 
 TOKENS = (500, 2000, 4000)
 WIDE = {"text_layers": 8, "text_width": 256, "text_heads": 8, "text_kv_heads": 2, "text_mlp": 512}
@@ -31,7 +31,7 @@ CELL = 16
 """Pixels of a merged token's side."""
 
 
-def eager_maps(vlm: torch.nn.Module, prompt: QuestionPrompt) -> np.ndarray:
+def eager_maps(vlm: torch.nn.Module, prompt: Prompt) -> np.ndarray:
     """[L, rows, columns] from the whole attention of every layer."""
     vlm.model.set_attn_implementation({"text_config": "eager", "vision_config": "sdpa"})
     with torch.no_grad():
@@ -63,11 +63,11 @@ def measure(way: str, tokens: int, file: Path) -> None:
     """Prints seconds and MB of one way; the maps go to the file."""
     side = CELL * round(tokens**0.5)
     backbone = Backbone(frame=Frame.PROCESSED, architecture=TinyQwen3VL(**WIDE, max_pixels=side * side))
-    vlm, collator = backbone.load().eval(), QuestionCollator(backbone.processor(), PixelLimits())
+    vlm, builder = backbone.load().eval(), PromptBuilder(backbone.processor(), PixelLimits())
     image = Image.effect_noise((side, side), 80).convert("RGB")
     small = image.resize((CELL * 4, CELL * 4))
     found = {"locus": lambda prompt: attention_maps(vlm, [prompt])[0], "eager": lambda prompt: eager_maps(vlm, prompt)}
-    warm, prompt = (collator.question_prompts(["0"], [shown], ["Where?"])[0] for shown in (small, image))
+    warm, prompt = (builder.build("0", "Where?", [shown]) for shown in (small, image))
     found[way](warm)
     forget_peak()
     before, start = memory("VmRSS"), time.perf_counter()

@@ -20,13 +20,13 @@ from lightning.pytorch.loggers import CSVLogger
 from locus.images.sources import ImageFiles
 from locus.policy.backbone import Backbone
 from locus.policy.logprobs import PackedScorer
-from locus.policy.prompts import CueCollator, PixelLimits
+from locus.policy.prompts import PixelLimits, PromptBuilder
 from locus.policy.vlm import VLM
 from locus.run.callbacks import RolloutTable
 from locus.run.runtime import quiet_lightning
 from locus.tasks.cue_search.corpus import Corpus
-from locus.tasks.cue_search.reward import BoxReward
-from locus.tasks.datamodule import CueDataModule
+from locus.tasks.cue_search.task import CueSearch
+from locus.tasks.datamodule import SampleMaker, TaskDataModule
 from locus.training.algorithm import Algorithm
 from locus.training.grpo import GRPOModule
 from locus.training.module import RunParts
@@ -44,7 +44,7 @@ class StepMeter(Callback):
 
     def on_train_batch_start(self, trainer: Trainer, module: LightningModule, batch: Any, batch_idx: int) -> None:
         self.meter.between("data")
-        self.meter.prompt_tokens = batch[0].length
+        self.meter.prompt_tokens = batch[0].prompt.length
 
     def on_train_batch_end(
         self, trainer: Trainer, module: LightningModule, outputs: Any, batch: Any, batch_idx: int
@@ -57,11 +57,12 @@ class StepMeter(Callback):
         self.meter.step_ended()
 
 
-def build(folder: Path, work: Workload, corpus: Corpus, meter: Meter) -> tuple[GRPOModule, CueDataModule]:
+def build(folder: Path, work: Workload, corpus: Corpus, meter: Meter) -> tuple[GRPOModule, TaskDataModule]:
     """Module and data of the run."""
     backbone = Backbone(FRAME, path=str(folder / "model"))
-    collator = CueCollator(backbone.processor(), FRAME, PixelLimits())
-    data = CueDataModule(corpus, ImageFiles(folder / "pictures"), collator, work.prompts, 1, work.all_steps, 0, 0)
+    builder = PromptBuilder(backbone.processor(), PixelLimits())
+    make = SampleMaker(CueSearch(corpus, ImageFiles(folder / "pictures")), builder, FRAME)
+    data = TaskDataModule(make, work.prompts, 1, work.all_steps, 0, 0)
 
     def load() -> VLM:
         vlm = backbone.load()
@@ -70,15 +71,14 @@ def build(folder: Path, work: Workload, corpus: Corpus, meter: Meter) -> tuple[G
         return vlm
 
     def decode(token_ids: torch.Tensor) -> str:
-        return answered(collator.decode(token_ids), token_ids.tolist(), work)
+        return answered(builder.decode(token_ids), token_ids.tolist(), work)
 
     sampling = Sampling(max_new_tokens=work.new_tokens)
     module = GRPOModule(
-        RunParts(load(), load, collator.encode, decode, data.draw, work.all_steps),
+        RunParts(load(), load, data.task, builder.encode, decode, data.draw, work.all_steps),
         Algorithm(work.group),
         PackedScorer(),
         sampling,
-        reward=BoxReward(),
         validation_sampling=sampling,
         optimizer=partial(torch.optim.AdamW, lr=1e-6, weight_decay=1e-2),
         warmup_ratio=0.05,
@@ -104,7 +104,7 @@ def main() -> None:
         max_epochs=1,
         limit_val_batches=0,
         logger=CSVLogger(run, name="", version="", flush_logs_every_n_steps=1),
-        callbacks=[RolloutTable(run, last_step=0), StepMeter(meter)],
+        callbacks=[RolloutTable(run, data.task, last_step=0), StepMeter(meter)],
         log_every_n_steps=1,
         enable_progress_bar=False,
         enable_model_summary=False,

@@ -17,18 +17,16 @@ from typing import Any
 import torch
 from torch import nn
 
-from locus.boxes import convert
 from locus.policy.backbone import Backbone
 from locus.policy.tiny import TinyQwen2_5VL
 from locus.policy.vlm import VLM
 from locus.scenes.source import SceneSource
-from locus.tasks.answers import parse_answer
 from locus.tasks.cue_search.corpus import Corpus, build_corpus
 from locus.tasks.cue_search.crops import CropStrategy
 from locus.tasks.cue_search.cues import render_cue
 from locus.tasks.cue_search.reward import BoxReward
 from locus.training.advantages import has_spread
-from locus.types import Box, Frame
+from locus.types import Box, Frame, Response, View
 
 FRAME = Frame.PROCESSED
 
@@ -103,11 +101,9 @@ def answered(text: str, token_ids: Sequence[int], work: Workload) -> str:
 
 
 def reward_of(text: str, target: Sequence[float], work: Workload) -> float:
-    """`grpo.rewards.judge` from text and target box (file frame) alone, for a trainer that has no prompt record."""
-    answer = parse_answer(text, finished=False)
+    """`CueSearch.grade` from text and target box (file frame) alone, for a trainer that has no samples."""
     size = work.width, work.height  # the processed image is the file's, see `Workload.width`
-    box = None if answer.xyxy is None else convert(Box(*answer.xyxy, FRAME, *size), Frame.FILE, *size)
-    return BoxReward()(answer, box, Box(*target, Frame.FILE, *size)).total
+    return BoxReward().grade(Response(text, finished=False), View(FRAME, size), Box(*target, Frame.FILE, *size)).total
 
 
 def forbid_end_token(policy: VLM) -> None:

@@ -12,9 +12,8 @@ from transformers import AutoModelForImageTextToText
 
 from locus.analysis.attention import attention_in_box, attention_maps, coverage
 from locus.policy.group_attention import WatchedContinuation
-from locus.policy.prompts import PixelLimits, QuestionCollator
 from locus.types import Box, Frame
-from tests.support.models import FAMILIES, backbone, completions, tiny_vlm
+from tests.support.models import FAMILIES, builder, completions, tiny_vlm
 from tests.support.models import prompts as cue_prompts
 
 
@@ -23,10 +22,9 @@ from tests.support.models import prompts as cue_prompts
 def test_maps_are_those_of_eager_attention(family: str, kv_heads: int):
     """Another position, layer or head order; padding that draws attention; a grid read by columns."""
     vlm = tiny_vlm(family, text_kv_heads=kv_heads)
-    collator = QuestionCollator(backbone(family).processor(), PixelLimits())
     images = [Image.effect_noise(size, 90).convert("RGB") for size in ((96, 64), (64, 128))]
     texts = ["What colour is the star?", "Is there a red ring?"]
-    prompts = collator.question_prompts(["0", "1"], images, texts)
+    prompts = [builder(family).build(str(i), text, images[i : i + 1]) for i, text in enumerate(texts)]
     stock = AutoModelForImageTextToText.from_config(deepcopy(vlm.model.config), attn_implementation="eager").eval()
     stock.load_state_dict(vlm.model.state_dict())
     for prompt, maps in zip(prompts, attention_maps(vlm, prompts), strict=True):

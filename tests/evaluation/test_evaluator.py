@@ -17,10 +17,10 @@ from locus.evaluation.predictions import Prediction, PredictionFile, fingerprint
 from locus.evaluation.reading.extractors import Extractor
 from locus.evaluation.reading.responses import Extracted, Reading
 from locus.evaluation.statistics import Statistic, accuracy
-from locus.policy.prompts import PixelLimits, QuestionCollator
+from locus.policy.prompts import PixelLimits, PromptBuilder
 from locus.types import Response, Sampling, View
 from tests.support.benchmark_files import picture
-from tests.support.models import FAMILIES, backbone, tiny_vlm
+from tests.support.models import FAMILIES, backbone, builder, tiny_vlm
 
 GREEDY = Sampling(temperature=0.0, max_new_tokens=6)
 BUDGET = 180
@@ -57,8 +57,7 @@ class Toy:
 
 
 def evaluator(family: str, budget: int = BUDGET, sampling: Sampling = GREEDY, **settings: object) -> Evaluator:
-    collator = QuestionCollator(backbone(family).processor(), PixelLimits())
-    return Evaluator(tiny_vlm(family), collator, sampling, budget, **settings)
+    return Evaluator(tiny_vlm(family), builder(family), sampling, budget, **settings)
 
 
 def predictions(evaluator: Evaluator, items: Sequence[Item]) -> list[Prediction]:
@@ -97,24 +96,15 @@ def repainted(items: Sequence[Item]) -> list[Item]:
 
 
 @pytest.mark.parametrize("family", FAMILIES)
-def test_prompts_are_the_chat_template(family):
-    """A prompt of one picture is the one that questions are trained with; two pictures come in their order."""
-    collator = QuestionCollator(backbone(family).processor(), PixelLimits())
-    images = [noise(1).open(), noise(2, (96, 80)).open()]
-    ours = collator.prompt("0", collator.picture_inputs(images[:1]), "Where is it?")
-    theirs = collator.question_prompts(["0"], images[:1], ["Where is it?"])[0]
-    for name in ("input_ids", "mm_token_type_ids", "pixel_values", "image_grid_thw"):
-        assert torch.equal(getattr(ours, name), getattr(theirs, name)), name
-    assert (ours.processed_size, ours.opened) == (theirs.processed_size, theirs.opened)
-    content = [{"type": "image"}, {"type": "image"}, {"type": "text", "text": "Where is it?"}]
-    text = collator.processor.apply_chat_template(
-        [{"role": "user", "content": content}], tokenize=False, add_generation_prompt=True
-    )
-    whole = collator.processor(text=[text], images=images, return_tensors="pt")
-    both = collator.prompt("0", collator.picture_inputs(images), "Where is it?")
-    assert torch.equal(both.input_ids, whole["input_ids"][0])
-    assert torch.equal(both.image_grid_thw, whole["image_grid_thw"])
-    assert torch.allclose(both.pixel_values, whole["pixel_values"])
+def test_prompts_are_those_of_training(family):
+    """An item put otherwise than the question that a policy was trained with: pictures in order, then the text."""
+    one, items = evaluator(family), list(Toy().items())
+    for item in (items[0], items[5], items[6]):
+        asked = one.ask(item).prompt
+        trained = builder(family).build(item.item_id, item.prompt, [picture.open() for picture in item.pictures])
+        for name in ("input_ids", "mm_token_type_ids", "pixel_values", "image_grid_thw"):
+            assert torch.equal(getattr(asked, name), getattr(trained, name)), name
+        assert (asked.processed_size, asked.opened) == (trained.processed_size, trained.opened)
 
 
 def test_pictures_are_encoded_once(monkeypatch):
@@ -168,7 +158,7 @@ def test_thoughts_that_the_template_opened():
     ending = "<|im_start|>assistant\n{% endif %}"
     assert processor.chat_template.endswith(ending)
     processor.chat_template = processor.chat_template.removesuffix(ending) + ending.replace("\n", "\n<think>\n")
-    thinking = Evaluator(tiny_vlm("qwen3_vl"), QuestionCollator(processor, PixelLimits()), GREEDY, BUDGET)
+    thinking = Evaluator(tiny_vlm("qwen3_vl"), PromptBuilder(processor, PixelLimits()), GREEDY, BUDGET)
     found = predictions(thinking, list(Toy().items())[:2])
     assert all(one.response.startswith("<think>\n") and one.response.count("<think>") == 1 for one in found)
 

@@ -18,9 +18,10 @@ from locus.errors import LocusError
 from locus.images.refcoco import RefcocoSource, references_file
 from locus.tasks.cue_search.audits import audited_corpus
 from locus.tasks.cue_search.crops import CropStrategy
-from locus.tasks.cue_search.dataset import CueDataset
+from locus.tasks.cue_search.task import CueSearch
 from locus.tasks.cue_search.text_cues import LabelTextCue
-from tests.support.models import FAMILIES, collator
+from locus.tasks.datamodule import SampleMaker
+from tests.support.models import FAMILIES, builder
 
 CROPS = CropStrategy(bins={"all": (0, 1)}, mixture={"all": 1}, min_side=4, scale={}, padding={})
 IMAGES = [{"id": number, "file_name": f"{number}.png", "width": 160, "height": 120} for number in (9, 2)]
@@ -164,14 +165,14 @@ def test_labels_are_the_expressions_of_a_prompt(tmp_path):
     cue = LabelTextCue().over(source)
     assert cue.audit(corpus.all_examples) == {"expressions": len(corpus.all_examples), "ambiguous": 0}
     family = next(iter(FAMILIES))
-    make = collator(family)
-    table, samples = source.table(), CueDataset(corpus.all_examples, source, cue)
-    assert len(samples) > 1
-    for sample in (samples[index] for index in range(len(samples))):
-        assert table.labels[table.boxes.tolist().index(list(sample.example.box))] == sample.cue
-        record = make.record(sample)
-        assert f'find where "{sample.cue}" is located' in make.decode(record.input_ids)
-        assert len(record.image_grid_thw) == 1
+    make = SampleMaker(CueSearch(corpus, source, cue=cue, validation_cue=cue), builder(family), FAMILIES[family][1])
+    table, examples = source.table(), corpus.all_examples
+    assert len(examples) > 1
+    for sample in map(make, examples):
+        words = make.task.row(sample.example)["expression"]
+        assert table.labels[table.boxes.tolist().index(list(sample.example.box))] == words
+        assert f'find where "{words}" is located' in make.builder.decode(sample.prompt.input_ids)
+        assert len(sample.prompt.image_grid_thw) == 1
 
 
 def test_labels_that_are_no_expressions(tmp_path):

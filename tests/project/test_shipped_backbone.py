@@ -4,18 +4,20 @@ from __future__ import annotations
 
 import re
 from pathlib import Path
-from statistics import mean
 
 import pandas as pd
 import pytest
 import torch
 from transformers import AutoModelForImageTextToText, AutoProcessor, Qwen3VLForConditionalGeneration
 
-from locus.evaluation.questions import ask_policy, draw_questions
 from locus.policy.backbone import Backbone
-from locus.policy.prompts import PixelLimits, QuestionCollator
+from locus.policy.prompts import PixelLimits, PromptBuilder
 from locus.scenes.questions import colour, grounding
 from locus.scenes.source import SceneSource
+from locus.tasks.datamodule import SampleMaker, Samples
+from locus.tasks.rollouts import roll_out
+from locus.tasks.scene_questions import SceneQuestions
+from locus.types import Sampling
 from tests.support.paths import REPO
 from tests.support.runs import command, succeeded
 
@@ -45,10 +47,13 @@ def test_its_card_says_what_it_is():
 def test_it_answers_questions():
     """Weights that do not belong to this tokenizer, processor or frame answer at chance."""
     backbone = Backbone("processed", path=str(TINY))
-    policy, collator = backbone.load(), QuestionCollator(backbone.processor(), PixelLimits())
+    policy, make = backbone.load(), PromptBuilder(backbone.processor(), PixelLimits())
+    greedy = Sampling(temperature=0.0, max_new_tokens=24)
     for ask, least in ((colour, 0.6), (grounding, 0.5)):  # by chance 0.1, and next to 0
-        results = ask_policy(policy, draw_questions(UNSEEN, ask, 60, seed=0), collator)
-        assert mean(result.score for result in results) >= least
+        task = SceneQuestions(UNSEEN, ask, 60, seed=0)
+        samples = Samples(SampleMaker(task, make, policy.frame), "validation")
+        groups = [group for group, _ in roll_out(policy, task, samples, make.decode, greedy, 1, 0, 0, 32_768)]
+        assert task.validation_metrics(groups)["accuracy"] >= least
 
 
 @pytest.mark.slow

@@ -7,9 +7,8 @@ from collections import Counter, defaultdict
 import numpy as np
 import pytest
 
-from locus.evaluation.questions import draw_questions
 from locus.policy.tiny_tokenizer import tiny_tokenizer
-from locus.scenes.questions import KINDS, LARGEST_COUNT, SceneQuestion
+from locus.scenes.questions import KINDS, LARGEST_COUNT, SceneQuestion, draw_questions
 from locus.scenes.scene import Scene
 from locus.scenes.source import SceneSource
 from tests.support.scene_answers import derived, named
