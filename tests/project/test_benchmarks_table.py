@@ -19,8 +19,9 @@ CELLS = 6
 
 
 def lines() -> dict[str, list[str]]:
-    """The cells of the table's rows, by the name in the first."""
+    """The cells of the first table's rows, by the name in the first."""
     text = (REPO / "docs/benchmarks.md").read_text(encoding="utf-8")
+    text = text[text.index("| benchmark |") :].split("\n\n")[0]
     rows = [[cell.strip() for cell in line.strip("|").split("|")] for line in text.split("\n") if line.startswith("|")]
     return {row[0].strip("`"): row for row in rows[2:]}
 

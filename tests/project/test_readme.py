@@ -1,12 +1,14 @@
-"""What the documents tell a user to type. Fast: it exists and composes. Slow: the README's marked blocks run.
+"""What the documents tell a user to type. Fast: it exists and composes. Slow: the marked blocks run.
 
 Checked in every ``bash`` block of the documents, and in the ``# Command:`` lines of conf: ``make <target>``,
-``python -m locus.<app> <overrides>`` (sweeps too) and other ``python -m <module>``. Comments right above a block of
-the README say what the slow test does with it; the blocks run in order:
+``python -m locus.<app> <overrides>`` (sweeps too) and other ``python -m <module>``. Comments right above a block
+say what the slow test does with it; the blocks of a document run in order:
 
     <!-- run -->                            a bash block: its ``python -m`` commands, each into a temporary run folder
     <!-- run: needs ../shared/coco128 -->   the same, left out where that path is not there
     <!-- run after: outputs/... -->         a python block: runs with this text replaced by the last run folder
+
+Links lead to files and headings that exist.
 """
 
 from __future__ import annotations
@@ -18,9 +20,7 @@ import re
 import shlex
 import subprocess
 import sys
-import textwrap
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
@@ -30,44 +30,14 @@ from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.errors import HydraException
 from omegaconf.errors import OmegaConfBaseException
 
+from tests.support.documents import SHELL, Block, anchors, blocks, broken_links, commands, module_of, write_files
 from tests.support.paths import REPO
 
-DOCUMENTS = [REPO / "README.md", REPO / "CONTRIBUTING.md", *sorted((REPO / "docs").rglob("*.md"))]
-SHELL = ("bash", "sh", "shell", "console")
-BLOCK = re.compile(r"^(?:<!-- *(run\b.*?) *-->\n)?( *)```(\w+)\n(.*?)^ *```", re.MULTILINE | re.DOTALL)
+DOCUMENTS = [
+    *(REPO / name for name in ("README.md", "CONTRIBUTING.md", "CHANGELOG.md", "notebooks/README.md")),
+    *sorted((REPO / "docs").rglob("*.md")),
+]
 MARK = re.compile(r"run|run: needs (?P<needs>\S+)|run after: (?P<folder>\S+)")
-
-
-@dataclass(frozen=True)
-class Block:
-    """A fenced block with the mark above it."""
-
-    mark: str
-    language: str
-    text: str
-
-
-def blocks(text: str) -> list[Block]:
-    """Fenced blocks with a language, in order."""
-    return [Block(m[1] or "", m[3], textwrap.dedent(m[2] + m[4])) for m in BLOCK.finditer(text)]
-
-
-def commands(text: str) -> Iterator[list[str]]:
-    """Words of each command of a shell text, without comments, a prompt sign and assignments before it."""
-    for line in text.replace("\\\n", " ").splitlines():
-        for command in re.split(r"&&|;", line.removeprefix("$ ")):
-            words = shlex.split(command, comments=True)
-            yield list(itertools.dropwhile(lambda word: re.match(r"[A-Z_]+=", word), words))
-
-
-def module_of(words: list[str]) -> str | None:
-    """The module that a command runs by ``python -m``."""
-    return words[2] if len(words) > 2 and re.match(r"(.*/)?python[\d.]*$", words[0]) and words[1] == "-m" else None
-
-
-def has_config(module: str, root: Path = REPO) -> bool:
-    """The module is an entry point that takes overrides."""
-    return module.startswith("locus.") and (root / "conf" / f"{module.removeprefix('locus.')}.yaml").is_file()
 
 
 def jobs(arguments: list[str], conf: Path) -> Iterator[list[str]]:
@@ -84,8 +54,13 @@ def jobs(arguments: list[str], conf: Path) -> Iterator[list[str]]:
     yield from (list(job) for job in itertools.product(*axes))
 
 
-def command_faults(words: list[str], compose_app: Callable, root: Path = REPO) -> Iterator[str]:
-    """What is wrong with a documented command; nothing for those that are not ours."""
+def command_faults(
+    words: list[str], compose_app: Callable, root: Path = REPO, files: Path | None = None
+) -> Iterator[str]:
+    """What is wrong with a documented command; nothing for those that are not ours.
+
+    ``files`` is the folder with the files that the document shows: ``--config-dir`` is one below it.
+    """
     if words[:1] == ["make"]:
         targets = set(re.findall(r"^([\w-]+):", (root / "Makefile").read_text(), re.MULTILINE))
         yield from (f"make {one}: no such target" for one in words[1:] if "=" not in one and one not in targets)
@@ -97,43 +72,57 @@ def command_faults(words: list[str], compose_app: Callable, root: Path = REPO) -
         return
     if not (root / f"{module.replace('.', '/')}.py").is_file():
         yield f"python -m {module}: no such module"
-    elif has_config(module, root):
+    elif (root / "conf" / f"{module.removeprefix('locus.')}.yaml").is_file():
+        arguments, searched = list(words[3:]), []
+        if "--config-dir" in arguments:
+            at = arguments.index("--config-dir")
+            searched = [f"hydra.searchpath=[file://{(files or root) / arguments[at + 1]}]"]
+            del arguments[at : at + 2]
         try:
-            for job in jobs(words[3:], root / "conf"):
-                compose_app(module.removeprefix("locus."), job, root / "conf")
+            for job in jobs(arguments, root / "conf"):
+                compose_app(module.removeprefix("locus."), job + searched, root / "conf")
         except (HydraException, OmegaConfBaseException) as error:
             yield f"{shlex.join(words)}: {error}"
 
 
-def document_faults(text: str, compose_app: Callable, root: Path = REPO) -> Iterator[str]:
-    """Faults of a document's blocks and of its links to files."""
+def document_faults(
+    text: str, compose_app: Callable, root: Path = REPO, place: Path | None = None, files: Path | None = None
+) -> Iterator[str]:
+    """Faults of a document's blocks and of its links; it lies in the folder ``place``, by default the root."""
     for block in blocks(text):
         if block.mark and not MARK.fullmatch(block.mark):
             yield f"unknown mark: {block.mark}"
         if block.language in SHELL:
             for words in commands(block.text):
-                yield from command_faults(words, compose_app, root)
+                yield from command_faults(words, compose_app, root, files)
         if block.language == "python":
             try:
                 ast.parse(block.text)
             except SyntaxError as error:
                 yield f"python block: {error}"
-    for link in re.findall(r"\]\(([^)#\s]+)[^)]*\)", text):
-        if "://" not in link and not (root / link).exists():
-            yield f"link to {link}: no such file"
+    yield from broken_links(text, place or root)
 
 
 # --- The documents --------------------------------------------------------------------------------------------
 @pytest.mark.parametrize("document", DOCUMENTS, ids=lambda path: path.name)
-def test_document(document, compose_app):
-    """Commands that drifted from the code are the first thing a new user meets."""
-    faults = list(document_faults(document.read_text(), compose_app))
+def test_document(document, compose_app, tmp_path):
+    """Commands that drifted from the code are the first thing a new user meets; links to nowhere the second."""
+    text = document.read_text()
+    write_files(text, tmp_path)
+    faults = list(document_faults(text, compose_app, place=document.parent, files=tmp_path))
     assert not faults, "\n".join(faults)
+
+
+def test_every_page_is_in_the_index():
+    """A page that no other one leads to is not found."""
+    index = (REPO / "docs" / "index.md").read_text()
+    assert [page.name for page in (REPO / "docs").glob("*.md") if f"({page.name})" not in index] == ["index.md"]
 
 
 def test_readme_shows_the_main_job():
     """A README whose blocks are not found would pass every other test here."""
-    found = [words for block in blocks((REPO / "README.md").read_text()) for words in commands(block.text)]
+    shell = [block for block in blocks((REPO / "README.md").read_text()) if block.language in SHELL]
+    found = [words for block in shell for words in commands(block.text)]
     assert ["make", "train"] in found and ["make", "test"] in found
     assert any(module_of(words) == "locus.train" for words in found)
 
@@ -147,10 +136,15 @@ def test_experiment_command(file, compose_app):
 
 
 @pytest.mark.slow
-def test_readme_runs(tmp_path):
-    """The README's own promise: its marked blocks, run in order, all end well."""
-    marked = [block for block in blocks((REPO / "README.md").read_text()) if block.mark]
-    assert any(block.language in SHELL for block in marked), "no bash block of README.md is marked <!-- run -->"
+@pytest.mark.parametrize(
+    "document",
+    [path for path in DOCUMENTS if any(block.mark for block in blocks(path.read_text()))],
+    ids=lambda path: path.name,
+)
+def test_marked_blocks_run(document, tmp_path):
+    """The documents' own promise: their marked blocks, run in order, all end well."""
+    marked = [block for block in blocks(document.read_text()) if block.mark]
+    assert any(block.language in SHELL for block in marked), f"no bash block of {document.name} is marked <!-- run -->"
     ran: list[Path] = []
     for block in marked:
         needs, folder = MARK.fullmatch(block.mark).group("needs", "folder")
@@ -164,9 +158,15 @@ def test_readme_runs(tmp_path):
                 assert module_of(words), f"only python -m commands can be marked: {shlex.join(words)}"
                 ran.append(tmp_path / str(len(ran)))
                 kind = "sweep" if {"-m", "--multirun"} & set(words[3:]) else "run"
-                into = [f"hydra.{kind}.dir={ran[-1]}"] if has_config(words[2]) else []
-                run([*words[1:], *into])
+                app = (REPO / "conf" / f"{words[2].removeprefix('locus.')}.yaml").is_file()
+                run([*words[1:], *([f"hydra.{kind}.dir={ran[-1]}"] if app else [])])
     assert ran
+
+
+def test_marks_are_there():
+    """The slow test would run nothing, and pass, if the marks were no longer found."""
+    marked = {path.name for path in DOCUMENTS if any(block.mark for block in blocks(path.read_text()))}
+    assert {"quickstart.md", "evaluation.md"} <= marked
 
 
 def run(arguments: list[str]) -> None:
@@ -202,7 +202,7 @@ def planted(tmp_path) -> Path:
         ("```bash\n.venv/bin/python -m locus.train -m seed=1,2 steps=3\npip install x\n```", None),
         ('```bash\nmake setup && make train ARGS="seed=2"\npython -m perf.step_time --json\n```', None),
         ("```bash\npython -m locus.train -m 'size=glob(*)' seed=2\n```", None),
-        ("[code](locus/train.py), [elsewhere](https://example.org), [part](#words)", None),
+        ("[code](locus/train.py), [elsewhere](https://example.org#part)", None),
         ("```bash\nmake nothing\n```", "make nothing: no such target"),
         ('```bash\nmake train ARGS="sead=2"\n```', "sead"),
         ("```bash\npython -m locus.nothing\n```", "no such module"),
@@ -215,6 +215,9 @@ def planted(tmp_path) -> Path:
         ("```python\nx = (\n```", "python block"),
         ("<!-- run: sometimes -->\n```bash\nmake train\n```", "unknown mark"),
         ("[code](locus/nothing.py)", "link to locus/nothing.py"),
+        ("# A *B*, c\n[there](#a-b-c), `[x](nothing.md)`", None),
+        ("# A\n```text\n# B\n```\n[there](#b)", "link to #b: no such heading"),
+        ("[there](Makefile#words)", "link to Makefile#words: no such heading"),
     ],
 )
 def test_planted_document(planted, compose_app, text, fault):
@@ -225,6 +228,18 @@ def test_planted_document(planted, compose_app, text, fault):
 
 def test_blocks():
     """Marks belong to the block right below them, and only to it."""
-    text = "<!-- run -->\n```bash\na\n```\n\n```bash\nb\n```\n<!-- run after: outputs/x -->\n```python\nc\n```\n"
-    assert blocks(text) == [Block("run", "bash", "a\n"), Block("", "bash", "b\n"),
-                            Block("run after: outputs/x", "python", "c\n")]  # fmt: skip
+    text = (
+        "<!-- run -->\n```bash\na\n```\n\n```bash\nb\n```\n<!-- run after: outputs/x -->\n```python\nc\n```\n"
+        "`a/b.py`\n\n```python\nd\n```\n"
+    )
+    assert blocks(text) == [
+        Block("run", "bash", "a\n"),
+        Block("", "bash", "b\n"),
+        Block("run after: outputs/x", "python", "c\n"),
+        Block("", "python", "d\n", "a/b.py"),
+    ]
+
+
+def test_anchors():
+    """Headings as GitHub names them; the second of two alike gets a number."""
+    assert anchors("# Tables 4 to 7\n## `crop`: a, b\n## A\n## A\n") == {"tables-4-to-7", "crop-a-b", "a", "a-1"}

@@ -24,7 +24,7 @@ from tests.support.runs import command, succeeded
 TINY = REPO / "locus" / "assets" / "tiny"
 UNSEEN = SceneSource(1, 128, 128, (4, 7), (10, 26), stretch=1.2, clutter=0.4, seed=31)
 GAIN = 0.05
-"""Of mean IoU in a sixth of the run; the whole run gains 0.5 (docs/measurements.md)."""
+"""Of mean IoU in a sixth of the run; the whole run gains 0.5 (docs/results.md)."""
 
 
 def test_it_opens_and_is_small():

@@ -3,7 +3,7 @@
 ``data/responses.jsonl`` holds one response a line: its form, the task it answers, options if any, and what a reader
 would take it to say. A mistake here is a mistake of the extractor, not of a label.
 ``python -m tests.evaluation.reading.test_reading`` prints the table of both extractors and writes it into
-docs/benchmarks_extraction.md.
+docs/benchmarks.md.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ from locus.types import Response
 from tests.support.paths import DATA, REPO
 
 RESPONSES = DATA / "responses.jsonl"
-DOCS = REPO / "docs" / "benchmarks_extraction.md"
+DOCS = REPO / "docs" / "benchmarks.md"
 ROWS = [json.loads(line) for line in RESPONSES.read_text(encoding="utf-8").splitlines()]
 COLORS = {"A": "red", "B": "blue", "C": "green", "D": "yellow"}
 TASKS = {
@@ -345,5 +345,5 @@ def test_ends_keep_what_a_policy_writes():
 if __name__ == "__main__":
     print(table := accuracy_table())
     text = DOCS.read_text(encoding="utf-8")
-    old = "\n".join(line for line in text.splitlines() if line.startswith("|"))
+    old = text[text.index("| form |") :].split("\n\n")[0]
     DOCS.write_text(text.replace(old, table), encoding="utf-8")
