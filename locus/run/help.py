@@ -9,6 +9,7 @@ from __future__ import annotations
 import re
 import sys
 import textwrap
+from collections.abc import Iterable, Iterator
 from itertools import takewhile
 from pathlib import Path
 
@@ -31,7 +32,14 @@ def help_text(entry: str) -> str:
     lines = (CONF / f"{entry}.yaml").read_text(encoding="utf-8").splitlines()
     comment = [line[2:] for line in takewhile(lambda line: line.startswith("#"), lines)]
     groups = re.findall(r"^  - ([\w/]+): \S", "\n".join(lines), re.MULTILINE)
-    options = [f"{group}: {', '.join(sorted(file.stem for file in (CONF / group).glob('*.yaml')))}" for group in groups]
-    listed = [textwrap.fill(line, 118, initial_indent="  ", subsequent_indent="    ") for line in options]
+    listed = [textwrap.fill(line, 118, initial_indent="  ", subsequent_indent="    ") for line in options(groups)]
     parts = [comment, ["Groups, chosen by GROUP=OPTION:", *listed] if listed else [], [MORE.format(entry=entry)]]
     return "\n\n".join("\n".join(part) for part in parts if part)
+
+
+def options(groups: Iterable[str]) -> Iterator[str]:
+    """``group: option, option`` of each group and of the groups inside it."""
+    for group in groups:
+        for folder in [CONF / group, *sorted(path for path in (CONF / group).iterdir() if path.is_dir())]:
+            names = ", ".join(sorted(file.stem for file in folder.glob("*.yaml")))
+            yield f"{folder.relative_to(CONF).as_posix()}: {names}"

@@ -9,7 +9,8 @@ import time
 
 import pytest
 from omegaconf import OmegaConf
-from runs import REPO
+
+from tests.support.paths import REPO
 
 ENTRIES = sorted(file.stem for file in (REPO / "conf").glob("*.yaml"))
 SECONDS = 3
@@ -65,7 +66,8 @@ def test_the_text_is_the_config_s_comment(entry):
     assert done.stdout.startswith(re.sub("^# ", "", comment, flags=re.MULTILINE)) and not done.stderr
     defaults = OmegaConf.create(file).get("defaults", [])
     groups = [key for line in defaults if line != "_self_" for key in line if "@" not in key]
-    for group in groups:
+    inner = [f"{file.parent.parent.name}/{file.parent.name}" for file in (REPO / "conf").glob("*/*/*.yaml")]
+    for group in [*groups, *(name for name in inner if name.split("/")[0] in groups)]:
         options = ", ".join(sorted(file.stem for file in (REPO / "conf" / group).glob("*.yaml")))
         assert f"\n  {group}: {options}\n" in re.sub(r"\n    (?=\w)", " ", done.stdout)
     assert f"conf/{entry}.yaml" in done.stdout and "--cfg job" in done.stdout

@@ -8,11 +8,11 @@ from unittest import mock
 
 import pyarrow.parquet as pq
 import pytest
-from runs import finish, spawn
 
 from locus.errors import LocusError
 from locus.samples import SAMPLES, copy_samples, main
-from tests.sample_benchmarks import write_samples
+from tests.support.runs import finish, spawn
+from tests.support.sample_benchmarks import write_samples
 
 
 def contents(folder: Path) -> dict[str, object]:
@@ -27,7 +27,7 @@ def test_shipped_samples_are_what_the_generator_writes(tmp_path):
     write_samples(tmp_path)
     made, shipped = contents(tmp_path), contents(SAMPLES)
     different = sorted(name for name in made | shipped if made.get(name) != shipped.get(name))
-    assert not different, f"python -m tests.sample_benchmarks {SAMPLES} renews {', '.join(different)}"
+    assert not different, f"python -m tests.support.sample_benchmarks {SAMPLES} renews {', '.join(different)}"
     assert sum(file.stat().st_size for file in SAMPLES.rglob("*")) < 500_000
 
 

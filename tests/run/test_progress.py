@@ -12,13 +12,13 @@ from pathlib import Path
 import pandas as pd
 import pytest
 from PIL import Image
-from runs import command, refused, resume, succeeded, train
 
 from locus.analysis.comparison import measure
 from locus.errors import LocusError
 from locus.evaluation.predictions import Prediction, PredictionFile
 from locus.files import progress
 from locus.files.progress import INTERVAL, Progress, set_interval, tracked, within
+from tests.support.runs import command, refused, resume, succeeded, train
 
 ALWAYS = "progress.every=0"
 LINE = re.compile(
@@ -237,7 +237,7 @@ def test_prepare(tmp_path):
     data = "data=boxes", f"data.path={tmp_path / 'boxes.jsonl'}", f"data.images={pictures}", "crop=tiny"
     sizes = "data.train_examples=6", "data.validation_examples=2", "crop.min_side=8", "audit.ambiguity_sample=3"
     run = f"hydra.run.dir={tmp_path / 'run'}"
-    succeeded(command("prepare", *data, *sizes, "targets=templates", run, ALWAYS))
+    succeeded(command("prepare", *data, *sizes, "rationales=templates", run, ALWAYS))
     log = tmp_path / "run" / "prepare.log"
     for what, total in (("checking images", 8), ("looking for look-alikes", 3), ("rationales", 6)):
         assert [line["done"] for line in lines(log, what)] == [str(done) for done in range(1, total + 1)], what

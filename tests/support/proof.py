@@ -112,7 +112,7 @@ def run(name: str, folder: Path, samples: Path) -> dict[str, str]:
 
 def main(folder: Path, earlier: Path | None, names: list[str]) -> int:
     samples = folder / "samples"
-    subprocess.run([sys.executable, "-m", "tests.support.sample_benchmarks", str(samples)], check=True)
+    subprocess.run([sys.executable, "-m", "locus.samples", str(samples)], check=True)
     record = folder / "results.json"
     made = json.loads(record.read_text()) if record.exists() else {}
     before = json.loads((earlier / "results.json").read_text()) if earlier else {}
