@@ -153,7 +153,7 @@ def test_wrong_numbers_are_named(tmp_path, old, new):
     source = write(tmp_path, REFERENCES[:1])
     instances = tmp_path / "instances.json"
     instances.write_text(instances.read_text().replace(old, new))
-    with pytest.raises(LocusError, match=r"refs\(unc\)\.json, row 1: .* numbers; mend it"):
+    with pytest.raises(LocusError, match=r"refs\(unc\)\.json, row 1: .* numbers; correct it"):
         source.table()
 
 
