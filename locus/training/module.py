@@ -69,8 +69,9 @@ class PolicyModule(LightningModule):
         super().__init__()
         self.automatic_optimization = False
         self.policy, self.task, self.decode = parts.policy, parts.task, parts.decode
-        self.shown = ("train/reward", "train/kl", "train/loss", f"val/{self.task.headline}")
-        """In the progress bar."""
+        headline = self.task.headline
+        self.shown = ("train/reward", "train/iou", f"train/{headline}", "train/kl", "train/loss", f"val/{headline}")
+        """In the progress bar, of what is logged."""
         self.validation_sampling, self.seed = validation_sampling, seed
         self.make_optimizer, self.clip_norm = optimizer, clip_norm
         self.warmup_updates = max(1, round(warmup_ratio * parts.steps * updates_per_step))

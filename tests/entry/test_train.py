@@ -272,7 +272,7 @@ def test_the_terminal_shows_how_it_goes(run):
         assert re.search(rf"pre-flight, {samples} samples of {split}: gold earns 1\.000, foil earns 0", ended.stdout)
     assert "algorithm departs from the paper's: group_size: 4 (paper: 8)" in ended.stdout
     assert all(name in ended.stdout for name in ("train/reward", "train/iou", "train/kl", "3/3"))
-    table = ended.stdout[ended.stdout.index("validation:") :].splitlines()
+    table = ended.stdout[ended.stdout.index("- validation:") :].splitlines()
     assert table[1].split()[:3] == ["step", "mean", "IoU"] and [row.split()[0] for row in table[2:5]] == ["0", "2", "3"]
     assert f"run folder: {folder}" in ended.stdout
 

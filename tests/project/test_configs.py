@@ -93,6 +93,13 @@ def app_of(group: str, conf: Path) -> str | None:
     return next((app for app in apps(conf) if group.startswith("hydra/") or group in groups_of(app, conf)), None)
 
 
+def host_of(group: str, conf: Path) -> list[str]:
+    """The choice without which a group of another group's options is in no defaults list, such as ``task=mixture``."""
+    outer = group.rpartition("/")[0]
+    files = (file for file in sorted((conf / outer).glob("*.yaml")) if outer and group in default_groups(file, conf))
+    return [f"{outer}={file.stem}" for file in files][:1]
+
+
 # --- Checkers: each yields what is wrong ----------------------------------------------------------------------
 def words(source: Path) -> set[str]:
     """Names by which code can read a key: attributes, arguments, and strings that are dotted names."""
@@ -259,7 +266,7 @@ def test_option(choice, compose_app, inputs, read):
     group, option = choice.split("=")
     app = app_of(group, CONF)
     assert app, f"no entry point's defaults list names the group {group}"
-    config = compose_app(app, [choice])
+    config = compose_app(app, [*host_of(group, CONF), choice])
     fill(config, inputs, choice)
     package = package_of(group, option)
     found = faults(OmegaConf.to_container(config, resolve=False), read)

@@ -57,3 +57,12 @@ def test_it_is_bare(notebook):
         node for node in ast.walk(tree) if isinstance(node, (ast.FunctionDef, ast.ClassDef, ast.For, ast.While))
     ]
     assert len(NOTEBOOKS) == 4
+
+
+@pytest.mark.parametrize("notebook", NOTEBOOKS, ids=lambda path: path.stem)
+def test_its_imports_are_there(notebook):
+    """A module that was moved: in the fast tests, as the cells themselves are run by the slow one only."""
+    tree = ast.parse("\n".join(code(notebook)))
+    imports = [node for node in tree.body if isinstance(node, ast.Import | ast.ImportFrom)]
+    assert any("locus" in ast.unparse(node) for node in imports)
+    exec(compile(ast.Module(imports, []), notebook.name, "exec"), {})
