@@ -38,9 +38,10 @@ test: setup ## fast tests: CPU, no network
 test-slow: setup ## tests of minutes: learning, resume, the README's commands
 	$(RUN) -m pytest -m "slow and not gpu" $(ARGS)
 
-lint: setup ## ruff: rules and format, nothing changed
+lint: setup ## ruff: rules and format; mypy: types; nothing changed
 	$(RUN) -m ruff check .
 	$(RUN) -m ruff format --check .
+	$(RUN) -m mypy
 
 format: setup ## ruff: mend what it can
 	$(RUN) -m ruff check --fix .

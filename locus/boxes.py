@@ -5,20 +5,21 @@ A box is xyxy, float, half-open: width = x2 - x1, no "+1". Boxes that only touch
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import replace
 
 import numpy as np
 
 from locus.errors import LocusError
-from locus.types import Box, Frame, View
+from locus.types import XYXY, Box, Frame, View
 
 UNIT = 1000.0
 
 
-def parse_frame(name: str) -> Frame:
+def parse_frame(name: str | None) -> Frame:
     """Returns the frame of that name; raises LocusError for an unknown one."""
     try:
-        return Frame(name)
+        return Frame(str(name))
     except ValueError:
         known = ", ".join(Frame)
         raise LocusError(
@@ -52,7 +53,7 @@ def view_size(view: View, width: float, height: float) -> tuple[float, float]:
     return frame_size(view.frame, (width, height), view.processed or (UNIT, UNIT))
 
 
-def written_box(xyxy: tuple[float, float, float, float], view: View, width: float, height: float) -> Box:
+def written_box(xyxy: XYXY, view: View, width: float, height: float) -> Box:
     """What a policy wrote -> the box in the file frame of an image of this size: the one way from answer to box."""
     return convert(Box(*xyxy, view.frame, *view_size(view, width, height)), Frame.FILE, width, height)
 
@@ -62,7 +63,13 @@ def to_view(box: Box, view: View) -> Box:
     return convert(box, view.frame, *view_size(view, box.width, box.height))
 
 
-def ordered(xyxy: tuple[float, float, float, float]) -> tuple[float, float, float, float]:
+def edges(numbers: Iterable[float]) -> XYXY:
+    """Four numbers as xyxy; raises ValueError for more or fewer."""
+    x1, y1, x2, y2 = numbers
+    return x1, y1, x2, y2
+
+
+def ordered(xyxy: XYXY) -> XYXY:
     """The same corners, the upper left one first."""
     x1, y1, x2, y2 = xyxy
     return min(x1, x2), min(y1, y2), max(x1, x2), max(y1, y2)
@@ -74,7 +81,7 @@ def visible(box: Box) -> Box | None:
     return replace(box, x1=x1, y1=y1, x2=x2, y2=y2) if is_valid((x1, y1, x2, y2)) else None
 
 
-def is_valid(xyxy: tuple[float, float, float, float]) -> bool:
+def is_valid(xyxy: XYXY) -> bool:
     """Finite and of positive area."""
     x1, y1, x2, y2 = xyxy
     return bool(np.isfinite(xyxy).all()) and x2 > x1 and y2 > y1

@@ -27,6 +27,10 @@ class Frame(StrEnum):
     """0-1000 along each side, relative."""
 
 
+XYXY = tuple[float, float, float, float]
+"""The left, upper, right and lower edge of a box."""
+
+
 @dataclass(frozen=True, slots=True)
 class Box:
     """An xyxy box, float, half-open, in a named frame. Example: ``Box(10, 20, 42, 60, Frame.FILE, 640, 480)``."""
@@ -42,7 +46,7 @@ class Box:
     """Height of the frame, in its own units."""
 
     @property
-    def xyxy(self) -> tuple[float, float, float, float]:
+    def xyxy(self) -> XYXY:
         return (self.x1, self.y1, self.x2, self.y2)
 
     @property
@@ -103,7 +107,7 @@ class CueExample:
     image_path: str
     width: int
     height: int
-    box: tuple[float, float, float, float]
+    box: XYXY
     """The target box: xyxy, file frame, padding included."""
     area_ratio: float
     """Share of the image that the object covers, 0-1, before padding; the bin goes by it."""
@@ -185,7 +189,7 @@ class ParsedAnswer:
     """A response's answer, or the reason why there is none."""
 
     status: Status
-    xyxy: tuple[float, float, float, float] | None
+    xyxy: XYXY | None
     """Numbers as written, in the frame the policy speaks; None unless a box was asked for and status is ok."""
     well_formed: bool
     """One think block, then one answer block, and nothing else: for a box one in brackets, else any text."""

@@ -45,10 +45,10 @@ def over_seeds(
 
 def half_interval(values: Sequence[float]) -> float:
     """Half the width of the 95 % interval of a mean by Student's t; NaN for fewer than two values."""
-    values = pd.Series(values, dtype=float)
-    if len(values) < 2:
+    numbers = pd.Series(values, dtype=float)
+    if len(numbers) < 2:
         return math.nan
-    return float(t_95(len(values) - 1) * values.std(ddof=1) / math.sqrt(len(values)))
+    return float(t_95(len(numbers) - 1) * numbers.std(ddof=1) / math.sqrt(len(numbers)))
 
 
 def t_95(freedom: int) -> float:

@@ -11,7 +11,7 @@ import numpy as np
 from matplotlib import colormaps
 from PIL import Image, ImageDraw
 
-from locus.boxes import box_iou
+from locus.boxes import box_iou, edges
 from locus.types import Box, Frame, Query, RolloutGroup
 
 Colour = tuple[int, int, int]
@@ -57,7 +57,7 @@ def comparison_picture(
 
 def _box(query: Query, xyxy: Sequence[float] | None) -> Box | None:
     """A box of the first image."""
-    return None if xyxy is None else Box(*xyxy, Frame.FILE, *query.images[0].size)
+    return None if xyxy is None else Box(*edges(xyxy), Frame.FILE, *query.images[0].size)
 
 
 def query_picture(

@@ -146,7 +146,7 @@ def _expression(one: ReferredObject) -> str:
     if not isinstance(sentences, list):
         raise one.error("sentences is not a list; fetch the file again")
     texts = ((row.get("sent") or row.get("raw")) if isinstance(row, dict) else row for row in sentences)
-    return next((text.strip() for text in texts if not expression_fault(text)), "")
+    return next((text.strip() for text in texts if isinstance(text, str) and not expression_fault(text)), "")
 
 
 def _size(one: ReferredObject) -> tuple[int, int]:

@@ -185,8 +185,8 @@ class BoxesSource(ImageFiles):
     def _checked(self, where: str, row: Any) -> tuple[str, list[float], str]:
         try:
             path, box, label = row["image"], [float(value) for value in row["box"]], row.get("label") or ""
-        except (KeyError, TypeError, ValueError, AttributeError) as error:
-            path, box, label = None, error, ""
+        except (KeyError, TypeError, ValueError, AttributeError):
+            path, box, label = None, [], ""
         if not isinstance(path, str) or not path or not isinstance(label, str) or len(box) != 4:
             raise LocusError(
                 f'{self.path}, {where}: not a box row; write {{"image": "1.jpg", "box": [x1, y1, x2, y2], "label": ""}}'

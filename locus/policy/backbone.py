@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 from transformers import (
@@ -52,7 +53,7 @@ class Backbone:
 
     def processor(self) -> ProcessorMixin:
         """The model's own processor, with its own chat template."""
-        if self.path is None:
+        if self.path is None and self.architecture is not None:
             return self.architecture.processor()
         return self._from(AutoProcessor)
 
@@ -77,12 +78,15 @@ class Backbone:
                     f" ({len(report['missing_keys'])} in all): save the whole model, or fetch its files again"
                 )
             return model
-        config = self._from(AutoConfig) if self.path is not None else self.architecture.config(processor)
+        if self.path is None and self.architecture is not None:
+            config = self.architecture.config(processor)
+        else:
+            config = self._from(AutoConfig)
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(self.seed)
             return AutoModelForImageTextToText.from_config(config, dtype=dtype)
 
-    def _from(self, loader: type, **kwargs: object) -> object:
+    def _from(self, loader: Any, **kwargs: object) -> Any:
         try:
             return loader.from_pretrained(self.path, **kwargs)
         except Exception as error:  # transformers raises many kinds here; the cause is kept

@@ -51,7 +51,10 @@ class LoRA:
         from peft.tuners.lora import LoraLayer
 
         config = LoraConfig(
-            r=self.rank, lora_alpha=self.alpha, lora_dropout=self.dropout, target_modules=self._targets(policy)
+            r=self.rank,
+            lora_alpha=self.alpha,  # type: ignore[arg-type]  # peft says int and only divides it by the rank
+            lora_dropout=self.dropout,
+            target_modules=self._targets(policy),
         )
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(self.seed)
@@ -63,7 +66,7 @@ class LoRA:
 
     def _targets(self, policy: VLM) -> list[str]:
         patterns = [self.targets, self.vision_targets] if policy.train_vision else [self.targets]
-        found = {}
+        found: dict[str, str] = {}
         for pattern in patterns:
             for name, part in policy.model.named_modules():
                 # The head may be tied to the embedding, from which an adapter would part it in the export.

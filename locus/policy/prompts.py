@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from PIL import Image
@@ -62,7 +63,8 @@ class PromptBuilder:
     """
 
     def __init__(self, processor: ProcessorMixin, pixels: PixelLimits):
-        self.processor, self.pixels = processor, pixels
+        self.processor: Any = processor  # ProcessorMixin lacks what every family has, as image_token
+        self.pixels = pixels
         self._around: dict[int, tuple[str, str]] = {}
         self.before, self.after = self._around_text(1)
         self.opened = opened_by_template(self.after)

@@ -88,7 +88,7 @@ class TinyArchitecture:
         }
 
 
-def _token_ids(processor: ProcessorMixin) -> dict[str, int]:
+def _token_ids(processor: ProcessorMixin) -> dict[str, Any]:
     to_id = processor.tokenizer.convert_tokens_to_ids
     return {
         "image_token_id": to_id("<|image_pad|>"),

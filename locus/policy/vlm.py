@@ -50,6 +50,8 @@ class EncodedPrompts:
 class VLM(nn.Module):
     """A policy or reference: a transformers model and the frame it writes boxes in."""
 
+    forbidden: torch.Tensor
+
     def __init__(
         self,
         model: PreTrainedModel,
@@ -194,7 +196,9 @@ class VLM(nn.Module):
         self, prompts: Sequence[Prompt], features: Sequence[VisionFeatures] | None = None
     ) -> torch.Tensor:
         """[L, B, P] where each prompt's last token looks, mean over heads, in every layer."""
-        return torch.stack(self.encode(prompts, features, plan_type=Watched).prefill.weights)
+        prefill = self.encode(prompts, features, plan_type=Watched).prefill
+        assert isinstance(prefill, Watched)
+        return torch.stack(prefill.weights)
 
     def decode(self, token_ids: torch.Tensor, next_position: torch.Tensor, decoding: Decoding) -> torch.Tensor:
         """One token for each active row: ids [B, A], first completion position [B] -> hidden [B, A, D]."""

@@ -85,7 +85,7 @@ def existence_random(scene: Scene, rng: np.random.Generator) -> SceneQuestion | 
 def existence_popular(scene: Scene, rng: np.random.Generator) -> SceneQuestion | None:
     """The absent ones are made of words that are in the scene, each of them on some object. Chance: one in two."""
 
-    def mixed() -> tuple[str, str, str]:
+    def mixed() -> tuple[str, ...]:
         shown = [item.attributes for item in scene.objects]
         return tuple(shown[int(rng.integers(len(shown)))][kind] for kind in range(3))
 
@@ -95,7 +95,7 @@ def existence_popular(scene: Scene, rng: np.random.Generator) -> SceneQuestion |
 def existence_adversarial(scene: Scene, rng: np.random.Generator) -> SceneQuestion | None:
     """The absent ones differ from an object of the scene in one word. Chance: one in two."""
 
-    def altered() -> tuple[str, str, str]:
+    def altered() -> tuple[str, ...]:
         words = list(scene.objects[int(rng.integers(len(scene.objects)))].attributes)
         kind = int(rng.integers(3))
         others = [word for word in ATTRIBUTES[kind] if word != words[kind]]
@@ -117,7 +117,7 @@ def count(scene: Scene, rng: np.random.Generator) -> SceneQuestion | None:
     return SceneQuestion("count", text, str(wanted), tuple(item.box for item in found), choices)
 
 
-def grounding(scene: Scene, rng: np.random.Generator) -> SceneQuestion | None:
+def grounding(scene: Scene, rng: np.random.Generator) -> SceneQuestion:
     """The box of an object named in full."""
     item = scene.objects[int(rng.integers(len(scene.objects)))]
     return SceneQuestion("grounding", f"Where is the {item.label}?", "", (item.box,), ())
@@ -173,7 +173,7 @@ def _attribute(name: str, asked: int, text: str, scene: Scene, rng: np.random.Ge
     return SceneQuestion(name, text, item.attributes[asked], (item.box,), ATTRIBUTES[asked])
 
 
-def _any_words(rng: np.random.Generator) -> tuple[str, str, str]:
+def _any_words(rng: np.random.Generator) -> tuple[str, ...]:
     return tuple(words[int(rng.integers(len(words)))] for words in ATTRIBUTES)
 
 
@@ -182,7 +182,9 @@ def _existence(
 ) -> SceneQuestion | None:
     """Yes or no, first drawn, then an object that is there, or words of ``absent`` that no object has."""
     there = bool(rng.integers(2))
-    shown = {item.attributes: item for item in scene.objects}
+    shown: set[tuple[str, ...]] = {item.attributes for item in scene.objects}
+    words: tuple[str, ...] | None
+    evidence: tuple[Box, ...]
     if there:
         item = scene.objects[int(rng.integers(len(scene.objects)))]
         words, evidence = item.attributes, (item.box,)

@@ -135,8 +135,8 @@ def only_boxes(picture: Image.Image, boxes: Sequence[Box]) -> Image.Image:
     """The picture, black outside the boxes (file frame); same canvas and scale."""
     sheet = Image.new("RGB", picture.size)
     for box in boxes:
-        region = tuple(round(value) for value in box.xyxy)
-        sheet.paste(picture.crop(region), region[:2])
+        left, top, right, bottom = (round(value) for value in box.xyxy)
+        sheet.paste(picture.crop((left, top, right, bottom)), (left, top))
     return sheet
 
 

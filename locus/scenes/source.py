@@ -12,6 +12,7 @@ import hashlib
 import json
 import math
 from collections.abc import Sequence
+from typing import TypeVar
 
 import numpy as np
 from PIL import Image
@@ -19,7 +20,9 @@ from PIL import Image
 from locus.errors import LocusError
 from locus.scenes.render import COLOURS, PATTERNS, SHAPES, render
 from locus.scenes.scene import Scene, SceneObject
-from locus.types import Box, Frame, ImageTable
+from locus.types import XYXY, Box, Frame, ImageTable
+
+Number = TypeVar("Number", int, float)
 
 SCHEME = "scene://"
 ATTRIBUTES = (tuple(SHAPES), tuple(COLOURS), tuple(PATTERNS))
@@ -138,11 +141,12 @@ class SceneSource:
         ratio = np.exp(rng.uniform(-0.5, 0.5, size=(number, 1)) * math.log(self.stretch))
         return np.concatenate([sides * ratio, sides / ratio], axis=1).clip(low, high)
 
-    def _place(self, sizes: list[list[int]], rng: np.random.Generator) -> list[tuple[float, ...]] | None:
+    def _place(self, sizes: list[list[int]], rng: np.random.Generator) -> list[XYXY] | None:
         """Random boxes of these sizes, inside the canvas and ``gap`` apart, largest first; None where one finds no
         place. Plain numbers, not arrays: ten times as fast for so few boxes."""
         draws = rng.random((len(sizes), TRIES, 2)).tolist()
-        gap, placed = self.gap, {}
+        gap = self.gap
+        placed: dict[int, XYXY] = {}
         for item in sorted(range(len(sizes)), key=lambda item: -sizes[item][0] * sizes[item][1]):
             width, height = sizes[item]
             for across, down in draws[item]:
@@ -158,7 +162,7 @@ class SceneSource:
         return [placed[item] for item in range(len(sizes))]
 
 
-def _draw_attributes(number: int, pairs: int, rng: np.random.Generator) -> list[tuple[str, str, str]]:
+def _draw_attributes(number: int, pairs: int, rng: np.random.Generator) -> list[tuple[str, ...]]:
     """``number`` distinct (shape, colour, pattern); the first 2 * ``pairs`` are pairs that differ in exactly one."""
     drawn: dict[tuple[str, ...], None] = {}  # a set that keeps its order
     while len(drawn) < number:
@@ -174,7 +178,7 @@ def _draw_attributes(number: int, pairs: int, rng: np.random.Generator) -> list[
     return list(drawn)
 
 
-def _number(name: str, value: float, low: float, high: float = math.inf, whole: bool = False) -> float:
+def _number(name: str, value: Number, low: float, high: float = math.inf, whole: bool = False) -> Number:
     """``value`` if it is a number within [low, high]; raises LocusError naming the key otherwise."""
     kinds = (int, np.integer) if whole else (int, float, np.integer, np.floating)
     if isinstance(value, bool) or not isinstance(value, kinds) or not low <= value <= high:
@@ -186,7 +190,7 @@ def _number(name: str, value: float, low: float, high: float = math.inf, whole: 
 def _interval(name: str, bounds: Sequence[int], low: int) -> tuple[int, int]:
     """Two whole numbers, ascending, from ``low`` on; raises LocusError naming the key otherwise."""
     pair = isinstance(bounds, Sequence) and not isinstance(bounds, str) and len(bounds) == 2
-    numbers = tuple(_number(name, value, low, whole=True) for value in bounds) if pair else (1, 0)
-    if numbers[0] > numbers[1]:
+    least, most = [_number(name, value, low, whole=True) for value in bounds] if pair else [1, 0]
+    if least > most:
         raise LocusError(f"data.source.{name}: {bounds!r}; give [low, high], two whole numbers with low <= high")
-    return numbers
+    return least, most

@@ -8,7 +8,7 @@ from __future__ import annotations
 import re
 import unicodedata
 
-from locus.boxes import is_valid
+from locus.boxes import edges, is_valid
 from locus.types import Box, Frame, ParsedAnswer, Status
 
 # Unambiguous, so that a megabyte of digits costs linear time.
@@ -54,7 +54,7 @@ def parse_answer(text: str | bytes, opened: str = "", finished: bool = True) -> 
     match = _BOX.search(answer) or _CORNERS.search(answer)
     if match is None:
         return ParsedAnswer(Status.NO_BOX, None, False)
-    xyxy = tuple(float(number) for number in match.groups())
+    xyxy = edges(float(number) for number in match.groups())
     if not is_valid(xyxy):
         return ParsedAnswer(Status.INVALID_BOX, None, False)
     return ParsedAnswer(Status.OK, xyxy, _has_structure(text) and _BOX.fullmatch(answer.strip()) is not None)

@@ -112,12 +112,12 @@ class TaskDataModule(LightningDataModule):
         self.workers, self.seed, self.start_step = workers, seed, start_step
         self.train, self.validation = TrainingSamples(make), Samples(make, "validation")
 
-    def train_dataloader(self) -> DataLoader[list[Sample]]:
+    def train_dataloader(self) -> DataLoader[Sample]:
         """One batch per step, from ``start_step`` on."""
         sampler = StepSampler(self.task, self.prompts_per_step, self.steps, self.start_step, self.seed)
         return DataLoader(self.train, batch_sampler=sampler, collate_fn=list, num_workers=self.workers)
 
-    def val_dataloader(self) -> DataLoader[list[Sample]]:
+    def val_dataloader(self) -> DataLoader[Sample]:
         """All validation examples, in their order."""
         return DataLoader(self.validation, self.validation_batch, collate_fn=list, num_workers=self.workers)
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence, Set
 from dataclasses import dataclass, replace
-from typing import Any, TypeVar
+from typing import Any, TypeVar, overload
 
 import numpy as np
 
@@ -37,7 +37,13 @@ class PartExamples(Sequence[PartExample]):
     def __len__(self) -> int:
         return len(self.examples)
 
-    def __getitem__(self, index: int) -> PartExample:
+    @overload
+    def __getitem__(self, index: int) -> PartExample: ...
+    @overload
+    def __getitem__(self, index: slice) -> PartExamples: ...
+    def __getitem__(self, index: int | slice) -> PartExample | PartExamples:
+        if isinstance(index, slice):
+            return PartExamples(self.part, self.examples[index])
         return PartExample(self.part, self.examples[index])
 
 

@@ -9,9 +9,9 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections import defaultdict
-from collections.abc import Hashable, Iterator, Mapping, Sequence, Set
+from collections.abc import Iterator, Mapping, Sequence, Set
 from itertools import islice
-from typing import Any, ClassVar, Generic, Literal, TypeVar
+from typing import Any, ClassVar, Generic, Literal, TypeAlias, TypeVar
 
 import numpy as np
 
@@ -20,7 +20,7 @@ from locus.types import Example, Frame, Grade, Query, Response, RolloutGroup, Sa
 
 E = TypeVar("E", bound=Example)
 Split = Literal["train", "validation"]
-Key = Hashable
+Key: TypeAlias = Any
 """Names a training example: small, so that it is cheap to send to a worker, which then opens the pixels."""
 
 
@@ -28,7 +28,7 @@ class Task(ABC, Generic[E]):
     """One thing a policy is asked, and what its answers earn."""
 
     name: ClassVar[str]
-    headline: ClassVar[str]
+    headline: str
     """The validation scalar that stands for a run, ``val/<headline>``: read by tables and sweepers. More is better."""
     labels: ClassVar[Mapping[str, str]] = {}
     """What pages call the validation scalars, in the order of their tables; others are shown by their name."""
@@ -81,7 +81,7 @@ class Task(ABC, Generic[E]):
         return self.examples("train")[key]
 
     # --- What is recorded -------------------------------------------------------------------------------------
-    columns: ClassVar[Mapping[str, type]] = {}
+    columns: Mapping[str, type] = {}
     """Columns of its own in ``rollouts.parquet`` and ``validation.parquet``: name -> str or float."""
 
     def row(self, example: E) -> Mapping[str, Any]:

@@ -60,8 +60,12 @@ class GRPOModule(PolicyModule):
     """
 
     def __init__(self, parts: RunParts, algorithm: Algorithm, scorer: Scorer, sampling: Sampling, **shared: Any):
-        sizes = {"updates_per_step": algorithm.updates_per_rollout, "completions_per_prompt": algorithm.group_size}
-        super().__init__(parts, **sizes, **shared)
+        super().__init__(
+            parts,
+            updates_per_step=algorithm.updates_per_rollout,
+            completions_per_prompt=algorithm.group_size,
+            **shared,
+        )
         self.algorithm, self.scorer, self.sampling, self.draw = algorithm, scorer, sampling, parts.draw
         wanted = algorithm.needs_reference
         self.reference = reference_of(parts.policy, parts.load_reference) if wanted else None
@@ -69,7 +73,7 @@ class GRPOModule(PolicyModule):
     def training_step(self, samples: list[Sample], batch_idx: int) -> dict[str, Any]:
         """One rollout batch: B prompts, G rollouts each, then ``updates_per_rollout`` optimiser steps."""
         phases, sums, step = Phases(self.device), TokenSums(), self.finished_steps
-        rate = self.optimizers().param_groups[0]["lr"]
+        rate = self.optimizer.param_groups[0]["lr"]
         with phases("rollout"):
             encoded = self.encode_for_update([sample.prompt for sample in samples])
             groups = self.roll_out(samples, self.sampling, self.algorithm.group_size, step, encoded)
@@ -138,7 +142,7 @@ class GRPOModule(PolicyModule):
         for indices in self.micro_batches(scored):
             batch = [scored[i] for i in indices]
             # A frozen tower is the same in policy and reference, so its features are, too.
-            reference = self.reference_logprobs(batch) if self.reference else None
+            reference = self.reference_logprobs(batch)
             old = self.score(self.policy, batch).logprobs if off_policy else None
             for row, i in enumerate(indices):
                 done[i] = replace(
@@ -148,8 +152,10 @@ class GRPOModule(PolicyModule):
                 )
         return done
 
-    def reference_logprobs(self, batch: list[ScoredGroup]) -> torch.Tensor:
-        """[B, G, T] under the reference."""
+    def reference_logprobs(self, batch: list[ScoredGroup]) -> torch.Tensor | None:
+        """[B, G, T] under the reference; None without one."""
+        if self.reference is None:
+            return None
         with self.reference.on(self.device) as reference:
             return self.score(reference, batch).logprobs
 
@@ -173,16 +179,15 @@ class GRPOModule(PolicyModule):
         totals = Totals(sum(lengths), len(lengths), self.sampling.max_new_tokens)
         finite = True
         self.policy.train()
-        self.optimizers().zero_grad()
+        self.optimizer.zero_grad()
         for indices in [range(len(mini_batch))] if encoded else self.micro_batches(mini_batch):
             batch = [mini_batch[i] for i in indices]
             scores = self.score(self.policy, batch, encoded)
+            old = _stack([entry.old for entry in batch], scores)
             terms = self.algorithm.loss(
                 scores.logprobs,
-                _stack([entry.old for entry in batch], scores)
-                if batch[0].old is not None
-                else scores.logprobs.detach(),
-                _stack([entry.reference for entry in batch], scores) if self.reference else None,
+                scores.logprobs.detach() if old is None else old,
+                _stack([entry.reference for entry in batch], scores),
                 torch.stack([entry.advantages for entry in batch]).to(self.device),
                 scores.mask,
                 totals,
@@ -197,7 +202,7 @@ class GRPOModule(PolicyModule):
     def score(self, policy: VLM, batch: list[ScoredGroup], encoded: EncodedPrompts | None = None) -> TokenScores:
         """Log-probs of a micro-batch's completions under ``policy``."""
         completions = CompletionBatch.of([entry.token_ids for entry in batch], self.device)
-        features = None if batch[0].features is None else [entry.features for entry in batch]
+        features = [entry.features for entry in batch if entry.features is not None] or None
         prompts = [entry.group.sample.prompt for entry in batch]
         return self.scorer(policy, prompts, completions, self.sampling.temperature, features, encoded)
 
@@ -208,10 +213,14 @@ class GRPOModule(PolicyModule):
         return micro_batches(prompts, self.algorithm.group_size * longest, self.token_budget)
 
 
-def _stack(rows: Sequence[torch.Tensor], scores: TokenScores) -> torch.Tensor:
-    """[G, T'] rows of other micro-batches -> [B, G, T]: cut or filled with zeros, which the mask hides."""
+def _stack(rows: Sequence[torch.Tensor | None], scores: TokenScores) -> torch.Tensor | None:
+    """[G, T'] rows of other micro-batches -> [B, G, T]: cut or filled with zeros, which the mask hides.
+
+    None where the groups have no such row.
+    """
     width = scores.logprobs.shape[-1]
-    return torch.stack([torch.nn.functional.pad(row, (0, width - row.shape[-1])) for row in rows])
+    padded = [torch.nn.functional.pad(row, (0, width - row.shape[-1])) for row in rows if row is not None]
+    return torch.stack(padded) if padded else None
 
 
 def _split_by_spread(

@@ -120,17 +120,19 @@ class SceneLessons(Dataset[Lesson]):
     ) -> Questions:
         """As many a scene as ``kinds`` says, and so many cues."""
         rows = [row for group in zip(scenes, prompts, cells, strict=True) for row in self.rows(*group, rng)]
-        padded = (pad_sequence(part, True, 0).unflatten(0, (len(scenes), -1)) for part in zip(*rows, strict=True))
-        chosen = rng.integers(len(self.cues), size=cues) if cues else []
-        samples = [self.cues[int(index)] for index in chosen]
+        ids, learned, looking, evidence = (
+            pad_sequence(list(part), True, 0).unflatten(0, (len(scenes), -1)) for part in zip(*rows, strict=True)
+        )
+        chosen = rng.integers(len(self.cues), size=cues).tolist() if cues else []
+        samples = [self.cues[index] for index in chosen]
         targets = [self.completion(text) for text in self.cues.make.task.target(samples)]
-        return Questions(*padded, [sample.prompt for sample in samples], targets)
+        return Questions(ids, learned, looking, evidence, [sample.prompt for sample in samples], targets)
 
     def rows(
         self, scene: Scene, prompt: Prompt, cells: tuple[int, int], rng: np.random.Generator
     ) -> list[tuple[torch.Tensor, ...]]:
         """For each question of an image: [T] token ids, [T] completion, [T] after the question, [P] evidence."""
-        rows = []
+        rows: list[tuple[torch.Tensor, ...]] = []
         view = View(self.frame, prompt.processed_size)
         for question in questions_of(scene, self.kinds, rng):
             asked = torch.tensor(self.collator.encode(self.collator.turn(question.text)))

@@ -26,8 +26,7 @@ class TokenSums:
         """One micro-batch. Rollout and scored log-probs are compared before the first update, while they must agree."""
         metrics = dict(terms.metrics)
         self._largest["max_log_ratio"] = max(self._largest["max_log_ratio"], metrics.pop("max_log_ratio"))
-        self._sums.update(metrics)
-        self._sums["entropy"] += scores.entropy.sum().item()
+        self._sums.update(metrics | {"entropy": scores.entropy.sum().item()})
         self._loss += terms.loss.item()
         self._tokens += terms.tokens
         if not self._updates:

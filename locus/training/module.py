@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence, Set
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, cast
 
 import torch
 from lightning import LightningModule
+from lightning.pytorch.core.optimizer import LightningOptimizer
 from torch.optim import Optimizer
-from torch.optim.lr_scheduler import LambdaLR
+from torch.optim.lr_scheduler import LambdaLR, LRScheduler
 
 from locus.errors import LocusError
 from locus.policy.lora import fingerprint, frozen_state
@@ -96,20 +97,34 @@ class PolicyModule(LightningModule):
         encoded: EncodedPrompts | None = None,
     ) -> list[tuple[RolloutGroup, VisionFeatures]]:
         """Samples -> graded groups with their vision features; see `locus.tasks.rollouts.roll_out`."""
-        place = {"seed": self.seed, "step": step, "token_budget": self.token_budget, "encoded": encoded}
-        return roll_out(self.policy, self.task, samples, self.decode, sampling, group, **place)
+        return roll_out(
+            self.policy,
+            self.task,
+            samples,
+            self.decode,
+            sampling,
+            group,
+            seed=self.seed,
+            step=step,
+            token_budget=self.token_budget,
+            encoded=encoded,
+        )
+
+    @property
+    def optimizer(self) -> LightningOptimizer:
+        """The one optimiser, see `configure_optimizers`."""
+        return cast(LightningOptimizer, self.optimizers())
 
     def apply_update(self, finite: bool) -> float:
         """Clips and applies the accumulated gradient; a non-finite loss or norm skips the update.
 
         Returns the gradient's norm before clipping. Raises LocusError after ``max_skipped`` skipped updates in a row.
         """
-        optimizer = self.optimizers()
         parameters = [parameter for parameter in self.policy.parameters() if parameter.requires_grad]
         norm = float(torch.nn.utils.clip_grad_norm_(parameters, self.clip_norm)) if finite else float("nan")
         if norm == norm and norm != float("inf"):
-            optimizer.step()
-            self.lr_schedulers().step()
+            self.optimizer.step()
+            cast(LRScheduler, self.lr_schedulers()).step()
             self.skipped_in_a_row = 0
             return norm
         self.skipped_in_a_row += 1

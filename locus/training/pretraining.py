@@ -11,17 +11,18 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from statistics import mean
-from typing import Any
+from typing import Any, cast
 
 import torch
 import torch.nn.functional as F
 from lightning import LightningModule
+from lightning.pytorch.core.optimizer import LightningOptimizer
 from torch import nn
 from torch.nn.utils.rnn import pad_sequence
-from torch.optim.lr_scheduler import LambdaLR
+from torch.optim.lr_scheduler import LambdaLR, LRScheduler
 
 from locus.errors import LocusError
-from locus.policy.group_attention import WatchedContinuation
+from locus.policy.group_attention import Prefill, WatchedContinuation
 from locus.policy.logprobs import CompletionBatch, PackedScorer, head_scores
 from locus.policy.prompts import PromptBuilder
 from locus.policy.vlm import VLM, EncodedPrompts, VisionFeatures
@@ -88,6 +89,8 @@ class PretrainModule(LightningModule):
         largest_number: that a corner can be.
     """
 
+    number_ids: torch.Tensor
+
     def __init__(
         self,
         policy: VLM,
@@ -143,7 +146,7 @@ class PretrainModule(LightningModule):
         features = self.policy.vision_features(lesson.prompts)
         loss, metrics = self.patch_loss(lesson, features)
         if lesson.questions is not None:
-            answer_loss, look_loss = self.question_losses(lesson, features)
+            answer_loss, look_loss = self.question_losses(lesson.prompts, lesson.questions, features)
             metrics |= {"answer_loss": answer_loss.detach(), "look_loss": look_loss.detach()}
             loss = self.patch_weight * loss + answer_loss + self.look_share * self.look_weight * look_loss
         self.apply_update(loss)
@@ -181,25 +184,26 @@ class PretrainModule(LightningModule):
         vectors = self.policy.model.get_input_embeddings()(tokens)
         return SHARPNESS * torch.einsum("...d,swd->...sw", states, vectors).float()
 
-    def question_losses(self, lesson: Lesson, features: list[VisionFeatures]) -> tuple[torch.Tensor, torch.Tensor]:
+    def question_losses(
+        self, prompts: list[Prompt], asked: Questions, features: list[VisionFeatures]
+    ) -> tuple[torch.Tensor, torch.Tensor]:
         """Mean over completion tokens, of questions and cues together, of their negative log-likelihood; and how much
         the matching heads look past the evidence."""
-        asked = lesson.questions
         ids, learned = asked.token_ids.to(self.device), asked.learned.to(self.device)
-        plans = []
+        plans: list[WatchedContinuation] = []
 
-        def plan(*layout: Any) -> WatchedContinuation:
-            plans.append(WatchedContinuation(*layout, MATCHING_LAYERS, self.matching_heads))
+        def plan(prefill: Prefill, group: int, length: int) -> WatchedContinuation:
+            plans.append(WatchedContinuation(prefill, group, length, MATCHING_LAYERS, self.matching_heads))
             return plans[-1]
 
-        encoded = self.policy.encode(lesson.prompts, features)
+        encoded = self.policy.encode(prompts, features)
         hidden = self.policy.completion_hidden(encoded, ids, plan)
         total, count = -head_scores(self.policy, hidden[learned], ids[learned], 1.0)[0].sum(), learned.sum()
         if asked.cues:
             cues = CompletionBatch.of([[target] for target in asked.cue_targets], self.device)
             total = total - self.scorer(self.policy, asked.cues, cues, 1.0).logprobs.sum()
             count = count + cues.mask.sum()
-        return total / count, self.look_loss(asked, encoded, lesson.prompts, plans[0].scores)
+        return total / count, self.look_loss(asked, encoded, prompts, plans[0].scores)
 
     def look_loss(
         self, asked: Questions, encoded: EncodedPrompts, prompts: list[Prompt], scores: list[torch.Tensor]
@@ -228,9 +232,18 @@ class PretrainModule(LightningModule):
 
     def validation_step(self, batch: HeldOut, batch_idx: int) -> None:
         """Free decoding of the questions of one kind, or of cue search."""
-        decode, place = self.collator.decode, {"seed": 0, "step": 0, "token_budget": VALIDATION_BUDGET}
-        groups = [group for group, _ in roll_out(self.policy, batch.task, batch.samples, decode, GREEDY, 1, **place)]
-        grades = [group.rollouts[0].grade for group in groups]
+        groups = roll_out(
+            self.policy,
+            batch.task,
+            batch.samples,
+            self.collator.decode,
+            GREEDY,
+            group=1,
+            seed=0,
+            step=0,
+            token_budget=VALIDATION_BUDGET,
+        )
+        grades = [group.rollouts[0].grade for group, _ in groups]
         self.record({f"val/{name}": mean(one.parts[part] for one in grades) for part, name in batch.names.items()})
 
     def configure_optimizers(self) -> tuple[list[torch.optim.Optimizer], list[LambdaLR]]:
@@ -238,7 +251,8 @@ class PretrainModule(LightningModule):
 
         Muon (https://kellerjordan.github.io/posts/muon) learns shapes and patterns in half the steps of AdamW here.
         """
-        hidden, rest = [], []
+        hidden: list[nn.Parameter] = []
+        rest: list[nn.Parameter] = []
         for name, parameter in self.named_parameters():
             inner = parameter.ndim == 2 and "embed" not in name and "head" not in name
             (hidden if inner else rest).append(parameter)
@@ -250,12 +264,13 @@ class PretrainModule(LightningModule):
 
     def apply_update(self, loss: torch.Tensor) -> None:
         """One step of both optimisers, the gradient clipped."""
-        optimizers = self.optimizers()
+        optimizers = cast(list[LightningOptimizer], self.optimizers())
+        schedules = cast(list[LRScheduler], self.lr_schedulers())
         for optimizer in optimizers:
             optimizer.zero_grad()
         self.manual_backward(loss)
         torch.nn.utils.clip_grad_norm_(self.parameters(), CLIP_NORM)
-        for optimizer, schedule in zip(optimizers, self.lr_schedulers(), strict=True):
+        for optimizer, schedule in zip(optimizers, schedules, strict=True):
             optimizer.step()
             schedule.step()
 

@@ -39,14 +39,14 @@ class SFTModule(PolicyModule):
     def training_step(self, samples: list[Sample], batch_idx: int) -> dict[str, Any]:
         """One optimiser step on B targets; the loss is the mean over their tokens."""
         phases, total, entropy, finite = Phases(self.device), 0.0, 0.0, True
-        rate = self.optimizers().param_groups[0]["lr"]
+        rate = self.optimizer.param_groups[0]["lr"]
         prompts = [sample.prompt for sample in samples]
         with phases("update"):
             texts = self.task.target(samples)
             targets = [self.target_ids(prompt, text) for prompt, text in zip(prompts, texts, strict=True)]
             tokens = sum(len(target) for target in targets)
             self.policy.train()
-            self.optimizers().zero_grad()
+            self.optimizer.zero_grad()
             for indices in micro_batches(prompts, max(len(target) for target in targets), self.token_budget):
                 completions = CompletionBatch.of([[targets[i]] for i in indices], self.device)
                 scores = self.scorer(self.policy, [prompts[i] for i in indices], completions, temperature=1.0)

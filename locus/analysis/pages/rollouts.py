@@ -5,7 +5,7 @@ from __future__ import annotations
 import base64
 import io
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +21,7 @@ LONG_SIDE = 320
 PARSE, TRUNCATED, WRONG, LOOSE, FOUND = "parse", "truncated", "wrong object", "right object, loose", "found"
 
 
-def failure(status: str, target: tuple[float, ...], box: tuple[float, ...] | None, iou: float) -> str:
+def failure(status: str, target: Sequence[float], box: Sequence[float] | None, iou: float) -> str:
     """Kind of a rollout: no box, cut off, a box elsewhere, a loose one (IoU below 0.5, about the target), or found.
 
     A box is about its target when it covers the target's centre or its own centre lies in the target.
@@ -35,11 +35,11 @@ def failure(status: str, target: tuple[float, ...], box: tuple[float, ...] | Non
     return LOOSE if _holds(box, _centre(target)) or _holds(target, _centre(box)) else WRONG
 
 
-def _centre(box: tuple[float, ...]) -> tuple[float, float]:
+def _centre(box: Sequence[float]) -> tuple[float, float]:
     return (box[0] + box[2]) / 2, (box[1] + box[3]) / 2
 
 
-def _holds(box: tuple[float, ...], point: tuple[float, float]) -> bool:
+def _holds(box: Sequence[float], point: tuple[float, float]) -> bool:
     return box[0] <= point[0] < box[2] and box[1] <= point[1] < box[3]
 
 
@@ -75,7 +75,7 @@ def groups_of(rollouts: pd.DataFrame, open_image: Callable[[str], Image.Image], 
 
 def _small(image: Image.Image) -> dict[str, Any]:
     scale = min(1.0, LONG_SIDE / max(image.size))
-    size = tuple(max(1, round(side * scale)) for side in image.size)
+    size = max(1, round(image.width * scale)), max(1, round(image.height * scale))
     image.convert("RGB").resize(size).save(buffer := io.BytesIO(), "JPEG", quality=85)
     return {"jpeg": base64.b64encode(buffer.getvalue()).decode(), "scale": scale}
 

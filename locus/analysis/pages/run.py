@@ -45,7 +45,9 @@ def write_run_report(run: Path, sections: Sequence[Section], shown: Shown, title
 
 
 def summary_of(section: Section) -> str:
-    """The table's headline in one sentence."""
+    """The table's headline in one sentence; empty without a table."""
+    if section.table is None:
+        return ""
     first = section.table.iloc[0]
     return (
         f"{first['measure']} of {section.title[0].lower()}{section.title[1:]}: {first[BEFORE]:.3f} before, "

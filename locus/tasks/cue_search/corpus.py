@@ -15,7 +15,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, overload
 
 import numpy as np
 import pyarrow as pa
@@ -46,7 +46,7 @@ SCHEMA = pa.schema(
 
 
 class CueTable(Sequence[CueExample]):
-    """Corpus rows as columns; an index gives a `CueExample`."""
+    """Corpus rows as columns; an index gives a `CueExample`, a slice a table."""
 
     def __init__(self, columns: pa.Table, split: str = "train") -> None:
         self.columns, self.split = columns.combine_chunks(), split
@@ -54,7 +54,13 @@ class CueTable(Sequence[CueExample]):
     def __len__(self) -> int:
         return self.columns.num_rows
 
-    def __getitem__(self, index: int) -> CueExample:
+    @overload
+    def __getitem__(self, index: int) -> CueExample: ...
+    @overload
+    def __getitem__(self, index: slice) -> CueTable: ...
+    def __getitem__(self, index: int | slice) -> CueExample | CueTable:
+        if isinstance(index, slice):
+            return CueTable(self.columns.take(np.arange(len(self))[index]), self.split)
         if not -len(self) <= index < len(self):
             raise IndexError(f"example {index} of {len(self)}")
         row = self.columns.slice(index % len(self), 1).to_pylist()[0]
@@ -135,11 +141,13 @@ class Corpus:
             record = json.loads((folder / "corpus.json").read_text(encoding="utf-8"))
             columns = pq.read_table(folder / "corpus.parquet")
             columns = columns.cast(SCHEMA.append(pa.field("split", pa.string())))
+            train, validation = (
+                CueTable(columns.filter(pc.equal(columns["split"], split)).drop_columns("split"), split)
+                for split in ("train", "validation")
+            )
             corpus = cls(
-                *(
-                    CueTable(columns.filter(pc.equal(columns["split"], split)).drop_columns("split"), split)
-                    for split in ("train", "validation")
-                ),
+                train,
+                validation,
                 seed=record["seed"],
                 asked=record["asked"],
                 audits=record["audits"],
@@ -195,7 +203,8 @@ def build_corpus(
         "train": train.examples(rows["train"]),
         "validation": validation.examples(rows["validation"], "validation"),
     }
-    corpus = Corpus(**splits, seed=seed, asked={"train": train_examples, "validation": validation_examples})
+    sizes = {"train": train_examples, "validation": validation_examples}
+    corpus = Corpus(splits["train"], splits["validation"], seed, sizes)
     if sum(map(len, splits.values())) < asked:
         log.warning(shortfall(corpus))
     return corpus

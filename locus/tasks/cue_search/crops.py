@@ -187,7 +187,8 @@ class RandomCrops(CropStrategy):
         smallest = np.log(np.maximum(low[k] * pixels, self.min_side**2))
         largest = np.log(high[k] * pixels)
         region_area = np.exp(smallest + (largest - smallest) * rng.random(len(image)))
-        aspect = np.exp(rng.uniform(*np.log(np.array(self.aspect, dtype=np.float64)), size=len(image)))
+        tallest, broadest = np.log(np.array(self.aspect, dtype=np.float64))
+        aspect = np.exp(rng.uniform(tallest, broadest, size=len(image)))
         # The widths at which both sides lie between the minimum and the image's; the area comes before the aspect.
         narrowest = np.maximum(self.min_side, region_area / size[:, 1])
         widest = np.minimum(size[:, 0], region_area / self.min_side)

@@ -31,6 +31,9 @@ class Rationales(Protocol):
 class NoRationales(Rationales):
     """The box alone, after an empty think block."""
 
+    def check(self, example_ids: Iterable[str]) -> None:
+        """Every example has one."""
+
     def rationales(self, examples: Sequence[CueExample]) -> Iterator[str]:
         """As many empty texts."""
         return iter([""] * len(examples))

@@ -79,10 +79,11 @@ class AnnotatedTextCue(TextCue):
     @cached_property
     def _images(self) -> dict[str, tuple[Sequence[str], np.ndarray, list[Expression]]]:
         """Image id -> labels, boxes and expressions of its objects."""
+        assert self.source is not None, "`over` gives it"
         table = self.source.table()
         table = keep_boxes(table, ~duplicate_boxes(table, self.duplicate_iou))
         ends = np.searchsorted(table.box_image, np.arange(len(table.image_id) + 1))
-        images = {}
+        images: dict[str, tuple[Sequence[str], np.ndarray, list[Expression]]] = {}
         for row, image_id in enumerate(table.image_id):
             own = slice(ends[row], ends[row + 1])
             labels, boxes = table.labels[own], table.boxes[own]
