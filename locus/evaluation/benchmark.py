@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import io
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Protocol
+from typing import Protocol, TypeVar
 
 from PIL import Image
 
@@ -16,20 +16,30 @@ from locus.evaluation.reading.responses import Extracted
 from locus.evaluation.statistics import Statistic
 from locus.types import Box, Response, View
 
+Got = TypeVar("Got")
+
 
 @dataclass(frozen=True, eq=False)
 class Picture:
-    """A picture of a benchmark, opened only when it is shown."""
+    """A picture of a benchmark, decoded only when it is shown. Raises LocusError that names it when it cannot be."""
 
     key: str
     """Equal keys, equal pictures: a path, or a digest of the bytes."""
     source: Path | bytes
 
     def open(self) -> Image.Image:
-        """The decoded picture in RGB. Raises LocusError that names it when it cannot be decoded."""
+        """The decoded picture in RGB."""
+        return self._get(lambda image: image.convert("RGB"))
+
+    @property
+    def size(self) -> tuple[int, int]:
+        """Width and height, from the header."""
+        return self._get(lambda image: image.size)
+
+    def _get(self, part: Callable[[Image.Image], Got]) -> Got:
         try:
             with Image.open(io.BytesIO(self.source) if isinstance(self.source, bytes) else self.source) as image:
-                return image.convert("RGB")
+                return part(image)
         except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
             raise LocusError(f"picture {self.key} cannot be decoded ({error}): fetch the file again") from error
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import io
 import json
 from collections.abc import Mapping
 from pathlib import Path
@@ -17,7 +18,7 @@ from locus.files.run_files import write_json, write_text
 
 
 def write_scores(folder: Path, benchmark: Benchmark, found: Judged, resamples: int, **facts: Any) -> dict[str, Any]:
-    """``scores.json`` and ``verdicts.parquet`` (one row an item and extractor); returns the first."""
+    """``scores.json`` and ``verdicts.parquet`` (one row per item and extractor); returns the first."""
     made = {**scores(benchmark, found, resamples), **facts}
     write_json(folder / "scores.json", made)
     table = pd.concat([table.assign(extractor=name) for name, table in found.tables.items()])
@@ -48,18 +49,13 @@ def read_rows(file: Path) -> list[dict[str, str]]:
 def add_row(file: Path, row: Mapping[str, Any], keys: tuple[str, ...]) -> None:
     """Adds a row to a CSV, in the place of the one with the same keys."""
     rows, ours = read_rows(file), {name: "" if value is None else str(value) for name, value in row.items()}
-    places = [place for place, one in enumerate(rows) if all(one.get(key) == ours[key] for key in keys)]
-    if places:
-        rows[places[0]] = ours
-    else:
-        rows.append(ours)
-    names = list(dict.fromkeys(name for one in (ours, *rows) for name in one))
-    text = [",".join(names), *(",".join(_cell(one.get(name) or "") for name in names) for one in rows)]
-    write_text(file, "\n".join(text) + "\n")
-
-
-def _cell(text: str) -> str:
-    return '"' + text.replace('"', '""') + '"' if any(mark in text for mark in ',"\n') else text
+    place = next((n for n, one in enumerate(rows) if all(one.get(key) == ours[key] for key in keys)), len(rows))
+    rows[place : place + 1] = [ours]
+    names = dict.fromkeys(name for one in (ours, *rows) for name in one)
+    writer = csv.DictWriter(text := io.StringIO(), list(names), lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(rows)
+    write_text(file, text.getvalue())
 
 
 def describe(made: Mapping[str, Any]) -> str:

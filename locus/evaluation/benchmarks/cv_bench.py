@@ -9,7 +9,7 @@ from typing import ClassVar
 from locus.errors import LocusError
 from locus.evaluation.benchmark import Item, Picture
 from locus.evaluation.benchmarks.choice import ChoiceBenchmark, letter_of, lettered, options_in
-from locus.evaluation.benchmarks.readers import Row, picture_size
+from locus.evaluation.benchmarks.readers import Row
 from locus.evaluation.statistics import Statistic, accuracy, mean_of
 from locus.types import Box, Frame
 
@@ -64,11 +64,11 @@ class CVBench(ChoiceBenchmark):
         listed = [] if self.boxes == "none" else row.listed("bbox")
         if not listed:
             return ()
-        width, height = picture_size(picture)
+        width, height = picture.size
         boxes = [listed] if not isinstance(listed[0], list | tuple) else listed
         corners = []
         for box in boxes:
-            x1, y1, x2, y2 = _numbers(row, box)
+            x1, y1, x2, y2 = row.numbers("bbox", box, ", or pass boxes=none")
             if self.boxes == "xywh":
                 x2, y2 = x1 + x2, y1 + y2
             # A pixel beyond the edge is rounding; more is another layout, and its boxes would all be wrong.
@@ -78,14 +78,6 @@ class CVBench(ChoiceBenchmark):
                 )
             corners.append((max(x1, 0.0), max(y1, 0.0), min(x2, width), min(y2, height)))
         return tuple(Box(*corner, Frame.FILE, width, height) for corner in corners)
-
-
-def _numbers(row: Row, box: object) -> tuple[float, ...]:
-    try:
-        x1, y1, x2, y2 = map(float, box)  # type: ignore[call-overload]
-    except (TypeError, ValueError):
-        raise row.error(f"bbox {box} is not four numbers; fetch the file again, or pass boxes=none") from None
-    return x1, y1, x2, y2
 
 
 def _source(row: Row) -> str:

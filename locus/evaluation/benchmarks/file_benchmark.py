@@ -1,6 +1,6 @@
 """What benchmarks that are read from files share: their path, one item per row, ids and the number of rows.
 
-Three kinds build on it: letters (`choice`), yes or no (`yes_no`), and answers that a model judges (`free_answers`).
+Three kinds build on it: yes or no (below), letters (`choice`), and answers that a model judges (`free_answers`).
 """
 
 from __future__ import annotations
@@ -86,3 +86,18 @@ class FileBenchmark(ABC):
 
     def _file(self) -> Path:
         return Path(self.path)
+
+
+@dataclass(frozen=True)
+class YesNoBenchmark(FileBenchmark):
+    """A benchmark whose answers are ``yes`` and ``no``."""
+
+    suffix: str = ""
+    """Behind every question; none in the original."""
+
+    def judge(self, item: Item, response: Response, view: View, extractor: Extractor) -> Verdict:
+        """An unread answer is wrong, and never taken for either; columns ``truth`` and ``said`` (or ``unread``)."""
+        read = extractor.yes_no(response)
+        said = read.answer or "unread"
+        columns = {**item.groups, "truth": str(item.answer), "said": said}
+        return Verdict(item.item_id, read, float(said == item.answer), columns)

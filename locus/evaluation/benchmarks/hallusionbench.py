@@ -8,8 +8,8 @@ from pathlib import Path
 from typing import ClassVar
 
 from locus.evaluation.benchmark import Item
+from locus.evaluation.benchmarks.file_benchmark import YesNoBenchmark
 from locus.evaluation.benchmarks.readers import Row
-from locus.evaluation.benchmarks.yes_no import YesNoBenchmark
 from locus.evaluation.statistics import Statistic, accuracy, all_right, mean_of
 
 KEYS = ("category", "subcategory", "visual_input", "set_id", "figure_id", "question_id")

@@ -13,8 +13,8 @@ import pandas as pd
 
 from locus.errors import LocusError
 from locus.evaluation.benchmark import Item
+from locus.evaluation.benchmarks.file_benchmark import YesNoBenchmark
 from locus.evaluation.benchmarks.readers import Row
-from locus.evaluation.benchmarks.yes_no import YesNoBenchmark
 from locus.evaluation.statistics import Statistic, accuracy, mean_of, rows_of
 
 SETTINGS = ("random", "popular", "adversarial")

@@ -9,7 +9,6 @@ import ast
 import binascii
 import csv
 import hashlib
-import io
 import json
 import math
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
@@ -90,6 +89,14 @@ class Row:
             raise self.error(f"{what} is {value!r}, must be one of {', '.join(choices)}; fetch the file again")
         return value
 
+    def numbers(self, what: str, values: Any, also: str = "") -> tuple[float, float, float, float]:
+        """Four numbers; raises LocusError for anything else, with what else can be done about it."""
+        try:
+            a, b, c, d = map(float, values)
+        except (TypeError, ValueError):
+            raise self.error(f"{what} {values} is not four numbers; fetch the file again{also}") from None
+        return a, b, c, d
+
     def indexed(self, column: str, options: Collection[str]) -> str:
         """The letter of the option whose number is in the cell, from 0; raises LocusError for another number."""
         number = self.text(column)
@@ -156,15 +163,6 @@ def read_rows(path: Path, columns: Sequence[str | tuple[str, ...]], images: str 
                 position += 1
         except (OSError, UnicodeDecodeError, csv.Error, json.JSONDecodeError, pa.ArrowException) as error:
             raise LocusError(f"{file}: cannot be read ({error}); fetch the file again") from None
-
-
-def picture_size(picture: Picture) -> tuple[int, int]:
-    """Width and height from the picture's header; raises LocusError that names it when it has none."""
-    try:
-        with Image.open(io.BytesIO(picture.source) if isinstance(picture.source, bytes) else picture.source) as image:
-            return image.size
-    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
-        raise LocusError(f"picture {picture.key} cannot be decoded ({error}): fetch the file again") from error
 
 
 def _in_either_case(path: Path) -> Path:

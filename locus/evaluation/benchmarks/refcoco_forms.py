@@ -17,7 +17,7 @@ from typing import Any
 
 from locus.boxes import is_valid
 from locus.evaluation.benchmark import Picture
-from locus.evaluation.benchmarks.readers import Row, picture_size, read_rows
+from locus.evaluation.benchmarks.readers import Row, read_rows
 from locus.images.refcoco import referred_objects
 from locus.types import Box, Frame
 
@@ -103,8 +103,8 @@ def _vlmevalkit(row: Row, name: str, splits: Sequence[str]) -> Iterator[Referenc
     question = row.text("question")
     phrase = re.search(r"<ref>(.*?)</ref>", question, re.DOTALL)
     text = phrase[1] if phrase else question.rpartition("describes:")[2]
-    width, height = picture_size(row.pictures("image", "image_path")[0])
-    shares = _four(row, row.listed("answer"))
+    width, height = row.pictures("image", "image_path")[0].size
+    shares = row.numbers("the box", row.listed("answer"))
     if max(shares) > 1.01:
         raise row.error(
             f"the answer {shares} is not a box in shares of the picture's sides; pass VLMEvalKit's RefCOCO.tsv"
@@ -134,22 +134,14 @@ def _parsed(value: Any) -> Any:
     return json.loads(value) if isinstance(value, str) else value
 
 
-def _four(row: Row, box: Any) -> tuple[float, float, float, float]:
-    try:
-        a, b, c, d = (float(one) for one in box)
-    except (TypeError, ValueError):
-        raise row.error(f"the box {box} is not four numbers; fetch the file again") from None
-    return a, b, c, d
-
-
 def _corners(row: Row, xywh: Any) -> tuple[float, float, float, float]:
-    x, y, width, height = _four(row, xywh)
+    x, y, width, height = row.numbers("the box", xywh)
     return (x, y, x + width, y + height)
 
 
 def _box(row: Row, xyxy: tuple[float, float, float, float], size: tuple[float, float] | None = None) -> Box:
     """The gold box, inside its picture; raises LocusError for one that is not: it was read in a wrong frame."""
-    width, height = size or picture_size(row.pictures("image")[0])
+    width, height = size or row.pictures("image")[0].size
     inside = min(xyxy) >= -SLACK and xyxy[2] <= width + SLACK and xyxy[3] <= height + SLACK
     if not is_valid(xyxy) or not inside:
         raise row.error(f"the box {list(xyxy)} (xyxy) is not in its {width}x{height} picture; fetch the file again")

@@ -18,7 +18,7 @@ from locus.evaluation.benchmarks.choice import (
     options_in,
     vlmevalkit_item,
 )
-from locus.evaluation.benchmarks.readers import Row, picture_size
+from locus.evaluation.benchmarks.readers import Row
 from locus.evaluation.statistics import Statistic, accuracy
 from locus.types import Box, Frame
 
@@ -61,7 +61,7 @@ class VStar(ChoiceBenchmark):
 def _evidence(picture: Picture) -> tuple[tuple[str, ...], tuple[Box, ...]]:
     """Names and boxes (x, y, width and height in pixels) of the JSON file beside an official picture."""
     file = Path(picture.key).with_suffix(".json")
-    width, height = picture_size(picture)
+    width, height = picture.size
     try:
         beside = json.loads(file.read_text(encoding="utf-8"))
         boxes = [[float(value) for value in box] for box in beside["bbox"]]

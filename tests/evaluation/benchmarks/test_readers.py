@@ -11,7 +11,7 @@ import pytest
 
 from locus.errors import LocusError
 from locus.evaluation.benchmark import Picture
-from locus.evaluation.benchmarks.readers import picture_size, read_rows
+from locus.evaluation.benchmarks.readers import read_rows
 from locus.evaluation.benchmarks.vstar import VStar
 from tests.support.benchmark_files import encoded, hf_image, picture, write_parquet, write_tsv
 from tests.support.benchmark_files_choice import vek
@@ -114,9 +114,9 @@ def test_large_pictures_are_no_decompression_bomb():
     header = b"IHDR" + struct.pack(">IIBBBBB", 20_000, 10_000, 8, 2, 0, 0, 0)
     data = b"\x89PNG\r\n\x1a\n" + struct.pack(">I", 13) + header + struct.pack(">I", zlib.crc32(header))
     data += struct.pack(">I", 0) + b"IDAT"
-    assert picture_size(Picture("large", data)) == (20_000, 10_000)
+    assert Picture("large", data).size == (20_000, 10_000)
     with pytest.raises(LocusError, match="picture broken cannot be decoded"):
-        picture_size(Picture("broken", data[:20]))
+        assert Picture("broken", data[:20]).size
 
 
 def test_broken_files_are_one_error(tmp_path):
