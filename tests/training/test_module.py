@@ -89,6 +89,12 @@ def test_gradient_is_clipped():
     assert run.rows[0]["train/grad_norm"] > 1e-2 and norm == pytest.approx(1e-3, rel=1e-3)
 
 
+def test_progress_bar(spread: None):
+    """A bar without the reward, IoU or KL: hours in which nobody sees that nothing is learned."""
+    shown = fit(*grpo()).module.trainer.progress_bar_metrics
+    assert {"train/reward", "train/iou", "train/kl", "train/loss"} <= shown.keys()
+
+
 # --- Validation and the run's position ------------------------------------------------------------------------
 def test_validation_is_the_same_each_time_and_leaves_training_alone(spread: None):
     """Validation that draws from the training's random numbers: switching it on would change the run."""
