@@ -79,11 +79,17 @@ class Verdict:
 class Benchmark(Protocol):
     """A benchmark on disk. Built by Hydra from ``conf/benchmark/<name>.yaml``."""
 
-    name: str
-    rows: int | None
-    """How many items the whole benchmark has; None where any number is right."""
-    headline: str
-    """The name of the one score that stands in a table."""
+    @property
+    def name(self) -> str:
+        """As scores and files call it."""
+
+    @property
+    def rows(self) -> int | None:
+        """How many items the whole benchmark has; None where any number is right."""
+
+    @property
+    def headline(self) -> str:
+        """The name of the one score that stands in a table."""
 
     def items(self) -> Iterator[Item]:
         """In the file's order, row by row. Raises LocusError that names the file, the row and how to fix it."""

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeAlias
 
 import pyarrow as pa
 import torch
-from lightning import LightningModule, Trainer
+from lightning import Trainer
 from lightning.pytorch.callbacks import Callback, Checkpoint
 from lightning.pytorch.loggers import WandbLogger
 from lightning.pytorch.trainer.states import TrainerFn
@@ -22,6 +22,9 @@ from locus.files.progress import Progress
 from locus.files.run_files import ROLLOUTS, VALIDATION, StepTable, checkpoint_path, with_columns
 from locus.tasks.task import Task
 from locus.types import Rollout, RolloutGroup, Sample, Sampling
+
+Module: TypeAlias = Any
+"""One of `locus.training`, whose attributes Lightning's type does not know: ``policy``, ``finished_steps``."""
 
 
 def graded_columns(task: Task, sample: Sample, rollout: Rollout) -> dict[str, Any]:
@@ -59,16 +62,14 @@ class RolloutTable(TableCallback):
 
     name, schema = "rollouts.parquet", ROLLOUTS
 
-    def on_train_batch_end(
-        self, trainer: Trainer, module: LightningModule, outputs: Any, batch: Any, batch_idx: int
-    ) -> None:
+    def on_train_batch_end(self, trainer: Trainer, module: Module, outputs: Any, batch: Any, batch_idx: int) -> None:
         """Appends the rollouts of the step that just ended."""
         groups: list[tuple[RolloutGroup, torch.Tensor]] = outputs["groups"]
         if groups:
             rows = (row for group, advantages in groups for row in self.rows(module, group, advantages))
             self.table.append(module.finished_steps, rows)
 
-    def rows(self, module: LightningModule, group: RolloutGroup, advantages: torch.Tensor) -> Iterator[dict[str, Any]]:
+    def rows(self, module: Module, group: RolloutGroup, advantages: torch.Tensor) -> Iterator[dict[str, Any]]:
         """The G rows of a group."""
         for index, rollout in enumerate(group.rollouts):
             yield graded_columns(self.task, group.sample, rollout) | {
@@ -90,7 +91,7 @@ class ValidationTable(TableCallback):
     def on_validation_batch_end(
         self,
         trainer: Trainer,
-        module: LightningModule,
+        module: Module,
         outputs: Any,
         batch: Any,
         batch_idx: int,
@@ -102,12 +103,12 @@ class ValidationTable(TableCallback):
         if batch_idx == 0:
             self.draw(trainer, module, groups[:PICTURES])
 
-    def row(self, module: LightningModule, group: RolloutGroup) -> dict[str, Any]:
+    def row(self, module: Module, group: RolloutGroup) -> dict[str, Any]:
         """The row of one sample."""
         columns = graded_columns(self.task, group.sample, group.rollouts[0])
         return columns | {"step": module.finished_steps, "example_id": group.sample.prompt.prompt_id}
 
-    def draw(self, trainer: Trainer, module: LightningModule, groups: Sequence[RolloutGroup]) -> None:
+    def draw(self, trainer: Trainer, module: Module, groups: Sequence[RolloutGroup]) -> None:
         """Saves a picture of each group to ``validation/step-…`` and sends them to W&B where that is on."""
         folder = self.folder / "validation" / f"step-{module.finished_steps:06d}"
         folder.mkdir(parents=True, exist_ok=True)
@@ -137,9 +138,10 @@ class AttentionWatch(Callback):
         self.diagnosis, self.token_budget = Attention(benchmark, limit, overlays=0), token_budget
         self.items = located(benchmark, limit)
 
-    def on_validation_epoch_end(self, trainer: Trainer, module: LightningModule) -> None:
+    def on_validation_epoch_end(self, trainer: Trainer, module: Module) -> None:
         """``val/attention_in_box``, ``val/peak_in_box`` and ``val/attention_in_box/layer_<n>``."""
-        evaluator = Evaluator(module.policy, trainer.datamodule.make.builder, GREEDY, self.token_budget)
+        data = trainer.datamodule  # type: ignore[attr-defined]  # set by Lightning without a declaration
+        evaluator = Evaluator(module.policy, data.make.builder, GREEDY, self.token_budget)
         means = self.diagnosis.looks(evaluator, self.items).mean(numeric_only=True)
         names = {name: f"val/{name}" for name in ("attention_in_box", "peak_in_box")}
         names |= {
@@ -162,27 +164,25 @@ class RunCheckpoint(Checkpoint):
     def __init__(self, folder: Path, every: int, validate_every: int, last: int, keep: int):
         self.folder, self.every, self.validate_every, self.last, self.keep = folder, every, validate_every, last, keep
 
-    def on_train_batch_end(
-        self, trainer: Trainer, module: LightningModule, outputs: Any, batch: Any, batch_idx: int
-    ) -> None:
+    def on_train_batch_end(self, trainer: Trainer, module: Module, outputs: Any, batch: Any, batch_idx: int) -> None:
         """Saves a step that is not validated; the last one always is."""
         if module.finished_steps == self.last:
             trainer.val_check_batch = 1
         elif module.finished_steps % self.validate_every:
             self.save(trainer, module.finished_steps)
 
-    def on_validation_end(self, trainer: Trainer, module: LightningModule) -> None:
+    def on_validation_end(self, trainer: Trainer, module: Module) -> None:
         """Saves a step that is."""
         if trainer.state.fn == TrainerFn.FITTING:
             self.save(trainer, module.finished_steps)
 
-    def on_train_end(self, trainer: Trainer, module: LightningModule) -> None:
+    def on_train_end(self, trainer: Trainer, module: Module) -> None:
         """Saves the last step of a run that ended early."""
         if trainer.should_stop and not checkpoint_path(self.folder, module.finished_steps).exists():
             self.last = module.finished_steps
             self.save(trainer, module.finished_steps)
 
-    def on_load_checkpoint(self, trainer: Trainer, module: LightningModule, checkpoint: dict[str, Any]) -> None:
+    def on_load_checkpoint(self, trainer: Trainer, module: Module, checkpoint: dict[str, Any]) -> None:
         """Leaves it to the sampler whether there is a next step: the run may have more steps than it had."""
         checkpoint["loops"]["fit_loop"]["epoch_loop.batch_progress"]["is_last_batch"] = False
 
@@ -208,17 +208,15 @@ class ProgressLines(Callback):
         self.what, self.steps, self.metrics = what, steps, metrics
         self.latest: dict[str, float] = {}
 
-    def on_train_start(self, trainer: Trainer, module: LightningModule) -> None:
+    def on_train_start(self, trainer: Trainer, module: Module) -> None:
         """Starts the count, at the step that a resumed run has reached."""
         self.training = Progress(self.what, self.steps, "steps", module.finished_steps, bar=True)
 
-    def on_train_batch_end(
-        self, trainer: Trainer, module: LightningModule, outputs: Any, batch: Any, batch_idx: int
-    ) -> None:
+    def on_train_batch_end(self, trainer: Trainer, module: Module, outputs: Any, batch: Any, batch_idx: int) -> None:
         """Counts a step."""
         self.training.reach(module.finished_steps, self.headline(trainer))
 
-    def on_validation_start(self, trainer: Trainer, module: LightningModule) -> None:
+    def on_validation_start(self, trainer: Trainer, module: Module) -> None:
         """Starts the count of a validation."""
         what, batches = f"validation at step {module.finished_steps}", int(sum(trainer.num_val_batches))
         self.validation = Progress(what, batches, "batches", bar=True)
@@ -226,7 +224,7 @@ class ProgressLines(Callback):
     def on_validation_batch_end(
         self,
         trainer: Trainer,
-        module: LightningModule,
+        module: Module,
         outputs: Any,
         batch: Any,
         batch_idx: int,
@@ -235,7 +233,7 @@ class ProgressLines(Callback):
         """Counts a batch."""
         self.validation.reach(batch_idx + 1)
 
-    def on_validation_end(self, trainer: Trainer, module: LightningModule) -> None:
+    def on_validation_end(self, trainer: Trainer, module: Module) -> None:
         """Keeps the metrics: the trainer forgets those of the validation before training."""
         self.headline(trainer)
 

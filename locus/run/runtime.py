@@ -105,7 +105,7 @@ def _resumed(folder: Path, changes: list[str]) -> DictConfig:
         earlier = OmegaConf.load(path)
         if not earlier:
             raise ValueError("it is empty")
-        cfg = OmegaConf.merge(earlier, OmegaConf.from_dotlist(changes))
+        cfg: Any = OmegaConf.merge(earlier, OmegaConf.from_dotlist(changes))
     except (OSError, ValueError, yaml.YAMLError) as error:
         raise LocusError(f"resume={folder}: {path} cannot be read ({error}); start the run anew") from error
     write_text(path, OmegaConf.to_yaml(cfg))
@@ -261,7 +261,9 @@ def differences(ours: DictConfig, group: str, preset: str) -> list[str]:
     known = GlobalHydra.instance().is_initialized()
     with contextlib.nullcontext() if known else hydra.initialize_config_dir(str(CONF), version_base="1.3"):
         theirs = hydra.compose("train", [f"{group}={preset}"])[group]
-    return _differences(OmegaConf.to_container(ours), OmegaConf.to_container(theirs), "")
+    mine: Any = OmegaConf.to_container(ours)
+    other: Any = OmegaConf.to_container(theirs)
+    return _differences(mine, other, "")
 
 
 def _differences(ours: dict[str, Any], theirs: dict[str, Any], prefix: str) -> list[str]:

@@ -14,7 +14,7 @@ from typing import Any
 from hydra.core.hydra_config import HydraConfig
 from hydra.experimental.callback import Callback
 from hydra.types import RunMode
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import DictConfig, ListConfig, OmegaConf
 
 from locus.analysis.runs import flat
 from locus.errors import LocusError
@@ -96,8 +96,9 @@ def check_same(folder: Path, cfg: DictConfig) -> None:
         )
 
 
-def _settings(cfg: DictConfig) -> dict[str, Any]:
-    settings = flat(OmegaConf.to_container(cfg, resolve=False))
+def _settings(cfg: DictConfig | ListConfig) -> dict[str, Any]:
+    plain: Any = OmegaConf.to_container(cfg, resolve=False)
+    settings = flat(plain)
     settings.pop("resume", None)
     return settings
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import islice
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -54,7 +55,11 @@ class Attention:
         for item, (prediction, layers) in zip(items, looked(evaluator, items), strict=True):
             verdict = verdict_of(self.benchmark, item, prediction, LOCUS)
             share = attention_in_box(layers, item.evidence)
-            row = {"item": item.item_id, "unit": unit_of(self.benchmark, verdict), "kind": kind_of(item)}
+            row: dict[str, Any] = {
+                "item": item.item_id,
+                "unit": unit_of(self.benchmark, verdict),
+                "kind": kind_of(item),
+            }
             row |= {"response": prediction.response, "correct": verdict.correct, "area": share.area}
             row |= {"attention_in_box": share.mean, "attention_in_box_covered": share.covered}
             row |= {"peak_in_box": share.peak}

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -78,7 +79,8 @@ class ContextRot:
         for item, (prediction, layers) in zip(items, looked(evaluator, items), strict=True):
             verdict = word_verdict(item, prediction.as_response, LOCUS)
             share = attention_in_box(layers, item.evidence)
-            row = {"item": item.item_id, "unit": item.item_id.split("/")[0], "response": prediction.response}
+            row: dict[str, Any] = {"item": item.item_id, "unit": item.item_id.split("/")[0]}
+            row["response"] = prediction.response
             row |= {name: item.groups[name] for name in ("kind", "canvas")}
             row |= {name: int(item.groups[name]) for name in ("width", "objects")}
             row |= {"correct": verdict.correct, "attention_in_box": share.mean}

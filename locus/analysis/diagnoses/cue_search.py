@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from typing import Any
 
 import pandas as pd
 
@@ -46,8 +47,8 @@ class CueSearchOnEvidence:
         rows = []
         for item, prediction in zip(items, predicted(evaluator, items, self.benchmark.name), strict=True):
             verdict = box_verdict(item, prediction.as_response, prediction.view(self.frame))
-            row = {"item": item.item_id, "unit": item.pictures[0].key, "response": prediction.response}
-            row["at_50"] = verdict.correct
+            row: dict[str, Any] = {"item": item.item_id, "unit": item.pictures[0].key}
+            row |= {"response": prediction.response, "at_50": verdict.correct}
             rows.append(row | dict(verdict.columns))
         return pd.DataFrame(rows)
 

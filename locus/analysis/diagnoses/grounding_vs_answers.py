@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -53,13 +54,18 @@ class GroundingVsAnswers:
         if not all(len(item.names) == len(item.evidence) for item in items):
             raise LocusError(f"{self.benchmark.name} does not say what lies in its evidence boxes: nothing to ask for")
         ious: dict[str, list[float | None]] = {item.item_id: [] for item in items}
-        for item, iou in self._ground(evaluator, items):
-            ious[item.item_id].append(iou)
+        for item, overlap in self._ground(evaluator, items):
+            ious[item.item_id].append(overlap)
         rows = []
         for item, prediction, verdict in answered(evaluator, self.benchmark, items):
             found = ious[item.item_id]
-            iou, boxed = np.mean([one or 0.0 for one in found]), np.mean([one is not None for one in found])
-            row = {"item": item.item_id, "unit": unit_of(self.benchmark, verdict), "kind": kind_of(item)}
+            iou = float(np.mean([one or 0.0 for one in found]))
+            boxed = np.mean([one is not None for one in found])
+            row: dict[str, Any] = {
+                "item": item.item_id,
+                "unit": unit_of(self.benchmark, verdict),
+                "kind": kind_of(item),
+            }
             row |= {"response": prediction.response, "correct": verdict.correct, "iou": iou, "found": iou >= 0.5}
             rows.append(row | {"boxed": boxed, "bin": bin_of(iou)})
         return pd.DataFrame(rows)

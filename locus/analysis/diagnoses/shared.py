@@ -58,7 +58,7 @@ def located(benchmark: Benchmark, limit: int | None) -> list[Item]:
         )
     if items:
         return items
-    chosen = set(np.linspace(0, number - 1, min(limit, number)).round().astype(int).tolist())
+    chosen = set(np.linspace(0, number - 1, min(limit or number, number)).round().astype(int).tolist())
     return [item for place, item in enumerate(found()) if place in chosen]
 
 

@@ -50,7 +50,8 @@ class MathVerse(FreeAnswerBenchmark):
         kind = row.known("question_type", row.text("question_type").strip(), ("multi-choice", "free-form"))
         # Of Vision Only the question is in the picture; this column has it for the judge, with the options.
         question = row.optional("question_for_eval") or row.optional("question")
-        answer, options = row.text("answer").strip(), {}
+        answer = row.text("answer").strip()
+        options: dict[str, str] = {}
         if kind == "multi-choice":
             answer, options = _choice(answer, dict(_OPTION.findall(question)))
         groups = {"version": version, "kind": kind, "problem": row.text("problem_index"), "question": question}

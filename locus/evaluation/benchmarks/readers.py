@@ -72,7 +72,7 @@ class Row:
 
     def listed(self, column: str) -> list[Any]:
         """A list, stored as one or as the text of one (Python or JSON); empty where the cell is."""
-        value = self.cells.get(column)
+        value: Any = self.cells.get(column)
         if _absent(value):
             return []
         try:

@@ -94,7 +94,8 @@ def _lmms(row: Row, splits: Sequence[str]) -> Iterator[Reference]:
 
 def _vlmevalkit(row: Row, name: str, splits: Sequence[str]) -> Iterator[Reference]:
     """One sentence a row, inside a ready prompt for another family of models."""
-    title, split = re.match(r"(RefCOCO[+g]?)?[\s_]*(.*)", row.text("category")).groups()
+    match = re.match(r"(RefCOCO[+g]?)?[\s_]*(.*)", row.text("category"))
+    title, split = match.groups() if match else (None, "")
     if title is None:
         raise row.error(f"category {row.text('category')!r} begins with none of {', '.join(_TITLES)}; pass RefCOCO.tsv")
     split = split_name(split, ())

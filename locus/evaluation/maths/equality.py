@@ -53,10 +53,12 @@ class BoundedRules:
         """What the rules say; False when the process ended over it. Raises LocusError when it does not even start."""
         if self._process is None or self._process.poll() is not None:
             self._process = self._start()
+        questions, replies = self._process.stdin, self._process.stdout
+        assert questions is not None and replies is not None, "both are pipes"
         try:
-            self._process.stdin.write(json.dumps([answer, gold, decimals]) + "\n")
-            self._process.stdin.flush()
-            reply = self._process.stdout.readline()
+            questions.write(json.dumps([answer, gold, decimals]) + "\n")
+            questions.flush()
+            reply = replies.readline()
         except BaseException:  # an interrupt: the reply would be taken for the next question's
             self.stop()
             raise
@@ -81,6 +83,7 @@ class BoundedRules:
             text=True,
             env=os.environ | {"PYTHONPATH": paths},
         )
+        assert process.stdout is not None, "it is a pipe"
         if process.stdout.readline() != "ready\n":
             process.kill()
             process.communicate()

@@ -168,7 +168,7 @@ class _Reader:
                 inner = self.sum()
                 self.expect(closing)
                 return abs(inner) if opening == "|" else inner
-        if kind not in ("number", "letter", "word"):
+        if text is None or kind not in ("number", "letter", "word"):
             raise NotMathsError(f"unexpected {text}")
         self.at += 1
         if kind == "number":

@@ -75,9 +75,9 @@ def _same(said: str, true: str, decimals: int | None) -> bool:
     """Two cleaned texts."""
     if _bare(said) == _bare(true):
         return True
-    unions = [text.split("\\cup") for text in (said, true)]
-    if max(map(len, unions)) > 1:
-        return _same_parts(*unions, decimals, ordered=False)
+    said_sets, true_sets = said.split("\\cup"), true.split("\\cup")
+    if max(len(said_sets), len(true_sets)) > 1:
+        return _same_parts(said_sets, true_sets, decimals, ordered=False)
     (said_open, said_parts), (true_open, true_parts) = _parts(said), _parts(true)
     if len(true_parts) > 1 or len(said_parts) > 1:
         if said_open and true_open and said_open != true_open:
@@ -160,8 +160,8 @@ def _same_equation(said: str, true: str, decimals: int | None) -> bool:
 
 def _proportional(sides: list[str], true_sides: list[str]) -> bool:
     """Whether left minus right of both vanish together: the one is a number times the other."""
-    read = [_read(side) for side in (*sides, *true_sides)]
-    if None in read:
+    read = [value for side in (*sides, *true_sides) if (value := _read(side)) is not None]
+    if len(read) < 4:
         return False
     one, other = read[0] - read[1], read[2] - read[3]
     if not (one.free_symbols and other.free_symbols):

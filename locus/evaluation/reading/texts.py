@@ -78,7 +78,7 @@ def by_text(text: str, options: Mapping[str, str]) -> list[str]:
         return list(begins)
     cues = [cue.end() for cue in _CUE.finditer(said)]
     if cues:
-        stop = re.compile(r"[.\n](?=\s|$)|\n|$").search(said, cues[-1]).start()
+        stop = next(re.compile(r"[.\n](?=\s|$)|\n|$").finditer(said, cues[-1])).start()
         after = {letter for start, end, letter in found if start >= cues[-1] and end <= stop}
         if len(after) == 1:
             return list(after)

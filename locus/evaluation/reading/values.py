@@ -90,11 +90,12 @@ def explicit(span: str, finished: bool) -> str | None:
     """What a box or an "answer is" names, the later of the two; None without one. Remarks behind a box are passed."""
     box = boxed(span, finished)
     inside = _unwrapped(ends(box[0])) if box else ""
-    text = ends(span[box[1] :] if inside else span)
+    text = ends(span[box[1] :] if box and inside else span)
     cues = [cue.end() for cue in _CUE.finditer(text) if not _REMARK.match(text, cue.end())]
     if not cues:
         return inside or None
-    start = _WRAPPING.match(text, cues[-1]).end()
+    wrapping = _WRAPPING.match(text, cues[-1])
+    start = wrapping.end() if wrapping else cues[-1]
     end = _CUE_END.search(text, start)
     value = _unwrapped(text[start : end.start() if end else len(text)])
     remark = inside and len(_WORD.findall(value)) > 1
