@@ -1,4 +1,4 @@
-"""Puts a benchmark to a policy and scores it: ``python -m locus.evaluate`` (conf/evaluate.yaml). Wires."""
+"""Evaluates a policy on a benchmark: ``python -m locus.evaluate`` (conf/evaluate.yaml)."""
 
 from __future__ import annotations
 
@@ -67,7 +67,7 @@ def check_settings(cfg: DictConfig) -> None:
 
 
 def predict(cfg: DictConfig, benchmark: Benchmark, folder: Path) -> PredictionFile:
-    """Writes what predictions are lacking; the policy is loaded only if any is."""
+    """Writes the missing predictions; the policy is loaded only if any is."""
     ids = [item.item_id for item in limited(benchmark, cfg.limit)]  # a broken file is found before hours of decoding
     record = {
         "name": benchmark.name,

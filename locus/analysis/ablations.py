@@ -19,7 +19,7 @@ def over_seeds(
     measures: Mapping[str, str],
     paper: Mapping[str, Mapping[str, float]] | None = None,
 ) -> pd.DataFrame:
-    """One row a setting: the mean of its finished runs and half the 95 % interval of that mean.
+    """One row per setting: the mean of its finished runs and half the 95 % interval of that mean.
 
     Args:
         runs: of `runs.load`.

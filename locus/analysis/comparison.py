@@ -28,7 +28,7 @@ def measure(diagnosis: Diagnosis, evaluator: Evaluator, policy: str) -> pd.DataF
 
 
 def compare(policies: Mapping[str, Evaluator], diagnoses: Iterable[Diagnosis], folder: Path) -> list[Section]:
-    """Measures each policy and writes ``<diagnosis>.parquet``, one row a policy (column ``policy``) and item.
+    """Measures each policy and writes ``<diagnosis>.parquet``, one row per policy (column ``policy``) and item.
 
     A diagnosis that does not suit the policies is left out, and its section says why: the run is worth more than it.
     """

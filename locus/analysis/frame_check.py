@@ -14,7 +14,7 @@ TOLERANCE = 0.1
 
 
 def corner_fit(rollouts: pd.DataFrame) -> pd.DataFrame:
-    """Rollouts with a box -> one row an axis: scale, offset, correlation, corners, meaning.
+    """Rollouts with a box -> one row per axis: scale, offset, correlation, corners, meaning.
 
     ``scale`` is the ratio of the spreads of predicted and true corners (the reduced major axis, which noise in the
     predictions does not flatten), ``offset`` the predicted corner where the true one is 0, in pixels of the file.

@@ -15,7 +15,7 @@ from locus.boxes import box_iou, edges
 from locus.types import Box, Frame, Query, RolloutGroup
 
 Colour = tuple[int, int, int]
-# Told apart by colour-blind eyes, too.
+# Colour-blind eyes can distinguish them.
 TRUE, PREDICTED, BASE, INK = (
     (0, 158, 115),
     (213, 94, 0),

@@ -31,7 +31,7 @@ def validations(metrics: pd.DataFrame) -> pd.DataFrame:
 
 
 def read_metrics(folder: Path) -> pd.DataFrame:
-    """``metrics.csv`` of a run folder, one row a logged step."""
+    """``metrics.csv`` of a run folder, one row per logged step."""
     return pd.read_csv(folder / "metrics.csv")
 
 

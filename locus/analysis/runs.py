@@ -36,7 +36,7 @@ def label(folder: Path, path: str | Path) -> str:
 
 
 def load(path: str | Path, scores: str | Path | None = None) -> pd.DataFrame:
-    """One row a run: what became of it.
+    """One row per run: what became of it.
 
     Args:
         path: a run's folder, or one above several.
@@ -100,7 +100,7 @@ def choices(folder: Path) -> dict[str, str]:
 
 
 def metrics(path: str | Path) -> pd.DataFrame:
-    """``metrics.csv`` of every run at or below ``path``, one row a logged step; column ``run`` tells them apart."""
+    """``metrics.csv`` of every run at or below ``path``, one row per logged step; column ``run`` names it."""
     frames = []
     for folder in find(path):
         file = folder / "metrics.csv"

@@ -68,10 +68,10 @@ def read_predictions(path: Path) -> dict[str, Prediction]:
             prediction = _prediction(json.loads(line))
         except (ValueError, TypeError) as error:
             raise LocusError(
-                f"{path}, line {number}: no prediction ({error}); each line is a JSON object with id and response"
+                f"{path}, line {number}: not a prediction ({error}); each line is a JSON object with id and response"
             ) from None
         if prediction.id in found:
-            raise LocusError(f"{path}, line {number}: id {prediction.id} comes twice; give one response per item")
+            raise LocusError(f"{path}, line {number}: id {prediction.id} is repeated; give one response per item")
         found[prediction.id] = prediction
     if not found:
         raise LocusError(f"{path}: holds no prediction; each line is a JSON object with id and response")
@@ -80,7 +80,7 @@ def read_predictions(path: Path) -> dict[str, Prediction]:
 
 def _prediction(line: Any) -> Prediction:
     if not isinstance(line, dict) or "id" not in line or not isinstance(line.get("response"), str):
-        raise ValueError("id or response is lacking, or the response is no text")
+        raise ValueError("id or response is missing, or the response is not text")
     if not isinstance(line.get("finished", True), bool):
         raise ValueError("finished is neither true nor false")
     known = {name: line[name] for name in Prediction.__dataclass_fields__ if name in line}
@@ -167,7 +167,7 @@ class PredictionFile:
         try:
             kept = [(one["id"], one["batch"]) for one in map(json.loads, lines)]
         except (ValueError, KeyError, TypeError) as error:
-            raise LocusError(f"{self.path}: a line is no prediction ({error}): give another folder") from None
+            raise LocusError(f"{self.path}: a line is not a prediction ({error}): give another folder") from None
         if [item_id for item_id, _ in kept] != self.ids[: len(kept)]:
             raise LocusError(f"{self.path}: holds predictions of other items: give another folder")
         if len(kept) < len(self.ids) and kept:  # nobody knows whether the last batch was written whole

@@ -222,11 +222,11 @@ def test_instruction_is_behind_the_prompt():
 @pytest.mark.parametrize(
     ("line", "says"),
     [
-        ("{", "line 2: no prediction"),
-        ('{"id": "1"}', "id or response is lacking"),
-        ('{"id": "1", "response": null}', "the response is no text"),
+        ("{", "line 2: not a prediction"),
+        ('{"id": "1"}', "id or response is missing"),
+        ('{"id": "1", "response": null}', "the response is not text"),
         ('{"id": "1", "response": "", "finished": "no"}', "finished is neither"),
-        ('{"id": "0", "response": "B"}', "id 0 comes twice"),
+        ('{"id": "0", "response": "B"}', "id 0 is repeated"),
         ('{"id": "1", "response": "", "size": 3}', "line 2"),
     ],
 )

@@ -41,7 +41,7 @@ class Diagnosis(Protocol):
 def located(benchmark: Benchmark, limit: int | None) -> list[Item]:
     """Items that say where their answer is visible: all, or ``limit`` of them, evenly over the benchmark.
 
-    Raises LocusError where there is none, or ``limit`` is no number of items.
+    Raises LocusError where there is none, or ``limit`` is not a number of items.
     """
     if limit is not None and limit < 1:
         raise LocusError(f"analysis.limit={limit}: give a whole number from 1 on, or null for all items")

@@ -9,7 +9,7 @@ from typing import ClassVar
 
 from PIL import Image
 
-from locus.boxes import box_iou, parse_frame, written_box
+from locus.boxes import parse_frame
 from locus.errors import LocusError
 from locus.evaluation.benchmark import Item, Picture, Verdict
 from locus.evaluation.benchmarks.scene_suite import SceneBenchmark
@@ -20,11 +20,11 @@ from locus.images.sources import ImageSource
 from locus.scenes.questions import SceneQuestion
 from locus.scenes.render import render
 from locus.scenes.scene import Scene
-from locus.tasks.answers import parse_answer
 from locus.tasks.cue_search.audits import audited_corpus
 from locus.tasks.cue_search.corpus import Corpus
 from locus.tasks.cue_search.crops import CropStrategy
 from locus.tasks.cue_search.cues import PLAIN, open_image
+from locus.tasks.cue_search.reward import BoxReward
 from locus.tasks.cue_search.task import cue_search_text
 from locus.types import Box, Response, Status, View
 
@@ -34,7 +34,7 @@ READINGS = {Status.OK: Reading.OK, Status.TRUNCATED: Reading.TRUNCATED, Status.I
 
 @dataclass(frozen=True)
 class SceneQuestions:
-    """Questions of a `SceneBenchmark`, put as they are; answered by a word, or by a box in the policy's frame.
+    """Questions of a `SceneBenchmark`, asked as they are; answered by a word, or by a box in the policy's frame.
 
     ``frame`` is the one in which the policy writes boxes (``backbone.frame``).
     """
@@ -156,15 +156,12 @@ def word_verdict(item: Item, response: Response, extractor: Extractor) -> Verdic
 
 
 def box_verdict(item: Item, response: Response, view: View) -> Verdict:
-    """The box of the answer block against the item's, in the file frame."""
-    truth, parsed = item.answer, parse_answer(response.text, finished=response.finished)
-    answer, value = None, 0.0
-    if parsed.xyxy is not None:
-        value = box_iou(written_box(parsed.xyxy, view, truth.width, truth.height), truth)
-        answer = str(list(parsed.xyxy))
-    read = Extracted(answer, READINGS.get(parsed.status, Reading.NONE))
-    columns = {**item.groups, "iou": value, "at_75": float(value >= 0.75), "format": float(parsed.well_formed)}
-    return Verdict(item.item_id, read, float(value >= 0.5), columns)
+    """The box of the answer block against the item's, as the reward has it."""
+    grade = BoxReward().grade(response, view, item.answer)
+    iou, written = grade.parts["iou"], grade.columns["written"]
+    read = Extracted(None if written is None else str(written), READINGS.get(grade.status, Reading.NONE))
+    columns = {**item.groups, "iou": iou, "at_75": float(iou >= 0.75), "format": grade.parts["format"]}
+    return Verdict(item.item_id, read, float(iou >= 0.5), columns)
 
 
 def _box_statistics() -> dict[str, Statistic]:

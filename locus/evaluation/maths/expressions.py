@@ -41,7 +41,7 @@ _LETTERS = re.compile(rf"(?:{_WORDS})|([A-Za-z]{{3,}})")
 
 
 class NotMathsError(ValueError):
-    """The text is no expression of this grammar, has no value, or one of too many digits."""
+    """The text is not an expression of this grammar, or has no value, or one of too many digits."""
 
 
 def expression(text: str) -> sympy.Expr:
@@ -72,14 +72,14 @@ def raised(base: sympy.Expr, exponent: sympy.Expr) -> sympy.Expr:
 
 
 def factorial(number: sympy.Expr) -> sympy.Expr:
-    """``number!``; raises NotMathsError for what is no whole number, or too large a one."""
+    """``number!``; raises NotMathsError for a number that is not whole, or too large."""
     if number.is_number and not (number.is_Integer and 0 <= number <= FACTORIAL):
         raise NotMathsError("no factorial")
     return sympy.factorial(number)
 
 
 def _tokens(text: str) -> list[tuple[str, str]]:
-    """(kind, text) of each token; a run of three letters that is no function is a word of language, not a product."""
+    """(kind, text) of each token; three letters in a row that name no function are a word, not a product."""
     found, at = [], 0
     bare = _LETTERS.sub(lambda match: "#" if match[1] else " ", text)
     while at < len(text.rstrip()):
@@ -139,7 +139,7 @@ class _Reader:
                 return total
 
     def apart(self) -> bool:
-        """Whether a number comes next, and not right after another: ``10 000`` is no product."""
+        """Whether a number comes next, and not right after another: ``10 000`` is not a product."""
         return self.kind == "number" and self.tokens[self.at - 1][0] != "number"
 
     def signed(self) -> sympy.Expr:

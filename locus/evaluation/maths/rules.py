@@ -60,7 +60,7 @@ def same(answer: str, gold: str, decimals: int | None = None) -> bool:
 
 def clean(text: str) -> str:
     """The text without LaTeX dress, units, and degree, per cent and currency signs; one spelling of each operator."""
-    text = text[:2000].strip().rstrip(".")  # what is longer is no short answer, and would take the patterns their time
+    text = text[:2000].strip().rstrip(".")  # longer texts are not short answers, and would take the patterns their time
     for dressed, plain in _PLAIN:
         text = text.replace(dressed, plain)
     text = re.sub(r"\^\s*(?:\{\s*\\circ\s*\}|\\circ)", "", unicodedata.normalize("NFKC", text))
@@ -181,7 +181,7 @@ def _same_value(said: str, true: str, decimals: int | None) -> bool:
 
 
 def _read(text: str) -> sympy.Expr | None:
-    """None if the text is no expression."""
+    """None if the text is not an expression."""
     try:
         return expression(text.strip())
     except NotMathsError:

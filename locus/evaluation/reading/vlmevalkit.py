@@ -1,6 +1,6 @@
 """The extractor ``vlmevalkit``: how VLMEvalKit's rules read a response without a judge, for comparison.
 
-Written from a description of its behaviour (docs of revision e8e78f0), faults included: a rule that is mended here
+Written from a description of its behaviour (docs of revision e8e78f0), faults included: a rule that is repaired here
 would not reproduce published numbers. It reads the whole response, thoughts and tags too. Where VLMEvalKit would fail,
 or draw an option by chance, nothing is read.
 """
