@@ -14,13 +14,13 @@ import hydra
 import pandas as pd
 from hydra.core.hydra_config import HydraConfig
 from hydra.utils import instantiate
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import DictConfig
 
 from locus.analysis import comparison
 from locus.analysis.pages.page import Section, write_report
 from locus.analysis.tables import as_text
 from locus.errors import LocusError
-from locus.run.policies import build_evaluator, check_lengths, choose_policy
+from locus.run.policies import build_evaluator, check_lengths, with_policy
 from locus.run.runtime import entry_point
 
 log = logging.getLogger("locus")
@@ -40,11 +40,7 @@ def resolved(cfg: DictConfig) -> dict[str, DictConfig]:
         raise LocusError(f"policies={policies}: give one or more, each once")
     found = {}
     for name, policy in zip(labels(policies), policies, strict=True):
-        one = cfg.copy()
-        OmegaConf.update(one, "policy", policy, force_add=True)
-        choose_policy(one)
-        if one.dtype is not None:
-            OmegaConf.update(one, "backbone.dtype", one.dtype, force_add=True)
+        one, _ = with_policy(cfg, policy)
         path = one.backbone.get("path")
         if path is not None and len(Path(path).parts) > 2 and not Path(path).is_dir():  # a hub id has two parts
             raise LocusError(f"policy {path}: no such folder; give the policy/ folder of a run")

@@ -27,7 +27,7 @@ from locus.evaluation.evaluator import evaluate, limited
 from locus.evaluation.predictions import PredictionFile, fingerprint, read_predictions
 from locus.evaluation.score_files import add_row, describe, read_rows, read_scores, write_scores
 from locus.evaluation.scores import comparison, extractor_version, judged
-from locus.run.policies import build_evaluator, check_lengths, choose_policy
+from locus.run.policies import build_evaluator, check_lengths, with_policy
 from locus.run.runtime import PACKAGES, entry_point, git_commit
 from locus.tasks.answers import THINK_ANSWER
 
@@ -89,9 +89,7 @@ def predict(cfg: DictConfig, benchmark: Benchmark, folder: Path) -> PredictionFi
 def run(cfg: DictConfig, folder: Path) -> tuple[Benchmark, dict[str, Any]]:
     """Predicts and scores one benchmark; returns it with its row of ``scores.csv``."""
     check_settings(cfg)
-    origin = choose_policy(cfg)
-    if cfg.dtype is not None:
-        OmegaConf.update(cfg, "backbone.dtype", cfg.dtype, force_add=True)
+    cfg, origin = with_policy(cfg, str(cfg.policy))
     benchmark = instantiate(cfg.benchmark, _convert_="all")
     place = folder / benchmark.name
     file = predict(cfg, benchmark, place)

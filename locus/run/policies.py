@@ -18,38 +18,50 @@ from locus.run.runtime import CONF
 from locus.tasks.answers import THINK_ANSWER
 
 
-def choose_policy(cfg: DictConfig) -> str | None:
-    """Puts ``policy`` in the place of the backbone; returns the path or hub id of what it was trained from.
+def with_policy(cfg: DictConfig, policy: str) -> tuple[DictConfig, str | None]:
+    """The configuration with this policy in the place of its backbone, and the path or hub id it was trained from.
 
-    A run's ``policy/`` folder brings its run's settings along. Raises LocusError where nothing says in which frame the
-    policy writes boxes.
+    A run's ``policy/`` folder brings its run's settings along; dotted overrides and ``dtype`` hold for any policy.
+    Raises LocusError where nothing says in which frame the policy writes boxes.
     """
-    policy, overrides = str(cfg.policy), HydraConfig.get().overrides.task
-    if cfg.policy == HydraConfig.get().runtime.choices.backbone:
-        return cfg.backbone.path
+    backbone, origin = _backbone_of(cfg, policy)
+    if cfg.dtype is not None:
+        backbone = OmegaConf.merge(backbone, {"dtype": cfg.dtype})
+    chosen = cfg.copy()
+    chosen.backbone = backbone
+    return chosen, origin
+
+
+def _backbone_of(cfg: DictConfig, policy: str) -> tuple[DictConfig, str | None]:
+    """The settings of a policy's backbone, and what it was trained from."""
+    overrides = HydraConfig.get().overrides.task
+    if policy == HydraConfig.get().runtime.choices.backbone:
+        return cfg.backbone, cfg.backbone.path
     run = Path(policy).resolve().parent / "config.yaml"
     groups = {file.stem: OmegaConf.load(file).get("path") for file in (CONF / "backbone").glob("*.yaml")}
     named = next((group for group, path in groups.items() if policy in (group, path)), None)
     if Path(policy).is_dir() and run.is_file() and "backbone" in (settings := OmegaConf.load(run)):
-        origin, cfg.backbone = settings.backbone.path, settings.backbone
-        OmegaConf.update(cfg, "backbone.path", policy)
-        OmegaConf.update(cfg, "backbone.random_weights", False, force_add=True)
+        origin = settings.backbone.path
+        backbone = OmegaConf.merge(settings.backbone, {"path": policy, "random_weights": False})
     elif named is not None and not Path(policy).is_dir():
-        cfg.backbone = hydra.compose("evaluate", [f"backbone={named}"]).backbone
-        origin = cfg.backbone.path
+        backbone = hydra.compose("evaluate", [f"backbone={named}"]).backbone
+        origin = backbone.path
     elif any(text.split("=")[0] in ("backbone", "backbone.frame") for text in overrides):
-        origin, cfg.backbone.path = cfg.backbone.path, policy
+        origin, backbone = cfg.backbone.path, OmegaConf.merge(cfg.backbone, {"path": policy})
     else:
         known = ", ".join(sorted(groups))
         raise LocusError(
-            f"policy={policy}: no policy/ folder of a run, and nothing says in which frame it writes boxes: pass "
+            f"policy={policy}: not the policy/ folder of a run, and nothing says in which frame it writes boxes: pass "
             f"backbone=<one of {known}> as well, or check the path"
         )
     # Dotted overrides hold for the policy as well, as far as it has such settings.
     changes = [text for text in overrides if text.startswith("backbone.")]
-    changes = [text for text in changes if OmegaConf.select(cfg, text.split("=")[0], default=text) != text]
-    cfg.backbone = OmegaConf.merge(cfg.backbone, OmegaConf.from_dotlist(changes).get("backbone", {}))
-    return origin
+    changes = [
+        text
+        for text in changes
+        if OmegaConf.select(backbone, text.split("=")[0].partition(".")[2], default=text) != text
+    ]
+    return OmegaConf.merge(backbone, OmegaConf.from_dotlist(changes).get("backbone", {})), origin
 
 
 def check_lengths(cfg: DictConfig) -> None:

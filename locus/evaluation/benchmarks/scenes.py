@@ -20,12 +20,10 @@ from locus.images.sources import ImageSource
 from locus.scenes.questions import SceneQuestion
 from locus.scenes.render import render
 from locus.scenes.scene import Scene
-from locus.tasks.cue_search.audits import audited_corpus
-from locus.tasks.cue_search.corpus import Corpus
 from locus.tasks.cue_search.crops import CropStrategy
-from locus.tasks.cue_search.cues import PLAIN, open_image
 from locus.tasks.cue_search.reward import BoxReward
-from locus.tasks.cue_search.task import cue_search_text
+from locus.tasks.cue_search.task import CueSearch as CueSearchTask
+from locus.tasks.cue_search.task import cue_search
 from locus.types import Box, Response, Status, View
 
 READINGS = {Status.OK: Reading.OK, Status.TRUNCATED: Reading.TRUNCATED, Status.INVALID_BOX: Reading.OUT_OF_RANGE}
@@ -94,29 +92,27 @@ class CueSearch:
     max_new_tokens: int = 48
     """Enough for a short thought and an answer; an evaluation's default."""
 
-    headline: ClassVar[str] = "mean_iou"
+    headline: ClassVar[str] = CueSearchTask.headline
 
     def __post_init__(self) -> None:
         parse_frame(self.frame)
 
     def items(self) -> Iterator[Item]:
         """The validation examples. Raises LocusError when they are not ``rows``."""
-        if self.corpus:
-            examples = Corpus.load(self.corpus).validation
-        else:  # the one training example is never used: a corpus has some
-            examples = audited_corpus(self.source, self.crop, 1, self.rows or 500, self.seed).validation
+        # The one training example is never used: a corpus has some.
+        task = cue_search(self.source, self.crop, 1, self.rows or 500, self.seed, self.corpus or None)
+        examples, frame = task.examples("validation"), parse_frame(self.frame)
         if self.rows is not None and len(examples) != self.rows:
             raise LocusError(
                 f"{self.name} has {self.rows} examples, found {len(examples)}: give another number of benchmark.rows, "
                 "or null for any"
             )
         for example in examples:
-            name, image = example.example_id, open_image(self.source, example)
-            cue = PLAIN.picture(example, image)
-            pictures = picture_of(f"{name}-image", image), picture_of(f"{name}-cue", cue)
+            name, query = example.example_id, task.prompt(example, frame)
+            keys = f"{name}-image", f"{name}-cue"
+            pictures = tuple(picture_of(key, image) for key, image in zip(keys, query.images, strict=True))
             groups = {"bin": example.bin, "image": example.image_id}
-            prompt = cue_search_text(parse_frame(self.frame))
-            yield Item(name, prompt, example.target, pictures, groups=groups, evidence=(example.target,))
+            yield Item(name, query.text, example.target, pictures, groups=groups, evidence=(example.target,))
 
     def judge(self, item: Item, response: Response, view: View, extractor: Extractor) -> Verdict:
         """By the answer block, for both extractors: the rule of the reward."""
