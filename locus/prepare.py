@@ -6,10 +6,10 @@ With ``expressions=``, expressions of both for ``cue=text_file`` (``expressions.
 
 from __future__ import annotations
 
-from locus.run.help import answer_help
+from locus.run.help import answer_early
 
 if __name__ == "__main__":
-    answer_help()  # before the imports below, which take seconds
+    answer_early()  # before the imports below, which take seconds
 
 import time
 from pathlib import Path

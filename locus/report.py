@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from locus.run.help import answer_help
+from locus.run.help import answer_early
 
 if __name__ == "__main__":
-    answer_help()  # before the imports below, which take seconds
+    answer_early()  # before the imports below, which take seconds
 
 import logging
 from pathlib import Path

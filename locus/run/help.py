@@ -1,4 +1,4 @@
-"""``python -m locus.<entry point> --help``, answered before the imports that take seconds.
+"""``python -m locus.<entry point> --help``, and overrides that have moved: answered before imports that take seconds.
 
 The text begins with the comment at the top of ``conf/<entry point>.yaml``: what the command does, the three overrides
 used most, examples.
@@ -13,6 +13,8 @@ from collections.abc import Iterable, Iterator
 from itertools import takewhile
 from pathlib import Path
 
+from locus.run.moved_keys import refuse_moved_keys
+
 CONF = Path(__file__).resolve().parents[2] / "conf"
 MORE = """\
 The whole configuration, with the overrides given: python -m locus.{entry} ... --cfg job
@@ -20,11 +22,12 @@ What each key means: conf/{entry}.yaml and the files of its groups; docs/trainin
 -m runs a sweep over values separated by commas. Flags of Hydra: --hydra-help."""
 
 
-def answer_help() -> None:
-    """Prints the help of the running entry point and exits, if its arguments ask for that."""
+def answer_early() -> None:
+    """Prints the running entry point's help and exits, if its arguments ask for that; refuses keys that have moved."""
     if {"-h", "--help"} & set(sys.argv[1:]):
         print(help_text(Path(sys.argv[0]).stem))
         sys.exit()
+    refuse_moved_keys(sys.argv[1:])
 
 
 def help_text(entry: str) -> str:

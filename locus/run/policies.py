@@ -55,13 +55,9 @@ def _backbone_of(cfg: DictConfig, policy: str) -> tuple[DictConfig, str | None]:
             f"backbone=<one of {known}> as well, or check the path"
         )
     # Dotted overrides hold for the policy as well, as far as it has such settings.
-    changes = [text for text in overrides if text.startswith("backbone.")]
-    changes = [
-        text
-        for text in changes
-        if OmegaConf.select(backbone, text.split("=")[0].partition(".")[2], default=text) != text
-    ]
-    return OmegaConf.merge(backbone, OmegaConf.from_dotlist(changes).get("backbone", {})), origin
+    changes = [text.removeprefix("backbone.") for text in overrides if text.startswith("backbone.")]
+    changes = [text for text in changes if OmegaConf.select(backbone, text.split("=")[0], default=text) != text]
+    return OmegaConf.merge(backbone, OmegaConf.from_dotlist(changes)), origin
 
 
 def check_lengths(cfg: DictConfig) -> None:

@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence, Set
-from itertools import islice
-from typing import Any
+from itertools import chain, islice
 
 import torch
 from lightning import LightningDataModule
@@ -130,8 +129,8 @@ class TaskDataModule(LightningDataModule):
         return [self.train[key] for key in self.task.fresh(step, attempt, count, self.seed, used)]
 
     def first(self, split: str, count: int) -> Sequence[Sample]:
-        """At most ``count`` samples of a split: those of the first step, or the first validation examples."""
+        """``count`` samples of the first steps, or of the first validation examples, fewer where there are no more."""
         if split == "validation":
             return [self.validation[index] for index in range(min(count, len(self.validation)))]
-        keys: list[Any] = next(self.task.batches(self.prompts_per_step, self.seed))
-        return [self.train[key] for key in keys[:count]]
+        steps = islice(self.task.batches(self.prompts_per_step, self.seed), -(-count // self.prompts_per_step))
+        return [self.train[key] for key in list(chain.from_iterable(steps))[:count]]

@@ -162,7 +162,7 @@ def test_prompts_stay_where_they_are():
 def test_first_samples_of_a_split():
     """What the pre-flight checks: those that the first step trains on, and the first that are validated."""
     assert datamodule().first("train", 3) == next(iter(datamodule().train_dataloader()))[:3]
-    assert len(datamodule().first("train", 9)) == 4
+    assert len(datamodule().first("train", 9)) == 9
     assert datamodule().first("validation", 2) == ["v0", "v1"] and len(datamodule().first("validation", 9)) == 7
 
 
