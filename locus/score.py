@@ -27,7 +27,7 @@ from locus.run.runtime import entry_point
 
 def spoken_frame(given: str | None, predictions: Iterable[Prediction], path: str) -> str | None:
     """The frame that boxes are written in: the predictions' own; raises LocusError when another is given."""
-    found = {prediction.frame for prediction in predictions} - {None}
+    found = {prediction.frame for prediction in predictions if prediction.frame is not None}
     if len(found) > 1:
         raise LocusError(f"{path}: holds boxes in {' and '.join(sorted(found))}: give predictions of one policy")
     frame = next(iter(found), given)

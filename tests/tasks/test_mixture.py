@@ -134,6 +134,7 @@ def test_each_part_is_its_own_tasks():
     assert task.facts() == main.facts() | other.facts() and "corpus_hash" in task.facts()
     assert task.columns == {**other.columns, **main.columns}
     assert [one.inner for one in task.examples("validation")] == list(main.examples("validation"))
+    assert [one.inner for one in task.examples("validation")[1:3]] == list(main.examples("validation"))[1:3]
     for key in next(task.batches(PROMPTS, seed=0)):
         example, view = task.example(key), View(Frame.UNIT1000, (64, 64))
         own = (main, other)[key[0]]

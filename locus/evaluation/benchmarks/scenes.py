@@ -153,10 +153,12 @@ def word_verdict(item: Item, response: Response, extractor: Extractor) -> Verdic
 
 def box_verdict(item: Item, response: Response, view: View) -> Verdict:
     """The box of the answer block against the item's, as the reward has it."""
+    assert isinstance(item.answer, Box), "an item of another kind"
     grade = BoxReward().grade(response, view, item.answer)
     iou, written = grade.parts["iou"], grade.columns["written"]
     read = Extracted(None if written is None else str(written), READINGS.get(grade.status, Reading.NONE))
-    columns = {**item.groups, "iou": iou, "at_75": float(iou >= 0.75), "format": grade.parts["format"]}
+    columns: dict[str, str | float] = {**item.groups, "iou": iou, "at_75": float(iou >= 0.75)}
+    columns["format"] = grade.parts["format"]
     return Verdict(item.item_id, read, float(iou >= 0.5), columns)
 
 

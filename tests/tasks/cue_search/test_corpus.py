@@ -31,6 +31,13 @@ def test_same_seed_same_hash_other_seed_other_hash():
     assert list(one.train) == list(again.train) != list(other.train)
 
 
+def test_slice_is_a_table_of_the_same_split():
+    """A table that is called a sequence, and fails where one is sliced."""
+    rows = build_corpus(grid_table(), strategy("object"), 100, 20, seed=3).validation
+    assert list(rows[15:3:-4]) == list(rows)[15:3:-4] and rows[:2][1].split == "validation"
+    assert len(rows[5:5]) == 0 and len(rows[18:99]) == 2
+
+
 def test_hash_is_of_the_rows_without_paths():
     """A hash that changes with the place of the images, or that misses a column; written out independently."""
     corpus = build_corpus(grid_table(), strategy("object"), 100, 20, seed=3)
