@@ -25,8 +25,16 @@ from locus.evaluation.benchmark import Benchmark
 from locus.evaluation.benchmarks.formats import SUFFIXES
 from locus.evaluation.evaluator import evaluate, limited
 from locus.evaluation.predictions import PredictionFile, fingerprint, read_predictions
-from locus.evaluation.score_files import add_row, describe, read_rows, read_scores, write_scores
-from locus.evaluation.scores import comparison, extractor_version, judged
+from locus.evaluation.scores import (
+    add_row,
+    comparison,
+    describe,
+    extractor_version,
+    judged,
+    read_rows,
+    read_scores,
+    write_scores,
+)
 from locus.run.policies import build_evaluator, check_lengths, with_policy
 from locus.run.runtime import PACKAGES, entry_point, git_commit
 from locus.tasks.answers import THINK_ANSWER

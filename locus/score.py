@@ -20,8 +20,7 @@ from omegaconf import DictConfig
 from locus.errors import LocusError
 from locus.evaluation.evaluator import limited
 from locus.evaluation.predictions import Prediction, read_predictions
-from locus.evaluation.score_files import describe, write_scores
-from locus.evaluation.scores import comparison, judged
+from locus.evaluation.scores import comparison, describe, judged, write_scores
 from locus.run.runtime import entry_point
 
 

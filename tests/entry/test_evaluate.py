@@ -13,8 +13,7 @@ from locus.errors import LocusError
 from locus.evaluate import compared
 from locus.evaluation.benchmarks.vstar import VStar
 from locus.evaluation.predictions import Prediction, PredictionFile, read_predictions
-from locus.evaluation.score_files import add_row, read_rows, read_scores, write_scores
-from locus.evaluation.scores import judged, scores
+from locus.evaluation.scores import add_row, judged, read_rows, read_scores, scores, write_scores
 from tests.support.models import backbone
 from tests.support.runs import TINY, command, refused, succeeded
 from tests.support.vstar_six import ANSWERS, said, write, write_vstar_six

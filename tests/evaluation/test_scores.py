@@ -14,8 +14,7 @@ from locus.evaluation.benchmarks.scene_suite import SceneBenchmark
 from locus.evaluation.benchmarks.scenes import SceneQuestions
 from locus.evaluation.benchmarks.vstar import VStar
 from locus.evaluation.predictions import Prediction
-from locus.evaluation.score_files import add_row
-from locus.evaluation.scores import comparison, judged, scores
+from locus.evaluation.scores import add_row, comparison, judged, scores
 from locus.scenes.questions import colour, grounding, shape
 from locus.scenes.source import SceneSource
 from locus.types import Frame, View

@@ -14,9 +14,8 @@ import pytest
 import torch
 from PIL import Image
 
-from locus.analysis.frame_check import corner_fit
 from locus.analysis.pages.rollouts import groups_of
-from locus.analysis.pages.sweep import rollouts_of
+from locus.analysis.pages.sweep import corner_fit, rollouts_of
 from locus.errors import LocusError
 from locus.policy.batching import micro_batches
 from locus.policy.logprobs import CompletionBatch, PackedScorer, SeparateScorer

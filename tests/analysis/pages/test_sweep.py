@@ -11,10 +11,9 @@ import pytest
 from PIL import Image
 
 from locus.analysis.ablations import cells
-from locus.analysis.frame_check import corner_fit
 from locus.analysis.pages.page import Section, write_report
 from locus.analysis.pages.rollouts import FOUND, LOOSE, PARSE, TRUNCATED, WRONG, browser_html, failure, groups_of
-from locus.analysis.pages.sweep import dynamics
+from locus.analysis.pages.sweep import corner_fit, dynamics
 from tests.support.runs import command, refused, succeeded, warm_run
 
 

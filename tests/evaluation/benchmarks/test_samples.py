@@ -8,7 +8,7 @@ import pytest
 from hydra.utils import instantiate
 from omegaconf import DictConfig
 
-from locus.evaluation.score_files import read_rows
+from locus.evaluation.scores import read_rows
 from tests.support.paths import CONF
 from tests.support.runs import command, refused, succeeded
 from tests.support.sample_benchmarks import write_samples
