@@ -20,8 +20,9 @@ from locus.analysis import comparison
 from locus.analysis.pages.page import Section, write_report
 from locus.analysis.tables import as_text
 from locus.errors import LocusError
-from locus.run.policies import build_evaluator, check_lengths, with_policy
+from locus.run.policies import build_evaluator, with_policy
 from locus.run.runtime import entry_point
+from locus.run.settings import DecodingSettings
 
 log = logging.getLogger("locus")
 
@@ -50,7 +51,7 @@ def resolved(cfg: DictConfig) -> dict[str, DictConfig]:
 
 def measure(cfg: DictConfig, folder: Path) -> Section:
     """Measures one policy after the other, one at a time in memory; ``<analysis>.parquet`` grows with each."""
-    check_lengths(cfg)
+    DecodingSettings.of(cfg)  # a wrong number is found before anything is read
     frames: list[pd.DataFrame] = []
     for name, one in resolved(cfg).items():
         diagnosis = instantiate(one.analysis, _convert_="all")

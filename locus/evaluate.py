@@ -35,13 +35,14 @@ from locus.evaluation.scores import (
     read_scores,
     write_scores,
 )
-from locus.run.policies import build_evaluator, check_lengths, with_policy
+from locus.run.policies import build_evaluator, with_policy
 from locus.run.runtime import PACKAGES, entry_point, git_commit
+from locus.run.settings import DecodingSettings
 from locus.tasks.answers import THINK_ANSWER
 
 log = logging.getLogger("locus")
 WEIGHTS = (".safetensors", ".bin", ".json")
-UNSEEN = ("train_vision", "gradient_checkpointing")
+UNSEEN = ("train_vision", "gradient_checkpointing", "recipe")
 """Settings of a backbone that responses do not depend on."""
 
 
@@ -63,15 +64,6 @@ def settings_of(cfg: DictConfig) -> dict[str, Any]:
         "token_budget": cfg.token_budget,
         "limit": cfg.limit,
     }
-
-
-def check_settings(cfg: DictConfig) -> None:
-    """Raises LocusError for a setting that would fail, or mislead, only later."""
-    check_lengths(cfg)
-    if not isinstance(cfg.resamples, int) or cfg.resamples < 1:
-        raise LocusError(f"resamples={cfg.resamples}: give a whole number from 1 on")
-    if cfg.limit is not None and (not isinstance(cfg.limit, int) or cfg.limit < 1):
-        raise LocusError(f"limit={cfg.limit}: give a whole number from 1 on, or null for all items")
 
 
 def predict(cfg: DictConfig, benchmark: Benchmark, folder: Path) -> PredictionFile:
@@ -96,7 +88,7 @@ def predict(cfg: DictConfig, benchmark: Benchmark, folder: Path) -> PredictionFi
 
 def run(cfg: DictConfig, folder: Path) -> tuple[Benchmark, dict[str, Any]]:
     """Predicts and scores one benchmark; returns it with its row of ``scores.csv``."""
-    check_settings(cfg)
+    DecodingSettings.of(cfg)  # a wrong number is found before anything is read
     cfg, origin = with_policy(cfg, str(cfg.policy))
     benchmark = instantiate(cfg.benchmark, _convert_="all")
     place = folder / benchmark.name

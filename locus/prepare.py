@@ -1,7 +1,7 @@
 """``python -m locus.prepare``: images and boxes -> audited cue corpus (``corpus.parquet``, ``corpus.json``).
 
 With ``rationales=``, rationales for its training examples, too (``targets.jsonl``); validation is not trained on.
-With ``expressions=``, expressions of both for ``cue=text_file`` (``expressions.jsonl``).
+With ``cue=text_endpoint``, expressions of both for ``cue=text_file`` (``expressions.jsonl``).
 """
 
 from __future__ import annotations
@@ -19,11 +19,13 @@ from hydra.core.hydra_config import HydraConfig
 from hydra.utils import instantiate
 from omegaconf import DictConfig
 
+from locus.errors import LocusError
 from locus.run.runtime import entry_point
+from locus.run.settings import check_seed
 from locus.tasks.cue_search.audits import audited_corpus
 from locus.tasks.cue_search.corpus import Corpus, shortfall
 from locus.tasks.cue_search.rationales import write_rationales
-from locus.tasks.cue_search.teacher import write_expressions
+from locus.tasks.cue_search.teacher import TeacherExpressions, write_expressions
 
 
 def prepare(cfg: DictConfig, folder: str | Path) -> Corpus:
@@ -31,8 +33,13 @@ def prepare(cfg: DictConfig, folder: str | Path) -> Corpus:
 
     Raises LocusError for wrong input.
     """
+    check_seed(cfg.seed)
     rationales = instantiate(cfg.rationales, _convert_="all")
-    teacher = instantiate(cfg.expressions, _convert_="all")
+    teacher = instantiate(cfg.cue, _convert_="all")
+    if not isinstance(teacher, TeacherExpressions | None):
+        raise LocusError(
+            "cue: locus.prepare knows cue=text_endpoint alone, which writes expressions; give others to locus.train"
+        )
     corpus = audited_corpus(
         instantiate(cfg.data.source, _convert_="all"),
         instantiate(cfg.crop, _convert_="all"),
@@ -40,7 +47,7 @@ def prepare(cfg: DictConfig, folder: str | Path) -> Corpus:
         cfg.data.validation_examples,
         cfg.seed,
         validation_strategy=instantiate(cfg.validation_crop, _convert_="all"),
-        **cfg.audit,
+        audit=instantiate(cfg.audit),
     )
     corpus.save(folder)
     write_rationales(rationales, corpus.train, folder)

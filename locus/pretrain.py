@@ -13,7 +13,7 @@ from collections.abc import Iterator
 
 import hydra
 import torch
-from hydra.utils import get_method, instantiate
+from hydra.utils import instantiate
 from lightning import Trainer, seed_everything
 from omegaconf import DictConfig
 from torch.utils.data import DataLoader, Sampler
@@ -34,8 +34,8 @@ from locus.run.runtime import (
     write_summary,
 )
 from locus.run.sweeps import finished_before
-from locus.scenes.questions import grounding
-from locus.tasks.cue_search.audits import audited_corpus
+from locus.scenes.questions import grounding, kinds_of
+from locus.tasks.cue_search.audits import AuditSettings, audited_corpus
 from locus.tasks.cue_search.task import CueSearch
 from locus.tasks.datamodule import SampleMaker, Samples
 from locus.tasks.scene_questions import SceneQuestions
@@ -64,10 +64,10 @@ def build_lessons(cfg: DictConfig, backbone: Backbone, policy: VLM) -> tuple[Sce
     frame, lessons = parse_frame(backbone.frame), cfg.lessons
     builder = PromptBuilder(backbone.processor(), PixelLimits())
     source = instantiate(lessons.cue_source, _convert_="all")
-    audits = {"duplicate_iou": 1.0, "check_images": False}  # a scene's boxes do not overlap, and are drawn when used
+    audit = AuditSettings(duplicate_iou=1.0, check_images=False)  # boxes of a scene do not overlap
     crop, sizes = instantiate(cfg.crop, _convert_="all"), (lessons.cue_examples, cfg.validation.cues)
-    cues = SampleMaker(CueSearch(audited_corpus(source, crop, *sizes, cfg.seed, **audits), source), builder, frame)
-    kinds = [(get_method(entry.ask), entry.number) for entry in lessons.questions]
+    cues = SampleMaker(CueSearch(audited_corpus(source, crop, *sizes, cfg.seed, audit=audit), source), builder, frame)
+    kinds = list(zip(kinds_of(lessons.questions), lessons.questions.values(), strict=True))
     scenes = SceneLessons(
         [instantiate(source, _convert_="all") for source in lessons.sources],
         builder,
@@ -125,7 +125,7 @@ def export(cfg: DictConfig, run: RunFolder, policy: VLM, lessons: SceneLessons, 
         "parameters": f"{sum(parameter.numel() for parameter in policy.parameters()):,}",
         "lessons": f"{cfg.lessons.patch_lessons} of patches with {cfg.lessons.patch_images} images each, then "
         f"{cfg.trainer.steps - cfg.lessons.patch_lessons} of questions with {cfg.lessons.question_images} images each",
-        "questions an image": sum(entry.number for entry in cfg.lessons.questions),
+        "questions an image": sum(cfg.lessons.questions.values()),
         "cue-search prompts": f"{cfg.lessons.cues_per_lesson} a lesson in the last "
         f"{cfg.trainer.steps - cfg.lessons.first_cue_lesson}, of {cfg.lessons.cue_examples} different ones",
         "seed": cfg.seed,

@@ -113,7 +113,7 @@ def gallery_sections(run: Path) -> list[Section]:
 
 
 def rollout_sections(cfg: DictConfig, run: Path) -> list[Section]:
-    """Frame check and rollout browser of one run; nothing where it has no rollouts, as with method=sft."""
+    """Frame check and rollout browser of one run; nothing where it has no rollouts, as with algorithm=sft."""
     if not (run / "rollouts.parquet").exists() or (rollouts := rollouts_of(run)).empty:
         return []
     text = (

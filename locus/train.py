@@ -19,7 +19,7 @@ import torch
 from hydra.utils import instantiate
 from lightning import Trainer, seed_everything
 from lightning.pytorch.callbacks import EarlyStopping
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import DictConfig
 
 from locus.analysis.comparison import AFTER, BEFORE, compare, validation_section
 from locus.analysis.pages.run import write_run_report
@@ -44,47 +44,18 @@ from locus.run.runtime import (
     start_record,
     write_summary,
 )
+from locus.run.settings import RolloutSettings, TrainerSettings, TrainSettings, chosen
 from locus.run.sweeps import finished_before
 from locus.tasks.datamodule import SampleMaker, TaskDataModule
 from locus.tasks.preflight import preflight
 from locus.tasks.task import Task
+from locus.training.algorithm import SFT
+from locus.training.grpo import GRPOModule
 from locus.training.module import PolicyModule, RunParts
+from locus.training.sft import SFTModule
 from locus.types import Query
 
 log = logging.getLogger("locus")
-
-
-WHOLE_NUMBERS = (
-    *(f"trainer.{name}" for name in ("steps", "prompts_per_step", "validation_batch", "validate_every")),
-    *("trainer.checkpoint_every", "trainer.keep_checkpoints", "preflight_prompts", "rollout.token_budget"),
-    *("data.train_examples", "data.validation_examples"),
-    *("rollout.sampling.max_new_tokens", "rollout.validation.max_new_tokens", "algorithm.mini_batches"),
-)
-"""Keys that are counts."""
-
-
-def check_settings(cfg: DictConfig) -> None:
-    """Raises LocusError for a setting that would fail, or mislead, only later in the run."""
-    for key in WHOLE_NUMBERS:
-        value = OmegaConf.select(cfg, key)
-        if not isinstance(value, int) or value < 1:
-            raise LocusError(f"{key}={value}: give a whole number from 1 on")
-    if not isinstance(cfg.seed, int):
-        raise LocusError(f"seed={cfg.seed}: give a whole number")
-    for name in ("sampling", "validation"):
-        sampling = cfg.rollout[name]
-        if sampling.temperature < 0 or not 0 < sampling.top_p <= 1:
-            raise LocusError(f"rollout.{name}={sampling}: temperature from 0, top_p in (0, 1]")
-    if cfg.algorithm.mini_batches > cfg.trainer.prompts_per_step:
-        raise LocusError(
-            f"algorithm.mini_batches={cfg.algorithm.mini_batches} of {cfg.trainer.prompts_per_step} prompts a step: "
-            "lower it, or raise trainer.prompts_per_step"
-        )
-    if str(cfg.trainer.precision).startswith("16"):
-        raise LocusError(
-            f"trainer.precision={cfg.trainer.precision}: float16 needs a loss scale, which gradient clipping here does "
-            "not undo; use 32-true or bf16-mixed"
-        )
 
 
 def build_data(cfg: DictConfig, backbone: Backbone, start_step: int) -> TaskDataModule:
@@ -110,8 +81,8 @@ def check_task(cfg: DictConfig, backbone: Backbone, data: TaskDataModule) -> Non
         log.info("pre-flight, %d samples of %s: %s", report.samples, split, report)
 
 
-def build_module(cfg: DictConfig, backbone: Backbone, data: TaskDataModule) -> PolicyModule:
-    """Policy, reference and task in the method's module."""
+def build_module(cfg: DictConfig, settings: TrainSettings, backbone: Backbone, data: TaskDataModule) -> PolicyModule:
+    """Policy, reference and task in the algorithm's module."""
     builder, policy = data.make.builder, backbone.load()
     if cfg.weights:
         instantiate(cfg.weights)(policy)
@@ -121,19 +92,21 @@ def build_module(cfg: DictConfig, backbone: Backbone, data: TaskDataModule) -> P
         )
     codec = builder.encode, builder.decode
     parts = RunParts(policy, backbone.load, data.task, *codec, data.draw, cfg.trainer.steps)
-    return instantiate(cfg.method)(parts)
+    algorithm, shared = settings.algorithm, settings.module_arguments
+    if isinstance(algorithm, SFT):
+        return SFTModule(parts, **shared)
+    return GRPOModule(parts, algorithm=algorithm, sampling=settings.rollout.sampling, **shared)
 
 
-def build_trainer(cfg: DictConfig, run: RunFolder, task: Task) -> Trainer:
+def build_trainer(cfg: DictConfig, settings: TrainerSettings, run: RunFolder, task: Task) -> Trainer:
     """A Lightning trainer whose one epoch is the run."""
-    settings = cfg.trainer
     checkpoints = RunCheckpoint(
         run.path, settings.checkpoint_every, settings.validate_every, settings.steps, settings.keep_checkpoints
     )
     tables = [table(run.path, task, run.last_step) for table in (RolloutTable, ValidationTable)]
     shown = ("train/reward", "train/loss", f"val/{task.headline}")
     callbacks = [*tables, checkpoints, ProgressLines("training", settings.steps, shown)]
-    callbacks += instantiate(cfg.watch, _convert_="all").values()
+    callbacks += instantiate(cfg.callbacks, _convert_="all").values()
     if settings.stop_at is not None:
         stop = {"mode": "max", "patience": settings.steps, "stopping_threshold": settings.stop_at}
         callbacks.append(EarlyStopping(f"val/{task.headline}", **stop))
@@ -188,6 +161,7 @@ def export(run: RunFolder, module: PolicyModule, data: TaskDataModule) -> None:
 
 def report(
     cfg: DictConfig,
+    rollout: RolloutSettings,
     run: RunFolder,
     backbone: Backbone,
     module: PolicyModule,
@@ -197,16 +171,16 @@ def report(
     """Base against trained policy: tables in the terminal, a parquet file a diagnosis, and ``report.html``."""
     title = f"{data.task.name.replace('_', ' ').capitalize()}, held out"
     sections = [validation_section(pd.read_parquet(run.path / "validation.parquet"), title)]
-    diagnoses = list(instantiate(cfg.evaluation, _convert_="all").values())
-    if diagnoses:
+    diagnoses = instantiate(cfg.diagnoses, _convert_="all")
+    if diagnoses.pop("enabled", True) and diagnoses:
         # The trainer has moved all of the module to the CPU at its end; only the policy goes back.
         policies = {BEFORE: backbone.load().to(device), AFTER: module.policy.to(device)}
-        greedy = replace(instantiate(cfg.rollout.validation), temperature=0.0)
+        greedy = replace(rollout.validation, temperature=0.0)
         evaluators = {
-            name: Evaluator(policy, data.make.builder, greedy, cfg.rollout.token_budget)
+            name: Evaluator(policy, data.make.builder, greedy, rollout.token_budget)
             for name, policy in policies.items()
         }
-        sections += compare(evaluators, diagnoses, run.path)
+        sections += compare(evaluators, list(diagnoses.values()), run.path)
     for section in sections:
         text = section.text if section.table is None else as_text(section.table)
         log.info("%s, before and after:\n%s", section.title, text)
@@ -223,16 +197,18 @@ def train(cfg: DictConfig) -> tuple[dict[str, Any], dict[str, Any]]:
     """Runs a training from its configuration; returns the final validation metrics and the objects made."""
     quiet_lightning()
     cfg, run = open_run(cfg)
-    check_settings(cfg)
+    settings = TrainSettings.of(cfg)
     seed_everything(cfg.seed, verbose=False)
     backbone = instantiate(cfg.backbone)
     data = build_data(cfg, backbone, run.last_step)
     check_task(cfg, backbone, data)
-    for line in differences(cfg.algorithm, "algorithm", "grpo"):
+    for line in chosen(cfg):
+        log.info(line)
+    for line in () if isinstance(settings.algorithm, SFT) else differences(cfg.algorithm, "algorithm", "grpo"):
         log.info("algorithm departs from the paper's: %s", line)
-    module = build_module(cfg, backbone, data)
+    module = build_module(cfg, settings, backbone, data)
     try:
-        trainer = build_trainer(cfg, run, data.task)
+        trainer = build_trainer(cfg, settings.trainer, run, data.task)
     except ValueError as error:
         raise LocusError(f"trainer: {error}") from error
     if run.last_step >= cfg.trainer.steps:
@@ -244,7 +220,7 @@ def train(cfg: DictConfig) -> tuple[dict[str, Any], dict[str, Any]]:
     save_curve(metrics, run.path / "figures" / "curve.png")
     final = {"headline": f"val/{data.task.headline}", **final_validation(metrics, data.task.headline)}
     finish_record(run, record, phase_seconds(metrics))
-    report(cfg, run, backbone, module, data, trainer.strategy.root_device)
+    report(cfg, settings.rollout, run, backbone, module, data, trainer.strategy.root_device)
     write_summary(run, final)
     log.info("validation:\n%s", validation_table(metrics))
     log.info("run folder: %s", run.path)

@@ -1,4 +1,4 @@
-"""Frozen dataclasses that pass between the stages; imports nothing of locus.
+"""Frozen dataclasses that pass between the stages; of locus it knows only the errors.
 
 Shapes: B prompts, G rollouts per prompt, P prompt tokens, T completion tokens.
 """
@@ -9,6 +9,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import TYPE_CHECKING, Any, Protocol
+
+from locus.errors import number, whole
 
 if TYPE_CHECKING:
     import numpy as np
@@ -251,6 +253,11 @@ class Sampling:
     temperature: float = 1.0
     top_p: float = 1.0
     max_new_tokens: int = 128
+
+    def __post_init__(self) -> None:
+        number("temperature", self.temperature, 0)
+        number("top_p", self.top_p, 0, 1, above=True)
+        whole("max_new_tokens", self.max_new_tokens)
 
 
 @dataclass(frozen=True, slots=True, eq=False)

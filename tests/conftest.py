@@ -65,6 +65,8 @@ def compose_app(tmp_path: Path) -> Iterator[Callable[..., DictConfig]]:
 
     Without the ``hydra`` node; ``${hydra:runtime.output_dir}`` is a temporary folder.
     """
+    import locus.run.runtime  # noqa: F401  its resolvers are conf's
+
     outer = HydraConfig.instance().cfg
 
     def composed(app: str, overrides: Sequence[str] = (), conf: Path = REPO / "conf") -> DictConfig:

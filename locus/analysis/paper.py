@@ -55,7 +55,7 @@ class Ablation:
 
 ABLATIONS = {
     "table4": Ablation(
-        "Training method", "method",
+        "Training method", "algorithm",
         {"vstar": "V*", "hr_bench_4k": "HR-4K", "hr_bench_8k": "HR-8K"}, (79.6, 70.1, 63.4),
         {"sft": (80.1, 70.4, 65.8), "grpo": (87.4, 71.9, 68.5)}, "grpo",
     ),

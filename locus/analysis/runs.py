@@ -53,7 +53,7 @@ def load(path: str | Path, scores: str | Path | None = None) -> pd.DataFrame:
         LocusError: no run there, or a file of a run that cannot be read.
     """
     folders = find(path)
-    settings = [_settings(folder) for folder in folders]
+    settings = _settings(folders)
     chosen = [choices(folder) for folder in folders]
     rows = []
     for folder, own, groups in zip(folders, settings, chosen, strict=True):
@@ -124,12 +124,15 @@ def flat(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
     return found
 
 
-def _settings(folder: Path) -> dict[str, Any]:
-    """A run's settings under dotted names, without those that are copies of others."""
-    begun = flat(_yaml(folder / BEGUN_WITH)) if (folder / BEGUN_WITH).exists() else {}
-    copies = tuple(name for name, value in begun.items() if str(value).startswith("${"))
-    found = flat(_yaml(folder / "config.yaml"))
-    return {name: value for name, value in found.items() if not f"{name}.".startswith(tuple(f"{c}." for c in copies))}
+def _settings(folders: Sequence[Path]) -> list[dict[str, Any]]:
+    """Each run's settings under dotted names, without those that are copies of others wherever they are."""
+    found, own = [], set()
+    for folder in folders:
+        begun = flat(_yaml(folder / BEGUN_WITH)) if (folder / BEGUN_WITH).exists() else {}
+        copies = tuple(f"{name}." for name, value in begun.items() if str(value).startswith("${"))
+        found.append(flat(_yaml(folder / "config.yaml")))
+        own |= {name for name in found[-1] if not f"{name}.".startswith(copies)}
+    return [{name: value for name, value in settings.items() if name in own} for settings in found]
 
 
 def differing(settings: Sequence[Mapping[str, Any]]) -> list[str]:

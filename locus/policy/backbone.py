@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -40,6 +41,8 @@ class Backbone:
     """Of the weights. float32 for training: at lr 1e-6 a bfloat16 AdamW loses most updates to rounding."""
     train_vision: bool = True
     gradient_checkpointing: bool = False
+    recipe: Mapping[str, Any] | None = None
+    """What training takes unless it is told otherwise; the configuration reads it, the model does not."""
 
     def __post_init__(self) -> None:
         if self.frame is None:

@@ -15,6 +15,7 @@ from locus.errors import LocusError
 from locus.evaluation.evaluator import Evaluator
 from locus.policy.prompts import PromptBuilder
 from locus.run.runtime import CONF
+from locus.run.settings import DecodingSettings
 from locus.tasks.answers import THINK_ANSWER
 
 
@@ -24,11 +25,10 @@ def with_policy(cfg: DictConfig, policy: str) -> tuple[DictConfig, str | None]:
     A run's ``policy/`` folder brings its run's settings along; dotted overrides and ``dtype`` hold for any policy.
     Raises LocusError where nothing says in which frame the policy writes boxes.
     """
-    backbone, origin = _backbone_of(cfg, policy)
-    if cfg.dtype is not None:
-        backbone = OmegaConf.merge(backbone, {"dtype": cfg.dtype})
     chosen = cfg.copy()
-    chosen.backbone = backbone
+    chosen.backbone, origin = _backbone_of(cfg, policy)
+    if cfg.dtype is not None:
+        OmegaConf.update(chosen, "backbone.dtype", cfg.dtype, force_add=True)
     return chosen, origin
 
 
@@ -60,14 +60,6 @@ def _backbone_of(cfg: DictConfig, policy: str) -> tuple[DictConfig, str | None]:
     return OmegaConf.merge(backbone, OmegaConf.from_dotlist(changes)), origin
 
 
-def check_lengths(cfg: DictConfig) -> None:
-    """Raises LocusError for numbers of tokens that are none."""
-    for key in ("token_budget", "sampling.max_new_tokens"):
-        value = OmegaConf.select(cfg, key)
-        if not isinstance(value, int) or value < 1:
-            raise LocusError(f"{key}={value}: give a whole number from 1 on")
-
-
 def build_evaluator(cfg: DictConfig) -> tuple[Evaluator, dict[str, Any]]:
     """The policy on its device, and the processor's own limits of pixels."""
     backbone = instantiate(cfg.backbone)
@@ -77,6 +69,6 @@ def build_evaluator(cfg: DictConfig) -> tuple[Evaluator, dict[str, Any]]:
     except (RuntimeError, AssertionError) as error:
         raise LocusError(f"device={cfg.device}: {error}") from error
     collator = PromptBuilder(backbone.processor(), instantiate(cfg.pixels))
-    instruction = THINK_ANSWER if cfg.think else ""
-    evaluator = Evaluator(policy, collator, instantiate(cfg.sampling), cfg.token_budget, instruction, cfg.seed)
+    instruction, decoding = THINK_ANSWER if cfg.think else "", DecodingSettings.of(cfg)
+    evaluator = Evaluator(policy, collator, decoding.sampling, decoding.token_budget, instruction, decoding.seed)
     return evaluator, dict(collator.processor.image_processor.size)

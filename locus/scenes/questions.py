@@ -11,11 +11,12 @@ from __future__ import annotations
 
 import math
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 
 import numpy as np
 
+from locus.errors import by_name
 from locus.scenes.scene import Scene
 from locus.scenes.source import ATTRIBUTES, SceneSource
 from locus.types import Box
@@ -134,6 +135,12 @@ KINDS: tuple[Ask, ...] = (
     count,
     grounding,
 )
+
+
+def kinds_of(kinds: Iterable[str | Ask]) -> tuple[Ask, ...]:
+    """Kinds from their names, as a configuration gives them; raises LocusError naming the known ones."""
+    known = {ask.__name__: ask for ask in KINDS}
+    return tuple(ask if callable(ask) else by_name("kinds", ask, known) for ask in kinds)
 
 
 @dataclass(frozen=True, slots=True, eq=False)

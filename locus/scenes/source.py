@@ -11,7 +11,7 @@ from __future__ import annotations
 import hashlib
 import json
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import TypeVar
 
 import numpy as np
@@ -160,6 +160,11 @@ class SceneSource:
             else:
                 return None
         return [placed[item] for item in range(len(sizes))]
+
+
+def in_order(sources: Sequence[SceneSource] | Mapping[str, SceneSource]) -> tuple[SceneSource, ...]:
+    """Sources that a configuration has under names, or in a list, in their order."""
+    return tuple(sources.values() if isinstance(sources, Mapping) else sources)
 
 
 def _draw_attributes(number: int, pairs: int, rng: np.random.Generator) -> list[tuple[str, ...]]:

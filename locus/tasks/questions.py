@@ -18,9 +18,9 @@ from PIL import Image
 
 from locus.errors import LocusError
 from locus.images.sources import ImageFiles
-from locus.scenes.questions import Ask, grounding
+from locus.scenes.questions import Ask, grounding, kinds_of
 from locus.scenes.render import render
-from locus.scenes.source import SCHEME, SceneSource
+from locus.scenes.source import SCHEME, SceneSource, in_order
 from locus.tasks.answers import THINK_ANSWER, completion_text, normalised, parse_text
 from locus.tasks.task import Key, Split, Task
 from locus.types import Frame, Grade, Query, Response, RolloutGroup, View
@@ -57,14 +57,14 @@ class QuestionSource(Protocol):
 class GeneratedQuestions:
     """Questions about generated scenes, each on a scene of its own; scene and kind are drawn evenly."""
 
-    scenes: Sequence[SceneSource]
-    kinds: Sequence[Ask]
+    scenes: Sequence[SceneSource] | Mapping[str, SceneSource]
+    kinds: Sequence[str | Ask]
     seed: int
 
     def __post_init__(self) -> None:
         if not self.scenes or not self.kinds:
             raise LocusError("task.other.source: give at least one of scenes and one of kinds")
-        if grounding in self.kinds:
+        if grounding in kinds_of(self.kinds):
             raise LocusError("task.other.source.kinds: grounding is answered by a box, not by a text; leave it out")
 
     def keys(self, step: int, attempt: int, count: int, used: Set[str] = frozenset()) -> list[Key]:
@@ -75,8 +75,9 @@ class GeneratedQuestions:
         """Drawn by (step, attempt, place)."""
         step, attempt, place = key
         rng = np.random.default_rng([self.seed, step, attempt, place])
-        source = self.scenes[int(rng.integers(len(self.scenes)))]
-        ask = self.kinds[int(rng.integers(len(self.kinds)))]
+        scenes = in_order(self.scenes)
+        source = scenes[int(rng.integers(len(scenes)))]
+        ask = kinds_of(self.kinds)[int(rng.integers(len(self.kinds)))]
         for _ in range(TRIES):
             index = int(rng.integers(2**40))
             scene = source.scene(index)

@@ -1,16 +1,20 @@
-"""What is meant by "GRPO" in a run: one frozen description, so that presets can be compared."""
+"""How a run learns: frozen descriptions, so that presets can be compared."""
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 
-from locus.errors import LocusError
+import torch
+from torch.optim import Optimizer
+
+from locus.errors import LocusError, number, whole
 from locus.training.loss import Loss
 
 
 @dataclass(frozen=True)
 class Algorithm:
-    """The settings that differ between implementations (see conf/algorithm)."""
+    """GRPO: the settings that differ between its implementations (see conf/algorithm)."""
 
     group_size: int = 8
     """G, rollouts per prompt."""
@@ -41,3 +45,27 @@ class Algorithm:
     @property
     def needs_reference(self) -> bool:
         return self.loss.kl_coefficient > 0
+
+
+@dataclass(frozen=True)
+class SFT:
+    """Supervised fine-tuning on the task's targets; there is nothing to choose."""
+
+
+@dataclass(frozen=True)
+class Optimization:
+    """How updates are made."""
+
+    make: Callable[[Iterable[torch.nn.Parameter]], Optimizer]
+    """Parameters -> optimiser."""
+    warmup_ratio: float = 0.05
+    """Share of the run's updates with linear warm-up; then the rate is constant."""
+    clip_norm: float = 1.0
+    """Of the gradient."""
+    max_skipped: int = 5
+    """Updates in a row that may be skipped for a non-finite loss or gradient."""
+
+    def __post_init__(self) -> None:
+        number("optimizer.warmup_ratio", self.warmup_ratio, 0, 1)
+        number("optimizer.clip_norm", self.clip_norm, 0, above=True)
+        whole("optimizer.max_skipped", self.max_skipped)

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 
 import torch
 
+from locus.errors import by_name
 from locus.types import LossTerms
 
 MAX_LOG_RATIO = 20.0
@@ -26,6 +27,12 @@ class Totals:
     sequences: int
     max_length: int
     """The limit of new tokens, not the longest completion."""
+
+
+Average = Callable[[torch.Tensor, Totals], torch.Tensor]
+"""[B, G, T] mask and totals -> each token's weight."""
+KLEstimator = Callable[[torch.Tensor], torch.Tensor]
+"""Log-ratio of reference to policy -> each token's KL."""
 
 
 def token_mean(mask: torch.Tensor, totals: Totals) -> torch.Tensor:
@@ -68,6 +75,11 @@ def k3(log_ratio: torch.Tensor) -> torch.Tensor:
     return log_ratio.exp() - log_ratio - 1
 
 
+AVERAGES: dict[str, Average] = {one.__name__: one for one in (sequence_mean, token_mean, constant_length)}
+KL_ESTIMATORS: dict[str, KLEstimator] = {one.__name__: one for one in (k1, k2, k3)}
+"""By the names that conf/algorithm has."""
+
+
 @dataclass(frozen=True)
 class Loss:
     """L = -surrogate + kl_coefficient · KL(policy ‖ reference), averaged by ``average``."""
@@ -78,11 +90,17 @@ class Loss:
     """Bound on the loss of a negative advantage, in units of it (arXiv 1912.09729); None for none."""
     sequence_ratio: bool = False
     """One ratio per completion, the geometric mean of its tokens' (GSPO, arXiv 2507.18071)."""
-    average: Callable[[torch.Tensor, Totals], torch.Tensor] = sequence_mean
+    average: str = "sequence_mean"
+    """How tokens are averaged, one of `AVERAGES`."""
     kl_coefficient: float = 0.01
-    kl_estimator: Callable[[torch.Tensor], torch.Tensor] = k3
+    kl_estimator: str = "k3"
+    """One of `KL_ESTIMATORS`."""
     kl_clamp: float | None = None
     """Bound on each token's KL, as EasyR1 has it (10); None for none."""
+
+    def __post_init__(self) -> None:
+        by_name("algorithm.loss.average", self.average, AVERAGES)
+        by_name("algorithm.loss.kl_estimator", self.kl_estimator, KL_ESTIMATORS)
 
     def __call__(
         self,
@@ -103,7 +121,7 @@ class Loss:
             mask: [B, G, T] bool.
             totals: of the mini-batch.
         """
-        weights = self.average(mask, totals)
+        weights = AVERAGES[self.average](mask, totals)
         log_ratio = torch.where(mask, logprobs - old_logprobs, 0)
         if self.sequence_ratio:
             log_ratio = (log_ratio.sum(-1) / mask.sum(-1).clamp(min=1))[..., None].expand_as(log_ratio)
@@ -132,5 +150,5 @@ class Loss:
         return loss, clipped
 
     def _kl(self, log_ratio: torch.Tensor) -> torch.Tensor:
-        kl = self.kl_estimator(log_ratio.clamp(-MAX_LOG_RATIO, MAX_LOG_RATIO))
+        kl = KL_ESTIMATORS[self.kl_estimator](log_ratio.clamp(-MAX_LOG_RATIO, MAX_LOG_RATIO))
         return kl if self.kl_clamp is None else kl.clamp(-self.kl_clamp, self.kl_clamp)

@@ -298,7 +298,7 @@ def test_wrong_input(tmp_path):
 @pytest.mark.slow
 def test_attention_during_training(tmp_path):
     """The training callback: a number at every validation, per layer too, and the same batch each time."""
-    train(tmp_path, "watch=attention", "watch.attention.limit=4", "trainer.steps=2")
+    train(tmp_path, "callbacks=attention", "callbacks.attention.limit=4", "trainer.steps=2")
     rows = pd.read_csv(tmp_path / "metrics.csv")
     assert rows.loc[rows["val/attention_in_box"].notna(), "step"].tolist() == [0, 2]
     assert rows["val/attention_in_box"].nunique() == 2, "the policy is another after two steps, the questions are not"

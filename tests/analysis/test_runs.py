@@ -144,6 +144,16 @@ def test_copies_of_settings_are_left_out(sweep):
     assert runs.axes(runs.load(sweep)) == ["optimizer.lr"]
 
 
+def test_a_setting_that_one_run_copies_is_an_axis(sweep):
+    """A rate that one run takes from its backbone's recipe and another names: a column with a gap."""
+    for number, folder in enumerate(sorted(sweep.iterdir())):
+        (folder / ".hydra").mkdir()
+        rate = "0.1" if number else "${backbone.recipe.lr}"
+        (folder / ".hydra" / "resume.yaml").write_text(f"optimizer: {{lr: '{rate}'}}\n")
+    frame = runs.load(sweep)
+    assert runs.axes(frame) == ["optimizer.lr"] and frame["optimizer.lr"].notna().all()
+
+
 def test_a_group_within_a_group_is_one_axis(sweep):
     """``trainer/order`` as a column of class names, and one more for each key that only one of its options has."""
     for number, folder in enumerate(sorted(sweep.iterdir())):

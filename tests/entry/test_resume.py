@@ -86,7 +86,7 @@ def test_a_finished_run_goes_on_beyond_its_end(tmp_path, unbroken):
     [
         ["algorithm=easyr1", "trainer.prompts_per_step=4", "algorithm.group_size=4"],
         ["algorithm=dapo", "algorithm.mini_batches=2", "algorithm.group_size=2"],  # refills draw prompts, too
-        ["method=sft"],
+        ["algorithm=sft"],
         ["trainer.workers=1", "data.train_examples=5"],  # an epoch ends in the middle
         ["backbone.train_vision=false", "rollout.token_budget=700"],
     ],
@@ -159,7 +159,7 @@ def test_an_override_is_obeyed_or_refused(folder, change):
 
 def test_a_group_that_the_run_has_may_be_named_again(folder):
     """The only way to reach a key of a group that is not the default one, such as a data folder that has moved."""
-    succeeded(resume(folder, "method=grpo", f"trainer.steps={STEPS}"))
+    succeeded(resume(folder, "algorithm=grpo", f"trainer.steps={STEPS}"))
 
 
 def test_a_mistyped_folder_is_not_made(tmp_path):

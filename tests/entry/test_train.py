@@ -97,8 +97,8 @@ def test_the_configuration_is_kept_resolved(folder):
     text = (folder / "config.yaml").read_text()
     config = yaml.safe_load(text)
     assert "${" not in text
-    assert config["trainer"]["steps"] == STEPS and config["method"]["algorithm"]["group_size"] == GROUP
-    assert config["method"]["optimizer"]["lr"] == 1e-3 and config["data"]["source"]["seed"] == 1
+    assert config["trainer"]["steps"] == STEPS and config["algorithm"]["group_size"] == GROUP
+    assert config["optimizer"]["make"]["lr"] == 1e-3 and config["data"]["source"]["seed"] == 1
 
 
 def test_pictures_open(folder):

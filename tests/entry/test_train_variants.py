@@ -25,6 +25,7 @@ from tests.support.runs import (
 )
 
 pytestmark = pytest.mark.slow
+LOSS, NO_KL = "algorithm.loss", "algorithm.loss.kl_coefficient=0"
 LORA = ("weights=lora", "weights.rank=4", "optimizer.make.lr=1e-2")
 
 
@@ -45,7 +46,7 @@ def trained(folder: Path, *overrides: str) -> Path:
 
 def test_lora_without_kl_for_giou(tmp_path):
     """Options that work alone and not together; checkpoints of the whole model; a resume that begins adapters anew."""
-    folder = trained(tmp_path / "run", *LORA, "kl=off", "reward=giou")
+    folder = trained(tmp_path / "run", *LORA, NO_KL, "reward=giou")
     cut = halfway(folder, tmp_path / "cut")
     resume(cut)
     assert list(differences(cut, folder)) == []
@@ -72,7 +73,12 @@ def test_lora_without_kl_for_giou(tmp_path):
 @pytest.mark.parametrize("vision", ["true", "false"])
 def test_lora_with_kl_and_dropout_resumes(tmp_path, vision):
     """Dropout that draws other numbers after a resume; a reference that is the trained policy, whose KL is nothing."""
-    options = ("kl=k2", "algorithm.mini_batches=2", "weights.dropout=0.2", f"backbone.train_vision={vision}")
+    options = (
+        "algorithm.loss.kl_estimator=k2",
+        "algorithm.mini_batches=2",
+        "weights.dropout=0.2",
+        f"backbone.train_vision={vision}",
+    )
     folder = trained(tmp_path / "run", *LORA, *options)
     cut = halfway(folder, tmp_path / "cut")
     resume(cut)
@@ -85,7 +91,7 @@ def test_lora_with_kl_and_dropout_resumes(tmp_path, vision):
 
 def test_lora_serves_sft(tmp_path):
     """Adapters that only GRPO knows of."""
-    folder = trained(tmp_path / "run", *LORA, "method=sft")
+    folder = trained(tmp_path / "run", *LORA, "algorithm=sft")
     assert not same_weights(folder, warm_policy().parent)
 
 
@@ -96,12 +102,12 @@ def test_adapters_are_not_resumed_on_another_backbone(tmp_path):
     refused(command("train", f"resume={cut}", f"backbone.path={other}"), "another backbone", "backbone.path")
 
 
-@pytest.mark.parametrize("option", ["reward=iou_threshold", "reward=format_only", "kl=k1", "kl=k3", "kl=off"])
+@pytest.mark.parametrize("option", ["reward=iou_threshold", "reward=format_only", f"{LOSS}.kl_estimator=k1", NO_KL])
 def test_every_option_trains(tmp_path, option):
     """An option that composes and then fails in a run."""
     logged = metrics(trained(tmp_path / "run", option))
     assert np.isfinite(logged["train/grad_norm"].dropna()).all()
-    assert ("train/kl" in logged) == (option != "kl=off")
+    assert ("train/kl" in logged) == (option != NO_KL)
 
 
 @pytest.mark.parametrize(
@@ -110,7 +116,7 @@ def test_every_option_trains(tmp_path, option):
 )
 def test_pixels_and_frame_of_the_embedded_backbone(tmp_path, option, scale):
     """The coordinate frame and the pixels as ablations: prompts in one frame, rewards in another, or limits unheard."""
-    small = ["logger=csv", "evaluation=none", "data.train_examples=24", "data.validation_examples=4"]
+    small = ["logger=csv", "diagnoses=none", "data.train_examples=24", "data.validation_examples=4"]
     small += ["data.source.count=40", "trainer.steps=2", "trainer.prompts_per_step=2", "algorithm.group_size=4"]
     succeeded(command("train", *small, option, f"hydra.run.dir={tmp_path}"))
     rollouts = pd.read_parquet(tmp_path / "rollouts.parquet")

@@ -55,7 +55,7 @@ OUT_OF_RANGE = {
     "optimizer.make.lr=-1": "learning rate",
     "pixels.max_pixels=0": "max_pixels",
     "seed=one": "seed",
-    "algorithm.loss.average.path=locus.training.loss.nothing": "locus.training.loss.nothing",
+    "algorithm.loss.average=nothing": "algorithm.loss.average=nothing: give one of sequence_mean",
     "preflight_prompts=0": "preflight_prompts",
     "data.source.width=0": "width",
 }

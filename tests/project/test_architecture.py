@@ -15,8 +15,8 @@ from pathlib import Path
 import pytest
 
 ROOMS = (
-    "types",
     "errors",
+    "types",
     "boxes",
     "files",
     "images",

@@ -40,14 +40,16 @@ VALUES = {
     "runs": "images",
     "rationales.path": "boxes.jsonl",
     "rationales.model": "teacher",
-    "expressions.model": "teacher",
+    "cue=text_endpoint cue.model": "teacher",
 }
 # Keys that are ??? and may stay so.
 OPTIONAL = {"resume"}
 # Arguments that an entry point gives when it builds the target, which its config therefore lacks.
 AT_RUN_TIME: dict[str, set[str]] = {}
 # Groups that only experiments bring in; their files are tried with these.
-OF_EXPERIMENTS = {"scale", "training"}
+OF_EXPERIMENTS = {"scale", "experiment/paper", "experiment/tiny"}
+# Groups whose files are only put at places of others: the app and the place where they are tried.
+PLACED = {"scenes": ("prepare", "data.source")}
 # "group=option" that cannot be built on every machine, with the reason; composed and checked all the same.
 NOT_BUILT: dict[str, str] = {}
 
@@ -90,6 +92,8 @@ def groups_of(app: str, conf: Path) -> set[str]:
 
 def app_of(group: str, conf: Path) -> str | None:
     """The first app whose overrides can choose from a group; Hydra's own are in every app."""
+    if conf == CONF and group in PLACED:
+        return PLACED[group][0]
     return next((app for app in apps(conf) if group.startswith("hydra/") or group in groups_of(app, conf)), None)
 
 
@@ -266,9 +270,10 @@ def test_option(choice, compose_app, inputs, read):
     group, option = choice.split("=")
     app = app_of(group, CONF)
     assert app, f"no entry point's defaults list names the group {group}"
-    config = compose_app(app, [*host_of(group, CONF), choice])
+    place = PLACED[group][1] if group in PLACED else ""
+    config = compose_app(app, [*host_of(group, CONF), f"{group}@{place}={option}" if place else choice])
     fill(config, inputs, choice)
-    package = package_of(group, option)
+    package = place or package_of(group, option)
     found = faults(OmegaConf.to_container(config, resolve=False), read)
     assert [fault for fault in found if package == "_global_" or fault.startswith(package)] == []
     OmegaConf.to_container(config, resolve=True)
@@ -291,12 +296,13 @@ def test_experiment(option, compose_app, inputs, read):
         OmegaConf.to_container(config, resolve=True)
 
 
-def test_every_scale_is_some_experiments():
-    """A file for experiments that none of them names any more."""
+def test_every_part_is_some_experiments():
+    """A file for experiments that none of them names any more; a scale beside the two."""
     text = "\n".join((CONF / "experiment" / f"{option}.yaml").read_text() for option in experiments())
-    named = set(re.findall(r"^  - /scale: (\w+)", text, re.MULTILINE))
-    assert named | {"tiny"} == {option for group, option in options(CONF) if group == "scale"}
-    assert {option for group, option in options(CONF) if group == "training"} == {"paper", "tiny"}
+    for scale in ("paper", "tiny"):
+        named = set(re.findall(rf"^  - /experiment/{scale}: (\w+)", text, re.MULTILINE)) - {"null"}
+        assert named == {option for group, option in options(CONF) if group == f"experiment/{scale}"}
+    assert {option for group, option in options(CONF) if group == "scale"} == {"paper", "tiny"}
 
 
 @pytest.mark.parametrize("option", experiments())

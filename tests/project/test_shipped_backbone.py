@@ -60,7 +60,7 @@ def test_it_answers_questions():
 @pytest.mark.parametrize("seed", [1, 2, 3])
 def test_post_training_improves_its_cue_search(tmp_path, capsys, seed):
     """The effect that the project exists for, lost by any change to data, rollouts, rewards, loss or weights."""
-    short = "trainer.steps=50", "trainer.validate_every=50", "evaluation=none", "logger=csv"
+    short = "trainer.steps=50", "trainer.validate_every=50", "diagnoses=none", "logger=csv"
     succeeded(command("train", *short, f"seed={seed}", f"hydra.run.dir={tmp_path}"))
     validation = pd.read_parquet(tmp_path / "validation.parquet")
     means = validation.groupby("step")["iou"].mean()

@@ -12,7 +12,6 @@ from dataclasses import replace
 import numpy as np
 import pytest
 from hydra.utils import instantiate
-from omegaconf import OmegaConf
 
 from locus.errors import LocusError
 from locus.scenes.render import COLOURS, PATTERNS, SHAPES, background, render
@@ -360,9 +359,9 @@ def test_the_most_objects_named_in_the_message_are_taken():
     ("scenes", {"tiny": (0.0, 0.01, 0.7), "small": (0.01, 0.05, 0.3)}),  # the paper's mixture
     ("scenes_easy", {"large": (0.10, 1.0, 1.0)}),
 ])  # fmt: skip
-def test_shipped_sources_show_every_argument_and_hold_enough_boxes(repo, name, bins):
+def test_shipped_sources_show_every_argument_and_hold_enough_boxes(compose_app, name, bins):
     """Bug: a generator parameter hidden in a default, or fewer boxes of a bin than the examples asked for."""
-    cfg = OmegaConf.merge({"seed": 1}, {"data": OmegaConf.load(repo / f"conf/data/{name}.yaml")}).data
+    cfg = compose_app("prepare", [f"data={name}"]).data
     assert set(cfg.source) - {"_target_"} == set(inspect.signature(SceneSource).parameters)
     table = instantiate(cfg.source, _convert_="all").table()
     ratio = (table.boxes[:, 2:] - table.boxes[:, :2]).prod(axis=1) / (table.width * table.height)[table.box_image]

@@ -13,7 +13,7 @@ import pytest
 from PIL import Image
 
 from locus.errors import LocusError
-from locus.scenes.questions import KINDS, SceneQuestion, grounding, relation
+from locus.scenes.questions import KINDS, SceneQuestion, grounding, kinds_of, relation
 from locus.scenes.render import render
 from locus.scenes.source import SceneSource
 from locus.tasks.answers import THINK_ANSWER, normalised, parse_text
@@ -249,3 +249,11 @@ def test_files_that_cannot_be_used(write, tmp_path):
     (tmp_path / "1.png").write_bytes(b"no picture")
     with pytest.raises(LocusError, match=r"1\.png: cannot be read"):
         draw(source, 0, 0, 2)
+
+
+# --- Kinds by name --------------------------------------------------------------------------------------------
+def test_kinds_by_name():
+    """A kind that a configuration cannot name, or a mistyped one that is found in the middle of a run."""
+    assert kinds_of([ask.__name__ for ask in KINDS]) == kinds_of(KINDS) == KINDS
+    with pytest.raises(LocusError, match=r"^kinds=color: give one of colour, shape, .*grounding$"):
+        GeneratedQuestions((scenes(),), ("colour", "color"), 0)

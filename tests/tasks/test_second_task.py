@@ -57,7 +57,7 @@ def test_it_trains_through_the_public_entry_point(tmp_path: Path, configs: str):
 
 def test_supervised_training_learns_its_gold_answers(tmp_path: Path, configs: str):
     """SFT needs no more of a task than GRPO does."""
-    runs.train(tmp_path / "run", configs, "task=odd_one_out", "trainer.steps=2", "method=sft")
+    runs.train(tmp_path / "run", configs, "task=odd_one_out", "trainer.steps=2", "algorithm=sft")
     logged = pd.read_csv(tmp_path / "run" / "metrics.csv")
     assert logged["train/loss"].notna().sum() == 2
 

@@ -139,7 +139,7 @@ def test_kl_clamp():
     assert (terms.loss.item(), terms.metrics["kl"], gradient) == (10.0, 10.0, 0.0)
     terms, gradient = one_token(bounded, 0.0, 0.0, 2.0)
     assert (terms.loss.item(), gradient) == pytest.approx((math.exp(2) - 3, 1 - math.exp(2)))
-    terms, gradient = one_token(replace(bounded, kl_estimator=k1), 0.0, 0.0, 15.0)  # k1 is negative here
+    terms, gradient = one_token(replace(bounded, kl_estimator="k1"), 0.0, 0.0, 15.0)  # k1 is negative here
     assert (terms.loss.item(), gradient) == (-10.0, 0.0)
 
 
@@ -156,7 +156,7 @@ def test_no_reference_no_kl():
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
 def test_wild_log_ratios_stay_finite(sequence_ratio, estimator, log_ratio, advantage, dtype):
     """exp(1e4) is inf, and its gradient NaN even where the value is clipped: one such token ruins the policy."""
-    loss = Loss(sequence_ratio=sequence_ratio, kl_estimator=estimator, kl_coefficient=0.01)
+    loss = Loss(sequence_ratio=sequence_ratio, kl_estimator=estimator.__name__, kl_coefficient=0.01)
     new = torch.full((1, 1, 2), -2.0, dtype=dtype, requires_grad=True)
     shift = torch.tensor([log_ratio, 0.0], dtype=dtype)
     mask = torch.ones(1, 1, 2, dtype=torch.bool)
@@ -211,7 +211,7 @@ def test_averages_by_hand(average, expected, weights):
     """Completions of 1 and 3 tokens, advantages 1 and -1/2, on-policy: what a long completion weighs is the choice."""
     data = batch([[1, 3]])
     data |= {"old": data["new"], "advantages": torch.tensor([[1.0, -0.5]], dtype=torch.float64)}
-    terms, gradient = run(replace(Loss(kl_coefficient=0.0), average=average), data, totals(data, 10))
+    terms, gradient = run(replace(Loss(kl_coefficient=0.0), average=average.__name__), data, totals(data, 10))
     assert terms.loss.item() == pytest.approx(expected, rel=1e-6) and terms.tokens == 4
     by_hand = [[-weights[0], 0, 0], [0.5 * weights[1]] * 3]
     torch.testing.assert_close(gradient[0], torch.tensor(by_hand, dtype=torch.float64), rtol=1e-6, atol=0)
@@ -222,7 +222,7 @@ def test_at_ratio_1_the_gradient_is_the_policy_gradient(average):
     """On-policy, the surrogate's gradient is that of -A·log p, at the edge where clipped and unclipped are equal."""
     data = batch([[2, 5, 1], [4, 4, 3]])
     data["old"] = data["new"]
-    terms, gradient = run(replace(NO_KL, average=average), data, totals(data))
+    terms, gradient = run(replace(NO_KL, average=average.__name__), data, totals(data))
     new = data["new"].clone().requires_grad_()
     weights = average(data["mask"], totals(data))
     (-(weights * data["advantages"][..., None] * new)).sum().backward()
@@ -232,8 +232,8 @@ def test_at_ratio_1_the_gradient_is_the_policy_gradient(average):
 
 VARIANTS = {
     "sequence_mean": Loss(),
-    "token_mean": Loss(average=token_mean, clip_high=0.3, dual_clip=3.0, kl_clamp=1.0),
-    "constant_length": Loss(average=constant_length, kl_estimator=k2, kl_coefficient=0.3),
+    "token_mean": Loss(average="token_mean", clip_high=0.3, dual_clip=3.0, kl_clamp=1.0),
+    "constant_length": Loss(average="constant_length", kl_estimator="k2", kl_coefficient=0.3),
     "sequence_ratio": Loss(sequence_ratio=True, clip_low=0.05, clip_high=0.1),
 }
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -19,10 +19,10 @@ from locus.evaluation.benchmark import Item
 from locus.evaluation.benchmarks.scenes import item_of, picture_of, word_verdict
 from locus.evaluation.evaluator import Evaluator
 from locus.evaluation.reading.extractors import LOCUS
-from locus.scenes.questions import Ask, SceneQuestion, draw_questions
+from locus.scenes.questions import Ask, SceneQuestion, draw_questions, kinds_of
 from locus.scenes.render import render
 from locus.scenes.scene import Scene, SceneObject
-from locus.scenes.source import SceneSource
+from locus.scenes.source import SceneSource, in_order
 from locus.types import Box
 
 TEXT = (
@@ -44,17 +44,17 @@ class ContextRot:
     """
 
     core: SceneSource
-    surroundings: Sequence[SceneSource]
-    kinds: Sequence[Ask]
+    surroundings: Sequence[SceneSource] | Mapping[str, SceneSource]
+    kinds: Sequence[str | Ask]
     questions: int
     seed: int = 1
     name: str = "context_rot"
 
     def __post_init__(self) -> None:
-        """Raises LocusError for a canvas that the core's scenes do not fit in."""
-        small = [
-            source for source in self.surroundings if source.width < self.core.width or source.height < self.core.height
-        ]
+        """Raises LocusError for an unknown kind, and for a canvas that the core's scenes do not fit in."""
+        kinds_of(self.kinds)
+        canvases = in_order(self.surroundings)
+        small = [one for one in canvases if one.width < self.core.width or one.height < self.core.height]
         if small:
             raise LocusError(
                 f"analysis.surroundings: {small[0].width}x{small[0].height} is smaller than analysis.core, "
@@ -89,11 +89,11 @@ class ContextRot:
 
     def _items(self) -> Iterator[Item]:
         """Every question on every canvas."""
-        for ask in self.kinds:
+        for ask in kinds_of(self.kinds):
             for number, entry in enumerate(draw_questions(self.core, ask, self.questions, self.seed)):
                 rng = np.random.default_rng([self.seed, number])
                 grown = [(entry.scene, entry.question)]
-                grown += [grow(*grown[0], source.scene(number), rng) for source in self.surroundings]
+                grown += [grow(*grown[0], source.scene(number), rng) for source in in_order(self.surroundings)]
                 for place, (scene, question) in enumerate(grown):
                     key = f"{question.kind}-{number}/{place}"
                     groups = {"canvas": f"{scene.width}x{scene.height}", "width": str(scene.width)}

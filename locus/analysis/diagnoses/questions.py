@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 import pandas as pd
@@ -21,9 +21,9 @@ TEXT = (
 
 @dataclass(frozen=True)
 class Questions:
-    """Several `SceneBenchmark`, drawn alike for a seed; ``frame`` is the one in which the policy writes boxes."""
+    """Several `SceneBenchmark` by name, drawn alike for a seed; ``frame`` is the one the policy writes boxes in."""
 
-    benchmarks: Sequence[SceneBenchmark]
+    benchmarks: Mapping[str, SceneBenchmark]
     frame: str
     seed: int = 1
     name: str = "questions"
@@ -31,7 +31,7 @@ class Questions:
     def measure(self, evaluator: Evaluator) -> pd.DataFrame:
         """Columns: item, unit (the scene), benchmark, kind, question, response, score."""
         rows = []
-        for scenes in self.benchmarks:
+        for scenes in self.benchmarks.values():
             benchmark = SceneQuestions(scenes.name, scenes, self.frame, self.seed)
             for item, prediction, verdict in answered(evaluator, benchmark, benchmark.items()):
                 row = {"item": item.item_id, "unit": unit_of(benchmark, verdict), "benchmark": scenes.name}

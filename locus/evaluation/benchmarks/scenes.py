@@ -66,7 +66,7 @@ class SceneQuestions:
 
     def statistics(self) -> Mapping[str, Statistic]:
         """Over all questions, and of each kind."""
-        kinds = [_kind(ask) for ask in self.scenes.kinds]
+        kinds = [ask.__name__ for ask in self.scenes.asks]
         each = {kind: accuracy(kind=kind) for kind in kinds} if len(kinds) > 1 else {}
         return {"accuracy": accuracy(), **each, **(_box_statistics() if kinds == ["grounding"] else {})}
 
@@ -139,10 +139,6 @@ def picture_of(key: str, image: Image.Image) -> Picture:
     """The image as a benchmark's picture."""
     image.save(file := io.BytesIO(), "PNG")
     return Picture(key, file.getvalue())
-
-
-def _kind(ask: object) -> str:
-    return getattr(ask, "__name__", str(ask))
 
 
 def word_verdict(item: Item, response: Response, extractor: Extractor) -> Verdict:

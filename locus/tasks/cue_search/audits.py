@@ -9,7 +9,7 @@ import logging
 import os
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
 
@@ -17,7 +17,7 @@ import numpy as np
 from PIL import Image
 
 from locus.boxes import iou
-from locus.errors import LocusError
+from locus.errors import LocusError, number, whole
 from locus.files.progress import tracked
 from locus.images.sources import LISTED, ImageFiles, ImageSource, drop_images, keep_boxes
 from locus.tasks.cue_search.corpus import Corpus, build_corpus
@@ -35,6 +35,30 @@ FLAT = 1.0
 """Grey levels: the root mean square contrast below which a region is flat, and correlation says nothing."""
 
 
+@dataclass(frozen=True)
+class AuditSettings:
+    """What a corpus is checked for."""
+
+    duplicate_iou: float = 0.95
+    """From which two boxes of an image are one; all but the first are left out before the draw."""
+    check_images: bool = True
+    """Decode every image that the draw uses, leave out the broken ones and draw again, so that the counts and the
+    mixture hold. For files only: a generated image cannot be broken."""
+    ambiguity_sample: int = 0
+    """How many examples to look at for matches elsewhere, only to report them; 0 for none."""
+    ambiguity_score: float = 0.9
+    """Correlation from which another place is a match."""
+
+    def __post_init__(self) -> None:
+        number("audit.duplicate_iou", self.duplicate_iou, 0, 1, above=True)
+        whole("audit.ambiguity_sample", self.ambiguity_sample, 0)
+        number("audit.ambiguity_score", self.ambiguity_score, -1, 1)
+
+
+AUDITS = AuditSettings()
+"""By default."""
+
+
 def audited_corpus(
     source: ImageSource,
     strategy: CropStrategy,
@@ -43,29 +67,24 @@ def audited_corpus(
     seed: int,
     *,
     validation_strategy: CropStrategy | None = None,
-    duplicate_iou: float = 0.95,
-    check_images: bool = True,
-    ambiguity_sample: int = 0,
-    ambiguity_score: float = 0.9,
+    audit: AuditSettings = AUDITS,
 ) -> Corpus:
     """Source -> corpus with its audits.
 
     Args:
         source, strategy, train_examples, validation_examples, seed, validation_strategy: as in `build_corpus`.
-        duplicate_iou: from which two boxes of an image are one; all but the first are left out before the draw.
-        check_images: decode every image that the draw uses, leave out the broken ones and draw again, so that the
-            counts and the mixture hold. For files only: a generated image cannot be broken.
-        ambiguity_sample: how many examples to look at for matches elsewhere, only to report them; 0 for none.
-        ambiguity_score: correlation from which another place is a match.
+        audit: what is checked.
 
     Raises:
         LocusError: as `build_corpus`, and when every image used is broken.
     """
+    whole("data.train_examples", train_examples)
+    whole("data.validation_examples", validation_examples, 0)
     table = source.table()
     audits: dict[str, Any] = {}
-    duplicate = duplicate_boxes(table, duplicate_iou)
+    duplicate = duplicate_boxes(table, audit.duplicate_iou)
     table = keep_boxes(table, ~duplicate)
-    audits["duplicate_boxes"] = {"dropped": int(duplicate.sum()), "least_iou": duplicate_iou}
+    audits["duplicate_boxes"] = {"dropped": int(duplicate.sum()), "least_iou": audit.duplicate_iou}
     if isinstance(source, ImageFiles):
         audits["source"] = source.audit
         dropped = {name: count for name, count in source.audit.items() if isinstance(count, int) and count}
@@ -80,15 +99,16 @@ def audited_corpus(
         seed=seed,
         validation_strategy=validation_strategy,
     )
-    if isinstance(source, ImageFiles) and check_images:
+    if isinstance(source, ImageFiles) and audit.check_images:
         corpus, broken = _of_sound_images(table, source, build)
         audits["broken_images"] = {"dropped": len(broken), "first": list(broken.values())[:LISTED]}
         if broken:
             log.warning("left out: %d images that cannot be used, first %s", len(broken), next(iter(broken.values())))
     else:
         corpus = build(table)
-    if ambiguity_sample:
-        audits["ambiguity"] = ambiguity(corpus.all_examples, source, ambiguity_sample, ambiguity_score, seed)
+    if audit.ambiguity_sample:
+        wanted = audit.ambiguity_sample, audit.ambiguity_score
+        audits["ambiguity"] = ambiguity(corpus.all_examples, source, *wanted, seed)
     return replace(corpus, audits=audits)
 
 

@@ -6,7 +6,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from locus.boxes import box_giou, box_iou, written_box
-from locus.errors import LocusError
+from locus.errors import LocusError, by_name
 from locus.tasks.answers import parse_answer
 from locus.types import Box, Grade, ParsedAnswer, Response, View
 
@@ -14,6 +14,12 @@ from locus.types import Box, Grade, ParsedAnswer, Response, View
 def giou_reward(box: Box, target: Box) -> float:
     """(1 + GIoU) / 2 in [0, 1]: grows with nearness where boxes do not touch (arXiv 1902.09630)."""
     return (1 + box_giou(box, target)) / 2
+
+
+Localisation = Callable[[Box, Box], float]
+"""Predicted and target box, in one frame -> [0, 1]."""
+LOCALISATIONS: dict[str, Localisation] = {"iou": box_iou, "giou": giou_reward}
+"""By the names that conf/reward has."""
 
 
 @dataclass(frozen=True)
@@ -36,16 +42,23 @@ class BoxReward:
 
     alpha: float = 0.1
     """Weight of the format reward."""
-    localisation: Callable[[Box, Box], float] = box_iou
-    """Predicted and target box, in one frame -> [0, 1]."""
+    localisation: str | Localisation = "iou"
+    """One of `LOCALISATIONS`, or a function of one's own."""
 
     def __post_init__(self) -> None:
         if not 0 <= self.alpha <= 1:
             raise LocusError(f"reward.alpha={self.alpha} must be in [0, 1]")
+        if not callable(self.localisation):
+            by_name("reward.localisation", self.localisation, LOCALISATIONS)
+
+    @property
+    def localise(self) -> Localisation:
+        """Of the name, or the function given."""
+        return self.localisation if callable(self.localisation) else LOCALISATIONS[self.localisation]
 
     def __call__(self, answer: ParsedAnswer, box: Box | None, target: Box) -> Grade:
         """``box`` is the parsed one in the file frame; without one the localisation reward is 0."""
-        localisation = 0.0 if box is None else self.localisation(box, target)
+        localisation = 0.0 if box is None else self.localise(box, target)
         iou = 0.0 if box is None else box_iou(box, target)
         well_formed = float(answer.well_formed)
         total = (1 - self.alpha) * localisation + self.alpha * well_formed

@@ -14,7 +14,7 @@ from locus.boxes import to_view
 from locus.errors import LocusError
 from locus.images.sources import ImageSource
 from locus.tasks.answers import COORDINATE_WORDS, THINK_ANSWER, box_text, completion_text
-from locus.tasks.cue_search.audits import audited_corpus
+from locus.tasks.cue_search.audits import AUDITS, AuditSettings, audited_corpus
 from locus.tasks.cue_search.corpus import Corpus, CueTable
 from locus.tasks.cue_search.crops import CropStrategy
 from locus.tasks.cue_search.cues import PLAIN, Cue, open_image
@@ -196,21 +196,21 @@ def cue_search(
     seed: int,
     corpus: str | None = None,
     validation_crop: CropStrategy | None = None,
-    audit: Mapping[str, Any] | None = None,
+    audit: AuditSettings = AUDITS,
     **parts: Any,
 ) -> CueSearch:
     """The task of a configuration: on a prepared corpus, or on one that is audited and drawn now.
 
     Args:
         corpus: the folder that ``python -m locus.prepare`` wrote; None draws one of ``source`` by ``crop``.
-        audit: see `audited_corpus`.
+        audit: what a corpus drawn now is checked for.
         parts: see `CueSearch`.
     """
     if corpus is not None:
         examples = Corpus.load(corpus)
     else:
         sizes = train_examples, validation_examples
-        examples = audited_corpus(source, crop, *sizes, seed, validation_strategy=validation_crop, **(audit or {}))
+        examples = audited_corpus(source, crop, *sizes, seed, validation_strategy=validation_crop, audit=audit)
     if not examples.validation:
         raise LocusError(f"corpus={corpus}: no validation examples; prepare it with some (data.validation_examples)")
     return CueSearch(examples, source, **parts)

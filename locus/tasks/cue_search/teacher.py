@@ -6,7 +6,7 @@ import json
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 import numpy as np
 from PIL import Image, ImageDraw
@@ -110,7 +110,14 @@ prompt is written to that description and is not the paper's."""
 class TeacherExpressions(ChatTeacher):
     """Asks a chat endpoint for each example's expression; it sees the full image and the cue, and reads the box."""
 
-    group = "expressions"
+    group = "cue"
+
+    def over(self, source: ImageSource) -> NoReturn:
+        """Raises LocusError: a run shows the expressions of a file."""
+        raise LocusError(
+            f"cue=text_endpoint is for locus.prepare, which writes {EXPRESSIONS_FILE}: train with cue=text_file and "
+            f"cue.path=<its folder>/{EXPRESSIONS_FILE}"
+        )
 
     def expressions(self, examples: Sequence[CueExample]) -> Iterator[str]:
         """One expression per example, in order; raises LocusError as `ChatTeacher.answers` does."""

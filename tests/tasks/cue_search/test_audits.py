@@ -12,7 +12,13 @@ from PIL import Image
 
 from locus.errors import LocusError
 from locus.images.sources import CocoSource
-from locus.tasks.cue_search.audits import ambiguity, audited_corpus, best_match_elsewhere, duplicate_boxes
+from locus.tasks.cue_search.audits import (
+    AuditSettings,
+    ambiguity,
+    audited_corpus,
+    best_match_elsewhere,
+    duplicate_boxes,
+)
 from locus.types import CueExample, ImageTable
 from tests.support.image_tables import strategy
 
@@ -130,7 +136,7 @@ def test_check_of_images_can_be_off_and_all_broken_is_an_error(coco_folder):
     """A wrong image folder that ends as 'empty data set'; pictures read although the check is off."""
     small = replace(strategy("object"), mixture={"small": 1.0})
     source = CocoSource(str(coco_folder / "instances.json"), str(coco_folder / "nowhere"))
-    corpus = audited_corpus(source, small, 80, 10, seed=0, check_images=False)
+    corpus = audited_corpus(source, small, 80, 10, seed=0, audit=AuditSettings(check_images=False))
     assert len(corpus.train) == 80 and "broken_images" not in corpus.audits
     with pytest.raises(LocusError, match=r"none of the \d+ images drawn can be used; image .*nowhere.*data\.images"):
         audited_corpus(source, small, 80, 10, seed=0)

@@ -159,7 +159,7 @@ def test_a_file_is_written_whole_or_not_at_all(tmp_path):
 
 # --- The commands ---------------------------------------------------------------------------------------------
 CORPUS = [text for text in SMALLEST if text.startswith(("data", "crop"))]
-SFT = ["method=sft", "rollout.sampling.max_new_tokens=48"]
+SFT = ["algorithm=sft", "rollout.sampling.max_new_tokens=48"]
 
 
 def prepared(folder: Path, *overrides: object) -> Path:

@@ -18,8 +18,8 @@ from tests.support.taught_examples import BOX, Noise, examples, picture
 
 TOO_LONG = "word " * 25
 ASKED = [text for text in SMALLEST if text.startswith(("data", "crop"))] + [
-    "data.train_examples=4", "data.validation_examples=2", "audit.ambiguity_sample=0", "expressions=endpoint",
-    "expressions.model=m", "expressions.workers=1",
+    "data.train_examples=4", "data.validation_examples=2", "audit.ambiguity_sample=0", "cue=text_endpoint",
+    "cue.model=m", "cue.workers=1",
 ]  # fmt: skip
 
 
@@ -54,22 +54,22 @@ def test_no_expression_is_one_error(tmp_path, reply, says):
     """A bad prompt for want of a check, or words that no teacher wrote in its place; settings that go unnamed."""
     with endpoint(reply) as (url, seen):
         teacher = TeacherExpressions(Noise(), url, "m", str(tmp_path / "new" / "replies.jsonl"), tries=2, wait=0)
-        with pytest.raises(LocusError, match=rf"example e-0: expressions m at .*{says}.*check expressions\.url"):
+        with pytest.raises(LocusError, match=rf"example e-0: expressions m at .*{says}.*check cue\.url"):
             list(teacher.expressions(examples(1)))
     assert len(seen) == 2 and not (tmp_path / "new").exists()
-    with pytest.raises(LocusError, match=r"expressions\.workers=0"):
+    with pytest.raises(LocusError, match=r"cue\.workers=0"):
         TeacherExpressions(Noise(), "http://localhost:1", "m", "replies.jsonl", workers=0)
 
 
 def test_prepare_writes_what_text_file_reads(tmp_path):
     """Validation left without words; answers paid for twice; a half file, or one that the cue does not take."""
-    cache = f"expressions.cache={tmp_path / 'replies.jsonl'}"
+    cache = f"cue.cache={tmp_path / 'replies.jsonl'}"
     with endpoint("thing one", "thing two", 400) as (url, _):
-        options = [f"hydra.run.dir={tmp_path / 'first'}", cache, f"expressions.url={url}"]
+        options = [f"hydra.run.dir={tmp_path / 'first'}", cache, f"cue.url={url}"]
         refused(command("prepare", *ASKED, *options), "expressions m at", "status 400", "goes on")
     assert not (tmp_path / "first" / "expressions.jsonl").exists()
     with endpoint("thing three", "thing four", "thing five", "thing six") as (url, seen):
-        options = [f"hydra.run.dir={tmp_path / 'second'}", cache, f"expressions.url={url}"]
+        options = [f"hydra.run.dir={tmp_path / 'second'}", cache, f"cue.url={url}"]
         succeeded(command("prepare", *ASKED, *options))
     assert len(seen) == 4
     corpus = Corpus.load(tmp_path / "second")

@@ -130,6 +130,6 @@ def test_prepare_goes_on_from_the_replies_it_has(tmp_path):
 def test_training_may_ask_as_it_goes(tmp_path):
     """A source that the method's configuration builds otherwise than the data's; each example asked for once."""
     with endpoint("It is there.") as (url, seen):
-        options = ["method=sft", "rationales=endpoint", "rationales.model=m", f"rationales.url={url}"]
+        options = ["algorithm=sft", "rationales=endpoint", "rationales.model=m", f"rationales.url={url}"]
         train(tmp_path / "run", *options, f"rationales.cache={tmp_path / 'replies.jsonl'}")
     assert len(seen) == 6

@@ -21,7 +21,7 @@ from locus.images.labels import expression_fault
 from locus.images.sources import BoxesSource, CocoSource, ImageSource
 from locus.policy.logprobs import PackedScorer, SeparateScorer
 from locus.scenes.source import SceneSource
-from locus.tasks.cue_search.audits import audited_corpus
+from locus.tasks.cue_search.audits import AuditSettings, audited_corpus
 from locus.tasks.cue_search.crops import CropStrategy, RandomCrops
 from locus.tasks.cue_search.cues import PLAIN, Cue
 from locus.tasks.cue_search.text_cues import AnnotatedTextCue, FileTextCue, TextCue, object_of
@@ -132,7 +132,7 @@ def test_scenes():
 def test_real_boxes():
     """On COCO every box gets short words, and at most a tenth of them suit another box, too (73 of 929 do)."""
     source = CocoSource(str(COCO128 / "instances_train2017.json"), str(COCO128 / "train2017"))
-    corpus = audited_corpus(source, PADDED, 800, 80, 1, check_images=False)
+    corpus = audited_corpus(source, PADDED, 800, 80, 1, audit=AuditSettings(check_images=False))
     cue = AnnotatedTextCue(0.95, source)
     found = cue.audit(corpus.all_examples)
     assert found["expressions"] > 800 and 0 < found["ambiguous"] < 0.1 * found["expressions"]
@@ -308,7 +308,7 @@ def test_runs_with_each_cue(tmp_path):
 @pytest.mark.slow
 def test_textual_validation_and_sft(tmp_path):
     """Validation prompts and pictures that count on a cue; a report that ends at its gallery."""
-    train(tmp_path, "cue=text", "cue@validation_cue=text", "method=sft", "trainer.steps=1")
+    train(tmp_path, "cue=text", "cue@validation_cue=text", "algorithm=sft", "trainer.steps=1")
     record = json.loads((tmp_path / "run.json").read_text())
     assert record["audits"]["validation_cue"]["expressions"] == 4 and (tmp_path / "report.html").exists()
     refused(

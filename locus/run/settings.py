@@ -1,0 +1,191 @@
+"""The numbers of a configuration as checked objects: a wrong one ends the command before anything is computed."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+from hydra.errors import InstantiationException
+from hydra.utils import instantiate
+from omegaconf import DictConfig, OmegaConf
+
+from locus.errors import LocusError, by_name, whole
+from locus.policy.logprobs import PackedScorer, Scorer, SeparateScorer
+from locus.tasks.order import Order
+from locus.training.algorithm import SFT, Algorithm, Optimization
+from locus.types import Sampling
+
+RESERVED_SEEDS = range(1_000_000, 4_000_000)
+"""Of conf/scenes: pretraining, evaluation and the questions of a mixture draw their scenes with these."""
+RECIPE = {
+    "optimizer.make.lr": "lr",
+    "rollout.sampling.max_new_tokens": "max_new_tokens",
+    "rollout.token_budget": "token_budget",
+    "pixels.min_pixels": "min_pixels",
+    "pixels.max_pixels": "max_pixels",
+    "diagnoses.enabled": "diagnose",
+}
+"""Keys of conf/train.yaml that follow ``backbone.recipe`` unless they are given."""
+
+
+@dataclass(frozen=True)
+class TrainerSettings:
+    """The run around the algorithm (conf/trainer)."""
+
+    accelerator: str
+    precision: str
+    steps: int
+    prompts_per_step: int
+    validation_batch: int
+    validate_every: int
+    checkpoint_every: int
+    keep_checkpoints: int
+    workers: int = 0
+    stop_at: float | None = None
+    """Ends the run once the validation headline reaches this."""
+    logprobs: str = "packed"
+    """packed (the group forward) or separate (plain rows)."""
+    logprobs_chunk: int = 8192
+    """Positions that hold full-vocabulary logits at a time, when packed."""
+    order: Order | None = None
+    """Which examples a step trains on; the task takes it."""
+
+    def __post_init__(self) -> None:
+        names = ("steps", "prompts_per_step", "validation_batch", "validate_every", "checkpoint_every")
+        for name in (*names, "keep_checkpoints", "logprobs_chunk"):
+            whole(f"trainer.{name}", getattr(self, name))
+        whole("trainer.workers", self.workers, 0)
+        by_name("trainer.logprobs", self.logprobs, self._scorers)
+        if str(self.precision).startswith("16"):
+            raise LocusError(
+                f"trainer.precision={self.precision}: float16 needs a loss scale, which gradient clipping here does "
+                "not undo; use 32-true or bf16-mixed"
+            )
+
+    @property
+    def _scorers(self) -> dict[str, Scorer]:
+        return {"packed": PackedScorer(self.logprobs_chunk), "separate": SeparateScorer()}
+
+    @property
+    def scorer(self) -> Scorer:
+        """What computes log-probs of completions."""
+        return self._scorers[self.logprobs]
+
+
+@dataclass(frozen=True)
+class RolloutSettings:
+    """How completions are drawn, and how many are held at a time."""
+
+    sampling: Sampling
+    validation: Sampling
+    token_budget: int
+    """Padded tokens that are decoded, or scored with gradient, at a time."""
+
+    def __post_init__(self) -> None:
+        whole("rollout.token_budget", self.token_budget)
+
+
+@dataclass(frozen=True)
+class TrainSettings:
+    """All numbers of ``python -m locus.train`` that are no part of the task or the backbone."""
+
+    seed: int
+    preflight_prompts: int
+    trainer: TrainerSettings
+    rollout: RolloutSettings
+    optimizer: Optimization
+    algorithm: Algorithm | SFT
+
+    def __post_init__(self) -> None:
+        check_seed(self.seed)
+        whole("preflight_prompts", self.preflight_prompts)
+        parts = self.algorithm.mini_batches if isinstance(self.algorithm, Algorithm) else 1
+        if parts > self.trainer.prompts_per_step:
+            raise LocusError(
+                f"algorithm.mini_batches={parts} of {self.trainer.prompts_per_step} prompts a step: lower it, or raise "
+                "trainer.prompts_per_step"
+            )
+
+    @classmethod
+    def of(cls, cfg: DictConfig) -> TrainSettings:
+        """Of conf/train.yaml; raises LocusError naming the key that is wrong."""
+        drawn = (sampling_of(cfg, f"rollout.{name}") for name in ("sampling", "validation"))
+        built = (instantiate(cfg[name]) for name in ("optimizer", "algorithm"))
+        trainer = instantiate(cfg.trainer, _convert_="all")
+        return cls(cfg.seed, cfg.preflight_prompts, trainer, RolloutSettings(*drawn, cfg.rollout.token_budget), *built)
+
+    @property
+    def module_arguments(self) -> dict[str, Any]:
+        """What every training module takes."""
+        return {
+            "scorer": self.trainer.scorer,
+            "validation_sampling": self.rollout.validation,
+            "token_budget": self.rollout.token_budget,
+            "optimizer": self.optimizer.make,
+            "warmup_ratio": self.optimizer.warmup_ratio,
+            "clip_norm": self.optimizer.clip_norm,
+            "max_skipped": self.optimizer.max_skipped,
+            "seed": self.seed,
+        }
+
+
+@dataclass(frozen=True)
+class DecodingSettings:
+    """How a policy is measured by ``locus.evaluate`` and ``locus.analyze``."""
+
+    sampling: Sampling
+    token_budget: int
+    """Padded tokens of a batch, prompts and completions."""
+    seed: int
+    limit: int | None = None
+    """Items; None for all."""
+    resamples: int = 1
+    """Of the bootstrap."""
+
+    def __post_init__(self) -> None:
+        whole("token_budget", self.token_budget)
+        whole("seed", self.seed, 0)
+        whole("resamples", self.resamples)
+        if self.limit is not None:
+            whole("limit", self.limit)
+
+    @classmethod
+    def of(cls, cfg: DictConfig) -> DecodingSettings:
+        """Of conf/evaluate.yaml or conf/analyze.yaml; raises LocusError naming the key that is wrong."""
+        rest = {name: cfg[name] for name in ("limit", "resamples") if name in cfg}
+        return cls(sampling_of(cfg, "sampling"), cfg.token_budget, cfg.seed, **rest)
+
+
+def sampling_of(cfg: DictConfig, key: str) -> Sampling:
+    """The section of this key; raises LocusError with the whole key of what is wrong."""
+    try:
+        return instantiate(OmegaConf.select(cfg, key))
+    except InstantiationException as error:
+        if isinstance(error.__cause__, LocusError):
+            raise LocusError(f"{key}.{error.__cause__}") from error
+        raise
+
+
+def check_seed(seed: Any) -> None:
+    """Raises LocusError for what cannot be a seed, or would draw the scenes of evaluation or pretraining."""
+    whole("seed", seed, 0)
+    if seed in RESERVED_SEEDS:
+        raise LocusError(
+            f"seed={seed}: the scenes of seeds {RESERVED_SEEDS.start} to {RESERVED_SEEDS.stop - 1} are held out from "
+            "training; give another"
+        )
+
+
+def chosen(cfg: DictConfig) -> Iterator[str]:
+    """A line for each setting that follows the backbone's recipe: its value, and the recipe's where it departs."""
+    for key, name in RECIPE.items():
+        value, advised = (_written(OmegaConf.select(cfg, one)) for one in (key, f"backbone.recipe.{name}"))
+        yield f"{key}={value} ({'as' if value == advised else advised + ' in'} backbone.recipe)"
+
+
+def _written(value: Any) -> str:
+    """As in a configuration file."""
+    if value is None:
+        return "null"
+    return str(value).lower() if isinstance(value, bool) else str(value)
