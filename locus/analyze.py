@@ -65,7 +65,8 @@ def measure(cfg: DictConfig, folder: Path) -> Section:
 
 def write(section: Section, folder: Path) -> None:
     """``table.csv``, ``figures/`` and ``report.html``."""
-    section.table.to_csv(folder / "table.csv", index=False)
+    if section.table is not None:
+        section.table.to_csv(folder / "table.csv", index=False)
     (folder / "figures").mkdir(exist_ok=True)
     for number, picture in enumerate(section.pictures):
         picture.save(folder / "figures" / f"{number:02d}.png")

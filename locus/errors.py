@@ -23,8 +23,8 @@ def whole(name: str, value: object, least: int = 1) -> None:
 
 def number(name: str, value: object, low: float, high: float = float("inf"), above: bool = False) -> None:
     """Raises LocusError unless the value is a number in [low, high], or in (low, high] for ``above``."""
-    plain = isinstance(value, int | float) and not isinstance(value, bool)
-    if not plain or not low <= value <= high or (above and value == low):
+    plain = value if isinstance(value, int | float) and not isinstance(value, bool) else None
+    if plain is None or not low <= plain <= high or (above and plain == low):
         least = f"above {low:g}" if above else f"from {low:g} on"
         raise LocusError(f"{name}={value}: give a number {least}{f', up to {high:g}' if high < float('inf') else ''}")
 

@@ -48,10 +48,12 @@ UNSEEN = ("train_vision", "gradient_checkpointing", "recipe")
 
 def settings_of(cfg: DictConfig) -> dict[str, Any]:
     """All that responses depend on, for the manifest."""
-    parts = {name: OmegaConf.to_container(cfg[name], resolve=True) for name in ("benchmark", "backbone", "pixels")}
+    parts: dict[str, Any] = {
+        name: OmegaConf.to_container(cfg[name], resolve=True) for name in ("benchmark", "backbone", "pixels")
+    }
     backbone = {name: value for name, value in parts["backbone"].items() if name not in UNSEEN}
-    path, benchmark = backbone.get("path"), parts["benchmark"]
-    folder = path is not None and Path(path).is_dir()
+    path, benchmark = backbone.get("path") or "", parts["benchmark"]
+    folder = bool(path) and Path(path).is_dir()
     return {
         "benchmark": benchmark,
         "files": fingerprint(benchmark["path"], SUFFIXES) if benchmark.get("path") else {},
@@ -122,8 +124,9 @@ def compared(benchmark: Benchmark, folder: Path, resamples: int) -> Iterator[dic
     places = [*folder.glob(f"{benchmark.name}/scores.json"), *folder.glob(f"*/{benchmark.name}/scores.json")]
     found = {made.get("policy"): (made, verdicts) for made, verdicts in (read_scores(place.parent) for place in places)}
     rows = [row for row in read_rows(folder / "scores.csv") if row["benchmark"] == benchmark.name]
-    first, *later = [row["policy"] for row in rows if row["policy"] in found] or [None]
-    for policy in later:
+    policies = [row["policy"] for row in rows if row["policy"] in found]
+    first = policies[0] if policies else ""
+    for policy in policies[1:]:
         try:
             if found[first][0]["extractor_version"] != found[policy][0]["extractor_version"]:
                 raise LocusError("scored by different extractors; run evaluate again for both")

@@ -66,8 +66,8 @@ def describe(corpus: Corpus) -> str:
         rows.append([split, *numbers, summary["examples"][split], summary["images"][split], corpus.asked[split]])
     lines = ["".join(f"{cell:>12}" for cell in row) for row in rows]
     for audit, found in corpus.audits.items():
-        numbers = ", ".join(f"{name} {value}" for name, value in found.items() if not isinstance(value, list))
-        lines.append(f"{audit}: {numbers}")
+        told = ", ".join(f"{name} {value}" for name, value in found.items() if not isinstance(value, list))
+        lines.append(f"{audit}: {told}")
     return "\n".join([*lines, *filter(None, [shortfall(corpus)]), f"hash: {summary['hash']}"])
 
 

@@ -10,6 +10,7 @@ if __name__ == "__main__":
 import logging
 import sys
 from collections.abc import Iterator
+from typing import Any, cast
 
 import hydra
 import torch
@@ -107,7 +108,7 @@ def pretrain(cfg: DictConfig) -> None:
     trainer = build_trainer(cfg, run)
     record = start_record(run, {"seed": cfg.seed, "parameters": sum(p.numel() for p in policy.parameters())})
     train = DataLoader(lessons, batch_size=None, sampler=Steps(cfg.trainer.steps, run.last_step))
-    validation = DataLoader(held_out, batch_size=None, collate_fn=lambda batch: batch)
+    validation: DataLoader[Any] = DataLoader(cast(Any, held_out), batch_size=None, collate_fn=lambda batch: batch)
     trainer.fit(module, train, validation, ckpt_path=run.checkpoint, weights_only=True)
     final = {name: float(value) for name, value in trainer.callback_metrics.items() if name.startswith("val/")}
     finish_record(run, record, {})
@@ -119,7 +120,8 @@ def pretrain(cfg: DictConfig) -> None:
 def export(cfg: DictConfig, run: RunFolder, policy: VLM, lessons: SceneLessons, final: dict[str, float]) -> None:
     """Writes ``policy/`` in bfloat16, half the size, with its model card."""
     folder = run.path / "policy"
-    policy.model.to(torch.bfloat16).save_pretrained(folder)
+    half = policy.model.to(torch.bfloat16)  # type: ignore[arg-type]  # transformers' decorator hides the signature
+    half.save_pretrained(folder)
     lessons.collator.processor.save_pretrained(folder)
     facts = {
         "parameters": f"{sum(parameter.numel() for parameter in policy.parameters()):,}",

@@ -18,7 +18,7 @@ import pandas as pd
 import torch
 from hydra.utils import instantiate
 from lightning import Trainer, seed_everything
-from lightning.pytorch.callbacks import EarlyStopping
+from lightning.pytorch.callbacks import Callback, EarlyStopping
 from omegaconf import DictConfig
 
 from locus.analysis.comparison import AFTER, BEFORE, compare, validation_section
@@ -105,11 +105,11 @@ def build_trainer(cfg: DictConfig, settings: TrainerSettings, run: RunFolder, ta
     )
     tables = [table(run.path, task, run.last_step) for table in (RolloutTable, ValidationTable)]
     shown = ("train/reward", "train/loss", f"val/{task.headline}")
-    callbacks = [*tables, checkpoints, ProgressLines("training", settings.steps, shown)]
+    callbacks: list[Callback] = [*tables, checkpoints, ProgressLines("training", settings.steps, shown)]
     callbacks += instantiate(cfg.callbacks, _convert_="all").values()
     if settings.stop_at is not None:
-        stop = {"mode": "max", "patience": settings.steps, "stopping_threshold": settings.stop_at}
-        callbacks.append(EarlyStopping(f"val/{task.headline}", **stop))
+        headline, patience = f"val/{task.headline}", settings.steps
+        callbacks.append(EarlyStopping(headline, mode="max", patience=patience, stopping_threshold=settings.stop_at))
     return Trainer(
         accelerator=settings.accelerator,
         precision=settings.precision,
@@ -135,7 +135,7 @@ def fit(cfg: DictConfig, run: RunFolder, module: PolicyModule, data: TaskDataMod
             trainer.validate(module, data, verbose=False)
         trainer.fit(module, data, ckpt_path=run.checkpoint, weights_only=True)
     finally:
-        for callback in trainer.callbacks:
+        for callback in trainer.callbacks:  # type: ignore[attr-defined]  # Lightning sets it without declaring it
             if isinstance(callback, TableCallback):
                 callback.table.close()
         close_loggers()

@@ -32,15 +32,18 @@ def with_policy(cfg: DictConfig, policy: str) -> tuple[DictConfig, str | None]:
     return chosen, origin
 
 
-def _backbone_of(cfg: DictConfig, policy: str) -> tuple[DictConfig, str | None]:
+def _backbone_of(cfg: DictConfig, policy: str) -> tuple[Any, str | None]:
     """The settings of a policy's backbone, and what it was trained from."""
     overrides = HydraConfig.get().overrides.task
-    if policy == HydraConfig.get().runtime.choices.backbone:
+    backbone: Any
+    job: Any = HydraConfig.get()
+    if policy == job.runtime.choices.backbone:
         return cfg.backbone, cfg.backbone.path
     run = Path(policy).resolve().parent / "config.yaml"
-    groups = {file.stem: OmegaConf.load(file).get("path") for file in (CONF / "backbone").glob("*.yaml")}
-    named = next((group for group, path in groups.items() if policy in (group, path)), None)
-    if Path(policy).is_dir() and run.is_file() and "backbone" in (settings := OmegaConf.load(run)):
+    groups: dict[str, Any] = {file.stem: OmegaConf.load(file) for file in (CONF / "backbone").glob("*.yaml")}
+    settings: Any = OmegaConf.load(run) if Path(policy).is_dir() and run.is_file() else {}
+    named = next((group for group, own in groups.items() if policy in (group, own.get("path"))), None)
+    if "backbone" in settings:
         origin = settings.backbone.path
         backbone = OmegaConf.merge(settings.backbone, {"path": policy, "random_weights": False})
     elif named is not None and not Path(policy).is_dir():

@@ -34,7 +34,8 @@ class TrainerSettings:
     """The run around the algorithm (conf/trainer)."""
 
     accelerator: str
-    precision: str
+    precision: Any
+    """As Lightning names it."""
     steps: int
     prompts_per_step: int
     validation_batch: int
@@ -110,10 +111,16 @@ class TrainSettings:
     @classmethod
     def of(cls, cfg: DictConfig) -> TrainSettings:
         """Of conf/train.yaml; raises LocusError naming the key that is wrong."""
-        drawn = (sampling_of(cfg, f"rollout.{name}") for name in ("sampling", "validation"))
+        sampling, validation = (sampling_of(cfg, f"rollout.{name}") for name in ("sampling", "validation"))
         built = (instantiate(cfg[name]) for name in ("optimizer", "algorithm"))
         trainer = instantiate(cfg.trainer, _convert_="all")
-        return cls(cfg.seed, cfg.preflight_prompts, trainer, RolloutSettings(*drawn, cfg.rollout.token_budget), *built)
+        return cls(
+            cfg.seed,
+            cfg.preflight_prompts,
+            trainer,
+            RolloutSettings(sampling, validation, cfg.rollout.token_budget),
+            *built,
+        )
 
     @property
     def module_arguments(self) -> dict[str, Any]:
