@@ -1,4 +1,4 @@
-"""Diagnoses of policies: ``python -m locus.analyze analysis=...`` (conf/analyze.yaml). Wires."""
+"""Diagnoses of policies: ``python -m locus.analyze analysis=...`` (conf/analyze.yaml). Entry point."""
 
 from __future__ import annotations
 

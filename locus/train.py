@@ -1,4 +1,4 @@
-"""Post-trains a policy: ``python -m locus.train`` (conf/train.yaml). Wires; the algorithm is in `grpo.module`."""
+"""Post-trains a policy: ``python -m locus.train`` (conf/train.yaml). The algorithm lives in `training.grpo`."""
 
 from __future__ import annotations
 
@@ -212,7 +212,7 @@ def train(cfg: DictConfig) -> tuple[dict[str, Any], dict[str, Any]]:
     except ValueError as error:
         raise LocusError(f"trainer: {error}") from error
     if run.last_step >= cfg.trainer.steps:
-        log.info("the run is at step %d of %d already: raise trainer.steps to go on", run.last_step, cfg.trainer.steps)
+        log.info("the run is at step %d of %d: raise trainer.steps to continue", run.last_step, cfg.trainer.steps)
     record = start_record(run, facts_of(cfg, module, data))
     fit(cfg, run, module, data, trainer)
     export(run, module, data)

@@ -72,7 +72,7 @@ def load(path: str | Path, scores: str | Path | None = None) -> pd.DataFrame:
 
 
 def axes(frame: pd.DataFrame) -> list[str]:
-    """Columns of `load` that tell its runs apart, seeds beside: config groups, then settings that no group explains."""
+    """Columns of `load` in which its runs differ, seeds aside: config groups, then settings that no group explains."""
     plain = [name for name in frame if "/" not in name and name not in FACTS]
     groups = [name for name in plain if "." not in name]
 
@@ -109,7 +109,7 @@ def metrics(path: str | Path) -> pd.DataFrame:
         try:
             frames.append(pd.read_csv(file).assign(run=label(folder, path)))
         except (pd.errors.ParserError, pd.errors.EmptyDataError) as error:
-            raise LocusError(f"{file}: no table of metrics ({error}); leave the run out, or run it again") from error
+            raise LocusError(f"{file}: not a table of metrics ({error}); leave the run out, or run it again") from error
     return pd.concat(frames, ignore_index=True) if frames else pd.DataFrame({"step": [], "run": []})
 
 

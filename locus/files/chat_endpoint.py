@@ -127,7 +127,7 @@ class ChatEndpoint:
                 failure = repr(error)
         raise LocusError(
             f"{self.group} {self.model} at {self.url} gives no answer ({failure.strip()}): check {self.group}.url, "
-            f"{self.group}.model and the key; replies so far are kept, so the same command goes on from here"
+            f"{self.group}.model and the key; replies so far are kept, so the same command resumes here"
         )
 
     def _post(self, body: dict[str, Any]) -> str:

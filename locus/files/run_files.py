@@ -126,7 +126,7 @@ class StepTable:
                 return self.schema.empty_table()
             return pq.read_table(self.path, schema=self.schema)
         except (OSError, pa.ArrowInvalid) as error:
-            raise LocusError(f"{self.path} cannot be read ({error}): move it away to go on without it") from error
+            raise LocusError(f"{self.path} cannot be read ({error}): move it away to resume without it") from error
 
     def _swap(self) -> None:
         """Puts the partial table, which is whole by now, in the table's place."""

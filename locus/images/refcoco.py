@@ -52,7 +52,7 @@ def references_file(folder: Path) -> Path | None:
 
 
 def referred_objects(folder: Path, splits: Sequence[str]) -> Iterator[ReferredObject]:
-    """The references of these splits in the order of their file; raises LocusError naming the file, row and mend."""
+    """The references of these splits in the order of their file; raises LocusError that names file and row."""
     refs, instances = references_file(folder), folder / "instances.json"
     if refs is None:
         raise LocusError(
@@ -71,7 +71,7 @@ def referred_objects(folder: Path, splits: Sequence[str]) -> Iterator[ReferredOb
         ) from None
     for number, cells in enumerate(rows, 1):
         if not cells.get("split"):
-            raise _error(refs, number, "split is empty; fetch the file again, or mend the row")
+            raise _error(refs, number, "split is empty; fetch the file again, or correct the row")
         if cells["split"] not in splits:
             continue
         picture, xywh = pictures.get(cells.get("image_id")), boxes.get(cells.get("ann_id"))

@@ -1,4 +1,4 @@
-"""Sampling G completions per prompt: one prefill a prompt, many prompts decoded together, finished rows retired.
+"""Sampling G completions per prompt: one prefill per prompt, many prompts decoded together, finished rows retired.
 
 A prompt's random numbers depend on (seed, step, prompt id) alone, so the same prompt gets the same completions in any
 batch, in any order, and after a resume.

@@ -35,7 +35,7 @@ class VisionFeatures:
 
 @dataclass(frozen=True, eq=False)
 class EncodedPrompts:
-    """Prompts after one pass through the model: all that a completion needs to go on from them."""
+    """Prompts after one pass through the model: all that a completion needs to continue them."""
 
     features: list[VisionFeatures]
     """Of each prompt's images."""
@@ -134,7 +134,7 @@ class VLM(nn.Module):
         features: Sequence[VisionFeatures] | None = None,
         plan_type: type[Prefill] = Prefill,
     ) -> EncodedPrompts:
-        """Runs B prompts through the model once; with gradient, what goes on from them is differentiable, too.
+        """Runs B prompts through the model once; with gradient, what continues them is differentiable, too.
 
         Args:
             prompts: B prompts; their batch is padded on the right.

@@ -25,7 +25,7 @@ def csv_logger(folder: RunFolder) -> Logger:
         lines = aside.read_text().splitlines(keepends=True)
         if not lines or "step" not in lines[0].strip().split(","):
             os.replace(aside, path)
-            raise LocusError(f"{path} is no table of metrics: move it away to go on without it")
+            raise LocusError(f"{path} is not a table of metrics: move it away to resume without it")
         for row in csv.DictReader(line for line in lines if line.endswith("\n")):  # a full disk may leave half a row
             if (step := int(row.pop("step"))) <= folder.last_step:
                 logger.log_metrics({name: float(value) for name, value in row.items() if value}, step)

@@ -33,7 +33,7 @@ from locus.files.measurements import peak_memory_gb
 from locus.files.progress import INTERVAL, set_interval
 from locus.files.run_files import BEGUN_WITH, latest_checkpoint, write_json, write_text
 from locus.run.help import CONF
-from locus.run.sweeps import checkpoint_to_go_on_from, in_sweep, record_failure
+from locus.run.sweeps import resume_point, in_sweep, record_failure
 
 log = logging.getLogger("locus")
 PACKAGES = ("torch", "torchvision", "transformers", "peft", "lightning", "hydra-core", "wandb", "numpy")
@@ -56,7 +56,7 @@ class RunFolder:
 def open_run(cfg: DictConfig) -> tuple[DictConfig, RunFolder]:
     """The run's folder and configuration; with ``resume=`` those of the earlier run, with this call's dotted overrides.
 
-    A job of a sweep whose folder holds a run of an earlier launch goes on with it.
+    A job of a sweep whose folder holds a run of an earlier launch resumes it.
     ``config.yaml`` holds the configuration with every interpolation resolved.
     Raises LocusError when there is nothing whole to resume from, or more than dotted keys is overridden on resume.
     """
@@ -64,7 +64,7 @@ def open_run(cfg: DictConfig) -> tuple[DictConfig, RunFolder]:
         path = Path(HydraConfig.get().runtime.output_dir)
         held = [name for name in ("checkpoints", "metrics.csv", "policy") if (path / name).exists()]
         if in_sweep() and (path / BEGUN_WITH).exists():
-            folder = RunFolder(path, *checkpoint_to_go_on_from(path, cfg))
+            folder = RunFolder(path, *resume_point(path, cfg))
         elif held:
             raise LocusError(f"{path} already holds a run ({', '.join(held)}): resume={path}, or give another folder")
         else:
@@ -142,10 +142,10 @@ def entry_point(main: Callable[[DictConfig], Any]) -> Callable[[DictConfig], Any
                 raise
             folder = run_folder(cfg)
             begun = any(folder.glob("checkpoints/step-*.ckpt"))
-            mend = f"go on with resume={folder}" if begun else "before the first checkpoint: start the run anew"
+            remedy = f"resume with resume={folder}" if begun else "before the first checkpoint: start the run anew"
             if "folder" in cfg and any(folder.glob("*/predictions.jsonl")):
-                mend = f"go on with the same command and folder={cfg.folder}"
-            _give_up(cfg, "interrupted", f"interrupted; {mend}", 143 if terminated else 130)
+                remedy = f"resume with the same command and folder={cfg.folder}"
+            _give_up(cfg, "interrupted", f"interrupted; {remedy}", 143 if terminated else 130)
         except Exception as error:
             message = _in_words(error)
             if in_sweep():
@@ -159,7 +159,7 @@ def entry_point(main: Callable[[DictConfig], Any]) -> Callable[[DictConfig], Any
 
 
 def _in_words(error: BaseException) -> str | None:
-    """What a user can mend, in one line; None for a defect of the program."""
+    """What a user can fix, in one line; None for a defect of the program."""
     causes = [error]
     while causes[-1].__cause__ is not None:
         causes.append(causes[-1].__cause__)

@@ -62,7 +62,7 @@ def finished_before(cfg: DictConfig) -> dict[str, Any] | None:
     return summary
 
 
-def checkpoint_to_go_on_from(folder: Path, cfg: DictConfig) -> tuple[Path | None, int]:
+def resume_point(folder: Path, cfg: DictConfig) -> tuple[Path | None, int]:
     """Newest checkpoint and its step of the run that an earlier launch of the sweep began in this folder.
 
     Without one (None, 0): what the run had written is removed. Raises LocusError when it has other settings.
@@ -70,7 +70,7 @@ def checkpoint_to_go_on_from(folder: Path, cfg: DictConfig) -> tuple[Path | None
     check_same(folder, cfg)
     if any((folder / "checkpoints").glob("step-*.ckpt")):
         checkpoint, step = latest_checkpoint(folder)
-        log.info("%s: begun by an earlier launch, goes on after step %d", folder, step)
+        log.info("%s: begun by an earlier launch, resumes after step %d", folder, step)
         return checkpoint, step
     for path in folder.iterdir():
         if path.is_dir() and path.name != ".hydra":
@@ -85,7 +85,7 @@ def check_same(folder: Path, cfg: DictConfig) -> None:
     try:
         earlier = _settings(OmegaConf.load(folder / BEGUN_WITH))
     except (OSError, ValueError) as error:
-        raise LocusError(f"{folder} cannot be gone on with ({error}): remove it, or give another folder") from error
+        raise LocusError(f"{folder} cannot be resumed ({error}): remove it, or give another folder") from error
     asked = _settings(OmegaConf.create(OmegaConf.to_yaml(cfg)))
     names = sorted(name for name in earlier | asked if earlier.get(name, "") != asked.get(name, ""))
     if names:
@@ -116,7 +116,7 @@ class FailedJobs(Callback):
     """Ends a sweep in which jobs failed with a line for each and exit status 2, once all have been tried.
 
     Args:
-        again: key that is given the sweep's folder to go on with it; null for a command that begins anew.
+        again: key that is given the sweep's folder to resume it; null for a command that begins anew.
     """
 
     def __init__(self, again: str | None = None):
@@ -134,6 +134,6 @@ class FailedJobs(Callback):
             return
         for failure in failures:
             print(f"locus: {failure['folder']}: {' '.join(failure['message'].split())}", file=sys.stderr)
-        mend = f"; the same command with {self.again}={sweep} goes on with what is not finished" if self.again else ""
-        print(f"locus: {len(failures)} of the sweep's jobs failed{mend}", file=sys.stderr, flush=True)
+        remedy = f"; the same command with {self.again}={sweep} resumes what is not finished" if self.again else ""
+        print(f"locus: {len(failures)} of the sweep's jobs failed{remedy}", file=sys.stderr, flush=True)
         sys.exit(2)

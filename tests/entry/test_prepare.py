@@ -74,7 +74,7 @@ def test_keys_without_a_value_are_named():
 
 
 def test_folder_needs_random_crops(tmp_path):
-    """Images without objects under the default strategy: the mend is named."""
+    """Images without objects under the default strategy: the remedy is named."""
     for name in "abcd":
         Image.effect_noise((320, 240), 80).save(tmp_path / f"{name}.png")
     folder = ["data=folder", f"data.path={tmp_path}", "data.train_examples=20", "data.validation_examples=5"]

@@ -91,7 +91,7 @@ def test_signals_end_a_run_in_order(tmp_path, long_run, number):
     process.send_signal(number)
     ended = finish(process, timeout=60)
     assert ended.status in (130, 128 + number) and "Traceback" not in ended.stderr, ended
-    assert f"locus: interrupted; go on with resume={folder}" in ended.stderr
+    assert f"locus: interrupted; resume with resume={folder}" in ended.stderr
     assert json.loads((folder / "summary.json").read_text())["status"] == "interrupted"
     assert (folder / "rollouts.parquet").is_file() and (folder / "validation.parquet").is_file()
     assert pd.read_parquet(folder / "rollouts.parquet")["step"].max() >= 3

@@ -166,7 +166,7 @@ def test_launched_again_it_does_only_what_is_missing(tmp_path, runs, small):
     before = written(first)
     ended = succeeded(finish(spawn(*launch)))
     assert f"{first}: finished by an earlier launch, skipped" in ended.stdout
-    assert f"{second}: begun by an earlier launch, goes on after step " in ended.stdout
+    assert f"{second}: begun by an earlier launch, resumes after step " in ended.stdout
     assert written(first) == before
     assert list(differences(second, runs["easyr1", 2])) == []
     assert json.loads((second / "run.json").read_text())["resumed_from_step"] >= 1

@@ -135,7 +135,7 @@ def test_a_corrupt_checkpoint_is_named_with_what_to_do(tmp_path, damage):
         latest_checkpoint(tmp_path)
     assert f"checkpoint {second} is corrupt" in str(caught.value)
     assert "delete it to resume from step-000001.ckpt" in str(caught.value)
-    second.unlink()  # the mend works
+    second.unlink()  # the remedy works
     assert latest_checkpoint(tmp_path) == (first, 1)
     first.write_bytes(damage(first.read_bytes()))
     with pytest.raises(LocusError, match=r"step-000001\.ckpt is corrupt.*start the run anew"):

@@ -66,7 +66,7 @@ def test_the_same_micro_batches_in_any_order():
 
 
 def test_a_prompt_alone_above_the_budget(compose_app):
-    """Cut, its image tokens would no longer fit its pixels: it is refused by name, with the keys that mend it."""
+    """Cut, its image tokens would no longer fit its pixels: it is refused by name, with the keys that help."""
     prompts = [prompt("small", 10), prompt("coco-9-51", 91)]
     assert micro_batches(prompts, 9, 100) == [[0], [1]]  # exactly the budget
     with pytest.raises(LocusError) as caught:
@@ -75,6 +75,6 @@ def test_a_prompt_alone_above_the_budget(compose_app):
     assert "coco-9-51" in message and "101 tokens" in message and "100" in message and "small" not in message
     keys, config = re.findall(r"[a-z_]+\.[a-z_.]+[a-z_]", message), compose_app("train")
     assert "rollout.token_budget" in keys and len(keys) == 3
-    for key in keys:  # a mend that names no key of the configuration is none
+    for key in keys:  # a remedy that names no key of the configuration is none
         group, _, name = key.rpartition(".")
         assert name in OmegaConf.select(config, group), key

@@ -20,7 +20,7 @@ import locus.train
 from locus.errors import LocusError
 from locus.files.run_files import BEGUN_WITH, write_text
 from locus.run.runtime import open_run, write_summary
-from locus.run.sweeps import checkpoint_to_go_on_from, folder_name
+from locus.run.sweeps import resume_point, folder_name
 from tests.support.runs import Ended, command
 
 
@@ -137,7 +137,7 @@ def test_a_run_without_a_checkpoint_begins_anew(tmp_path):
     for name in ("metrics.csv", "train.log", "validation.parquet/00000000-0000.parquet"):
         (tmp_path / name).touch()
     write_text(tmp_path / BEGUN_WITH, OmegaConf.to_yaml(cfg))
-    assert checkpoint_to_go_on_from(tmp_path, cfg) == (None, 0)
+    assert resume_point(tmp_path, cfg) == (None, 0)
     assert {path.name for path in tmp_path.iterdir()} == {".hydra", "train.log"}
 
 

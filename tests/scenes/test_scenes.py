@@ -340,13 +340,13 @@ def test_scenes_of_other_arguments_are_refused(change):
      ({"seed": -1}, "seed")],
 )  # fmt: skip
 def test_wrong_arguments_name_the_key(changes, key):
-    """Bug: an endless search for a place, or a numpy traceback instead of the key and the mend."""
+    """Bug: an endless search for a place, or a numpy traceback instead of the key and the remedy."""
     with pytest.raises(LocusError, match=rf"^data\.source\.{key}: .*(give|at most|fewer)"):
         source(**changes)
 
 
 def test_the_most_objects_named_in_the_message_are_taken():
-    """Bug: a mend that does not mend."""
+    """Bug: a remedy that does not help."""
     with pytest.raises(LocusError, match="canvas takes 61 of 16 px"):
         source(objects=(10, 62))
     assert len(source(objects=(61, 61)).scene(0).objects) == 61

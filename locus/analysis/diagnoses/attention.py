@@ -90,7 +90,7 @@ class Attention:
 
 
 def layer_curves(measured: pd.DataFrame) -> Image.Image:
-    """Attention in box and peak in box over the layers, one curve a policy; dotted: the boxes' own area."""
+    """Attention in box and peak in box over the layers, one curve per policy; dotted: the boxes' own area."""
     layers = [name for name in measured if name.startswith("layer ")]
     figure, axes = panels(2)
     for one, prefix, label in zip(axes, ("", "peak, "), ("attention in box", "peak in box"), strict=True):

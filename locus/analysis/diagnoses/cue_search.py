@@ -30,7 +30,7 @@ class CueSearchOnEvidence:
 
     Args:
         benchmark: whose items have evidence boxes.
-        bins: name -> [low, high) share of the image's area, to tell rows apart.
+        bins: name -> [low, high) share of the image's area, to distinguish rows.
         frame: in which the policy writes boxes.
         limit: items; null for all.
     """

@@ -65,7 +65,7 @@ def ablation_bars(runs: pd.DataFrame) -> Image.Image | None:
 
 
 def iou_histograms(folders: Sequence[tuple[str, Path]]) -> Image.Image | None:
-    """IoU of the last validation, an outline a setting, its seeds together; None where nothing was validated.
+    """IoU of the last validation, one outline per setting, its seeds together; None where nothing was validated.
 
     folders: (setting, run folder).
     """

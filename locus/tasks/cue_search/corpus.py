@@ -1,6 +1,6 @@
 """The cue corpus: examples drawn from a table of boxes, split by image, hashed, saved and loaded.
 
-Run files: ``corpus.parquet`` (one row an example, column ``split``) and ``corpus.json`` (counts, hash, audits).
+Run files: ``corpus.parquet`` (one row per example, column ``split``) and ``corpus.json`` (counts, hash, audits).
 Rows stay columnar (Arrow); `CueExample` objects are made one at a time, on access.
 """
 
@@ -136,7 +136,7 @@ class Corpus:
     def load(cls, folder: str | Path) -> Corpus:
         """Reads what `save` wrote; raises LocusError when a file is missing, broken, foreign, or was changed."""
         folder = Path(folder)
-        mend = "pass the run folder of a finished locus.prepare, or run it again"
+        remedy = "pass the run folder of a finished locus.prepare, or run it again"
         try:
             record = json.loads((folder / "corpus.json").read_text(encoding="utf-8"))
             columns = pq.read_table(folder / "corpus.parquet")
@@ -154,9 +154,9 @@ class Corpus:
             )
             same = corpus.content_hash == record["hash"]
         except (OSError, ValueError, KeyError, TypeError, pa.ArrowException) as error:
-            raise LocusError(f"{folder}: not a corpus ({type(error).__name__}: {error}); {mend}") from error
+            raise LocusError(f"{folder}: not a corpus ({type(error).__name__}: {error}); {remedy}") from error
         if not same:
-            raise LocusError(f"{folder}: corpus.parquet is not the one that corpus.json was written for; {mend}")
+            raise LocusError(f"{folder}: corpus.parquet is not the one that corpus.json was written for; {remedy}")
         return corpus
 
 
@@ -299,10 +299,10 @@ def _examples(
 def _nothing_eligible(table: ImageTable, strategy: CropStrategy, regions: Regions) -> str:
     counts = np.bincount(regions.bin, minlength=len(strategy.bin_names))
     found = ", ".join(f"{name}: {count}" for name, count in zip(strategy.bin_names, counts, strict=True))
-    mend = "choose another crop= or lower crop.min_side"
+    remedy = "choose another crop= or lower crop.min_side"
     if not len(table.boxes):
-        mend = "give boxes as [x1, y1, x2, y2] in pixels of the file, or use crop=random for images without boxes"
+        remedy = "give boxes as [x1, y1, x2, y2] in pixels of the file, or use crop=random for images without boxes"
     return (
         f"empty data set: {len(table.boxes)} boxes in {len(table.width)} images, of which eligible (no side below "
-        f"{strategy.min_side:g} px) {found}; every bin of crop.mixture needs one: {mend}"
+        f"{strategy.min_side:g} px) {found}; every bin of crop.mixture needs one: {remedy}"
     )

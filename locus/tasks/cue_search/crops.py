@@ -2,7 +2,7 @@
 
 The paper's Table 9 as configuration. What it leaves open is decided here so:
 - The bin and the minimum side go by the region itself, before padding; the bin edges are [low, high).
-- Padding is one draw a crop, uniform, the same share of the width (left, right) and of the height (top, bottom).
+- Padding is one draw per crop, uniform, the same share of the width (left, right) and of the height (top, bottom).
 - The crop is then rounded outward to whole pixels, so that the target box is exactly what the cue shows.
 - Regions are drawn without replacement. When a bin runs out, all bins get fewer: the mixture is kept.
 

@@ -99,7 +99,7 @@ def render_cue(image: Image.Image, box: tuple[float, float, float, float], scale
     """
     x1, y1, x2, y2 = (int(value) for value in whole_pixels(np.array(box), *image.size))
     if x2 <= x1 or y2 <= y1:
-        raise LocusError(f"box {list(box)} has no pixel in an image of {image.width}x{image.height}; mend the corpus")
+        raise LocusError(f"box {list(box)} has no pixel in an image of {image.width}x{image.height}; fix the corpus")
     crop = image.crop((x1, y1, x2, y2))
     size = (max(1, round(crop.width * scale)), max(1, round(crop.height * scale)))
     return crop if size == crop.size else crop.resize(size, Image.Resampling.BICUBIC)

@@ -59,7 +59,7 @@ class AnnotatedTextCue(TextCue):
             ambiguous += not expression.unique
             if fault := expression_fault(expression.text):
                 raise LocusError(
-                    f"cue=text: the expression {expression.text!r} of example {example.example_id} {fault}: mend the "
+                    f"cue=text: the expression {expression.text!r} of example {example.example_id} {fault}: fix the "
                     "label, or use cue=text_file"
                 )
         return {"expressions": len(examples), "ambiguous": ambiguous}
@@ -137,7 +137,7 @@ class FileTextCue(TextCue):
             if "expression" not in row:
                 continue
             if fault := expression_fault(row["expression"]):
-                raise LocusError(f"{where}: the expression {fault}; mend the row")
+                raise LocusError(f"{where}: the expression {fault}; correct the row")
             expression = row["expression"].strip()
             if isinstance(row.get("example_id"), str):
                 by_id.setdefault(row["example_id"], expression)

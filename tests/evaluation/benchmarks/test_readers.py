@@ -120,7 +120,7 @@ def test_large_pictures_are_no_decompression_bomb():
 
 
 def test_broken_files_are_one_error(tmp_path):
-    """Tracebacks out of pyarrow, csv or json in place of the file's name and the mend."""
+    """Tracebacks out of pyarrow, csv or json in place of the file's name and the remedy."""
     whole = Path(write_parquet(tmp_path / "cut.parquet", [{"image": encoded()}])).read_bytes()
     (tmp_path / "cut.parquet").write_bytes(whole[:-40])
     (tmp_path / "cut.tsv").write_text("index\tquestion\tanswer\n0\twhat?\n")

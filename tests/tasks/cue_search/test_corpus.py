@@ -103,7 +103,7 @@ def test_no_validation_when_none_is_asked_for():
         (grid_table(), "object", (9, -1), r"data\.validation_examples=-1"),
     ],
 )
-def test_data_that_makes_no_corpus_is_refused_with_the_mend(table, name, counts, says):
+def test_data_that_makes_no_corpus_is_refused_with_the_remedy(table, name, counts, says):
     """An empty training set that fails an hour later, in the loader."""
     with pytest.raises(LocusError, match=says):
         build_corpus(table, strategy(name), *counts, seed=0)

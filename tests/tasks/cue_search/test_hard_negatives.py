@@ -109,7 +109,7 @@ def test_audit_counts_the_eligible_ones():
     assert replace(strategy(), share=0.5).audit(herd(10)) == strategy().audit(herd(10))
 
 
-def test_without_labels_is_refused_with_the_mend():
+def test_without_labels_is_refused_with_the_remedy():
     """An empty data set that says nothing of labels."""
     bare = replace(herd(), labels=("",) * len(herd().labels))
     with pytest.raises(LocusError, match=r"crop=hard_negatives: none of 240 eligible objects.*labels"):

@@ -96,7 +96,7 @@ def test_a_label_that_is_too_long(boxes_file):
     """A label that is a story makes an expression of more words than the paper's."""
     boxes_file.write_text(boxes_file.read_text().replace('"plate"', json.dumps("very " * 25 + "long")))
     source = BoxesSource(str(boxes_file))
-    with pytest.raises(LocusError, match=r"has 27 words; 24 is the most.*mend the label"):
+    with pytest.raises(LocusError, match=r"has 27 words; 24 is the most.*fix the label"):
         AnnotatedTextCue(0.95, source).audit(audited_corpus(source, PADDED, 8, 8, 1).all_examples)
 
 
