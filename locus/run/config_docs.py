@@ -34,6 +34,12 @@ class Group:
     """The option taken when none is named; None where the defaults list says null."""
     comment: str = ""
     """Behind its entry in the defaults list."""
+    place: str = ""
+    """Where its keys stand; empty for under its name."""
+
+
+SCENES = Group("scenes", "small", "families of generated scenes, here those of data=scenes", "data.source")
+"""Data, benchmarks and diagnoses put them where they are drawn, as ``scenes@data.source=mixed`` does."""
 
 
 @dataclass(frozen=True)
@@ -132,13 +138,13 @@ def _place(file: Path) -> tuple[str | int, ...]:
 def package_of(file: Path, group: Group) -> str:
     """Where a file's keys stand in the whole configuration."""
     header = re.search(r"^# *@package +(\S+)", file.read_text(encoding="utf-8"), re.MULTILINE)
-    return (header[1] if header else group.name.replace("/", ".")).replace("_global_", "")
+    return group.place or (header[1] if header else group.name.replace("/", ".")).replace("_global_", "")
 
 
 def reference(conf: Path) -> str:
     """Markdown: every group with its options and its default's keys, then the keys outside the groups."""
     parts = []
-    groups = [*groups_of(conf / "train.yaml", conf), Group("hydra/launcher", None)]
+    groups = [*groups_of(conf / "train.yaml", conf), SCENES, Group("hydra/launcher", None)]
     for group in groups:
         files = options_of(group, conf)
         if not files:

@@ -33,7 +33,7 @@ from locus.files.measurements import peak_memory_gb
 from locus.files.progress import INTERVAL, set_interval
 from locus.files.run_files import BEGUN_WITH, latest_checkpoint, write_json, write_text
 from locus.run.help import CONF
-from locus.run.sweeps import resume_point, in_sweep, record_failure
+from locus.run.sweeps import in_sweep, record_failure, resume_point
 
 log = logging.getLogger("locus")
 PACKAGES = ("torch", "torchvision", "transformers", "peft", "lightning", "hydra-core", "wandb", "numpy")

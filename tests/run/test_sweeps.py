@@ -20,7 +20,7 @@ import locus.train
 from locus.errors import LocusError
 from locus.files.run_files import BEGUN_WITH, write_text
 from locus.run.runtime import open_run, write_summary
-from locus.run.sweeps import resume_point, folder_name
+from locus.run.sweeps import folder_name, resume_point
 from tests.support.runs import Ended, command
 
 

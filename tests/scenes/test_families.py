@@ -16,7 +16,7 @@ from hydra.utils import instantiate
 from locus.scenes.source import SceneSource
 from tests.support.paths import CONF
 
-USES = "training|validation|pretraining|evaluation"
+USES = "Training|Validation|Pretraining|Evaluation"
 FIRST_LINE = re.compile(rf"# ({USES})( and validation)?, seeds? (\d+)(?: to (\d+) \(the run's\))?: \S")
 COMPARED = 300
 """Scenes of each family that are looked at, and at each end of a range of seeds."""
@@ -91,14 +91,14 @@ def test_every_family_is_in_the_group_and_used():
 def test_planted_families(shipped):
     """The guard must be able to fail: one seed for two uses, one family, scenes that only differ in their number."""
     training, evaluation = shipped["small"], shipped["held_out"]
-    seed = Family("evaluation", range(7, 8), evaluation.sources)
+    seed = Family("Evaluation", range(7, 8), evaluation.sources)
     (fault,) = shared({"a": training, "b": seed})
     assert "a seed in common" in fault
     faults = list(shared({"a": training, "b": replace(evaluation, sources=training.sources)}))
     assert ["one family" in fault for fault in faults] == [True, False] and f"share {2 * COMPARED} scenes" in faults[1]
 
 
-@pytest.mark.parametrize("line", ["# scenes", "# training: small objects", "# evaluation, seeds 1 to 2: objects"])
+@pytest.mark.parametrize("line", ["# Scenes", "# Training: small objects", "# Evaluation, seeds 1 to 2: objects"])
 def test_planted_first_line(line, compose_app):
     """A family that does not say its use or its seeds; only a run's own seed is a range."""
     with pytest.raises(AssertionError, match="its first line must be"):
@@ -108,4 +108,4 @@ def test_planted_first_line(line, compose_app):
 def test_planted_seed(compose_app):
     """A first line that says another seed than the file has."""
     with pytest.raises(AssertionError, match="other seeds than it says"):
-        families({"held_out": "# evaluation, seed 5: objects"}, compose_app)
+        families({"held_out": "# Evaluation, seed 5: objects"}, compose_app)
