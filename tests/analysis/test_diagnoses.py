@@ -20,8 +20,7 @@ from locus.analysis.pictures import MARGIN, TRUE, WIDTH, blend, overlay_picture
 from locus.analysis.tables import as_text, paired_table
 from locus.errors import LocusError
 from locus.evaluation.benchmark import Item
-from locus.evaluation.benchmarks.scene_suite import SceneBenchmark
-from locus.evaluation.benchmarks.scenes import SceneQuestions
+from locus.evaluation.benchmarks.scenes import SceneBenchmark, SceneQuestions
 from locus.evaluation.benchmarks.vstar import VStar
 from locus.evaluation.evaluator import Evaluator
 from locus.evaluation.predictions import Prediction

@@ -10,8 +10,7 @@ import pytest
 from hydra.utils import instantiate
 
 from locus.errors import LocusError
-from locus.evaluation.benchmarks.scene_suite import SceneBenchmark
-from locus.evaluation.benchmarks.scenes import SceneQuestions
+from locus.evaluation.benchmarks.scenes import SceneBenchmark, SceneQuestions
 from locus.evaluation.benchmarks.vstar import VStar
 from locus.evaluation.predictions import Prediction
 from locus.evaluation.scores import add_row, comparison, judged, scores

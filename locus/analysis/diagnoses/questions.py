@@ -10,8 +10,7 @@ import pandas as pd
 from locus.analysis.diagnoses.shared import answered, kind_of, unit_of
 from locus.analysis.pages.page import Section
 from locus.analysis.tables import paired_table
-from locus.evaluation.benchmarks.scene_suite import SceneBenchmark
-from locus.evaluation.benchmarks.scenes import SceneQuestions
+from locus.evaluation.benchmarks.scenes import SceneBenchmark, SceneQuestions
 from locus.evaluation.evaluator import Evaluator
 
 TEXT = (

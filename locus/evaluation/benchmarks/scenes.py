@@ -12,14 +12,14 @@ from PIL import Image
 from locus.boxes import parse_frame
 from locus.errors import LocusError
 from locus.evaluation.benchmark import Item, Picture, Verdict
-from locus.evaluation.benchmarks.scene_suite import SceneBenchmark
 from locus.evaluation.reading.extractors import Extractor
 from locus.evaluation.reading.responses import Extracted, Reading
 from locus.evaluation.statistics import Statistic, accuracy, by_column
 from locus.images.sources import ImageSource
-from locus.scenes.questions import SceneQuestion
+from locus.scenes.questions import Ask, AskedScene, SceneQuestion, draw_questions, kinds_of
 from locus.scenes.render import render
 from locus.scenes.scene import Scene
+from locus.scenes.source import SceneSource
 from locus.tasks.cue_search.crops import CropStrategy
 from locus.tasks.cue_search.reward import BoxReward
 from locus.tasks.cue_search.task import CueSearch as CueSearchTask
@@ -28,6 +28,32 @@ from locus.types import Box, Response, Status, View
 
 READINGS = {Status.OK: Reading.OK, Status.TRUNCATED: Reading.TRUNCATED, Status.INVALID_BOX: Reading.OUT_OF_RANGE}
 """Of an answer block; the other statuses are none."""
+
+
+@dataclass(frozen=True)
+class SceneBenchmark:
+    """One benchmark: questions of some kinds about one family of scenes.
+
+    Example: ``SceneBenchmark("attributes", source, ("colour", "shape", "pattern"), 400)``.
+    """
+
+    name: str
+    source: SceneSource
+    kinds: Sequence[str | Ask]
+    questions: int
+    """Of each kind; each about a scene of its own."""
+
+    def __post_init__(self) -> None:
+        kinds_of(self.kinds)
+
+    @property
+    def asks(self) -> tuple[Ask, ...]:
+        """The kinds."""
+        return kinds_of(self.kinds)
+
+    def draw(self, seed: int) -> list[AskedScene]:
+        """The questions, the same for a seed."""
+        return [entry for ask in self.asks for entry in draw_questions(self.source, ask, self.questions, seed)]
 
 
 @dataclass(frozen=True)
