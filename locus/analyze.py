@@ -16,7 +16,7 @@ from hydra.core.hydra_config import HydraConfig
 from hydra.utils import instantiate
 from omegaconf import DictConfig
 
-from locus.analysis import comparison
+from locus.analysis.diagnoses.shared import measure as measured_by
 from locus.analysis.pages.page import Section, write_report
 from locus.analysis.tables import as_text
 from locus.errors import LocusError
@@ -56,7 +56,7 @@ def measure(cfg: DictConfig, folder: Path) -> Section:
     for name, one in resolved(cfg).items():
         diagnosis = instantiate(one.analysis, _convert_="all")
         evaluator, _ = build_evaluator(one)
-        frames.append(comparison.measure(diagnosis, evaluator, name))
+        frames.append(measured_by(diagnosis, evaluator, name))
         del evaluator  # before the next one is loaded
         measured = pd.concat(frames, ignore_index=True)
         measured.to_parquet(folder / f"{diagnosis.name}.parquet", index=False)

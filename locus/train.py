@@ -21,9 +21,18 @@ from lightning import Trainer, seed_everything
 from lightning.pytorch.callbacks import Callback, EarlyStopping
 from omegaconf import DictConfig
 
-from locus.analysis.comparison import AFTER, BEFORE, compare, validation_section
+from locus.analysis.diagnoses.shared import compare
 from locus.analysis.pages.run import write_run_report
-from locus.analysis.run_metrics import final_validation, phase_seconds, read_metrics, save_curve, validation_table
+from locus.analysis.run_metrics import (
+    AFTER,
+    BEFORE,
+    final_validation,
+    phase_seconds,
+    read_metrics,
+    save_curve,
+    validation_section,
+    validation_table,
+)
 from locus.analysis.tables import as_text
 from locus.boxes import parse_frame
 from locus.errors import LocusError

@@ -9,8 +9,12 @@ import pandas as pd
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
+from locus.analysis.pages.page import Section
+from locus.analysis.tables import paired_table
 from locus.tasks.cue_search.task import CueSearch
 
+BEFORE, AFTER = "before", "after"
+"""A run's base and its trained policy, in column ``policy``."""
 HEADLINE = f"val/{CueSearch.headline}"
 """Of cue search."""
 LABELS = {f"val/{name}": label for name, label in CueSearch.labels.items()}
@@ -92,3 +96,23 @@ def save_curve(metrics: pd.DataFrame, path: Path) -> None:
     lower.set_xlabel("step")
     path.parent.mkdir(parents=True, exist_ok=True)
     figure.savefig(path, dpi=120)
+
+
+def validation_section(validation: pd.DataFrame, title: str) -> Section:
+    """``validation.parquet`` of a run -> first against last validation, over all examples and by group.
+
+    Examples about one image are drawn together in the bootstrap.
+    """
+    ends = {int(validation["step"].min()): BEFORE, int(validation["step"].max()): AFTER}
+    rows = validation[validation["step"].isin(ends)].assign(policy=validation["step"].map(ends))
+    rows = rows.rename(columns={"example_id": "item"})
+    rows["unit"] = rows.pop("image_id").fillna(rows["item"])
+    measures = {"reward": "reward"}
+    if rows["iou"].notna().any():  # answers are boxes
+        rows = rows.assign(at_50=rows["iou"] >= 0.5, at_75=rows["iou"] >= 0.75)
+        measures = {"mean IoU": "iou", "ACC@0.5": "at_50", "ACC@0.75": "at_75", "format": "format"}
+    text = (
+        "Answers to examples that training never saw, at the first and the last validation; intervals are paired "
+        "bootstrap over the images."
+    )
+    return Section(title, text, paired_table(rows, measures, "bin"))

@@ -10,8 +10,7 @@ from typing import Any
 import pandas as pd
 import yaml
 
-from locus.analysis.comparison import AFTER, BEFORE
-from locus.analysis.run_metrics import validations
+from locus.analysis.run_metrics import AFTER, BEFORE, validations
 from locus.errors import LocusError
 from locus.files.run_files import BEGUN_WITH
 

@@ -13,6 +13,7 @@ from dataclasses import dataclass, replace
 
 import torch
 
+from locus.errors import LocusError
 from locus.policy.group_attention import Decoding
 from locus.policy.logprobs import sampling_logits
 from locus.policy.vlm import VLM, EncodedPrompts
@@ -85,7 +86,7 @@ def sample_groups(
 
     Args:
         policy: in evaluation mode.
-        prompts: B prompts; the batch must fit in memory (see `batching.micro_batches`).
+        prompts: B prompts; the batch must fit in memory (see `micro_batches`).
         encoded: the same prompts, after `VLM.encode`.
         seed, step: with the prompt's id they fix the random numbers.
 
@@ -141,3 +142,32 @@ def _completions(
             ]
         )
     return groups
+
+
+def micro_batches(prompts: Sequence[Prompt], completion_tokens: int, budget: int) -> list[list[int]]:
+    """Indices of prompts, grouped so that a padded micro-batch holds at most ``budget`` tokens.
+
+    Prompts are ordered by length, then id: little padding, and the same micro-batches whatever the order they came in.
+
+    Args:
+        prompts: B prompts.
+        completion_tokens: tokens that follow each prompt, G·T.
+        budget: of B'·(P + G·T) padded tokens; a single prompt above it is refused, never truncated.
+
+    Raises:
+        LocusError: a prompt alone exceeds the budget.
+    """
+    order = sorted(range(len(prompts)), key=lambda i: (prompts[i].length, prompts[i].prompt_id))
+    batches: list[list[int]] = []
+    for index in order:
+        tokens = prompts[index].length + completion_tokens
+        if tokens > budget:
+            raise LocusError(
+                f"prompt {prompts[index].prompt_id} and its completions have {tokens} tokens, the budget is {budget}: "
+                "raise rollout.token_budget, or lower pixels.max_pixels or rollout.sampling.max_new_tokens"
+            )
+        if batches and (len(batches[-1]) + 1) * tokens <= budget:  # ascending, so this prompt is the longest
+            batches[-1].append(index)
+        else:
+            batches.append([index])
+    return batches

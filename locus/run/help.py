@@ -13,8 +13,6 @@ from collections.abc import Iterable, Iterator
 from itertools import takewhile
 from pathlib import Path
 
-from locus.run.moved_keys import refuse_moved_keys
-
 CONF = Path(__file__).resolve().parents[2] / "conf"
 MORE = """\
 The whole configuration, with the overrides given: python -m locus.{entry} ... --cfg job
@@ -46,3 +44,82 @@ def options(groups: Iterable[str]) -> Iterator[str]:
         for folder in [CONF / group, *sorted(path for path in (CONF / group).iterdir() if path.is_dir())]:
             names = ", ".join(sorted(file.stem for file in folder.glob("*.yaml")))
             yield f"{folder.relative_to(CONF).as_posix()}: {names}"
+
+
+GROUPS = {
+    "method": "algorithm",
+    "mix=none": "task=cue_search",
+    "mix=questions": "task=mixture",
+    "mix=questions_file": "task=mixture task/other=questions_file",
+    "order": "trainer/order",
+    "targets": "rationales",
+    "expressions=endpoint": "cue=text_endpoint",
+    "expressions=none": "no override: cue=text_endpoint is what asks for expressions",
+    "evaluation": "diagnoses",
+    "watch": "callbacks",
+    "kl=preset": "no override: the algorithm's own",
+    "kl=off": "algorithm.loss.kl_coefficient=0",
+    "kl": "algorithm.loss.kl_estimator",
+    "logprobs": "trainer.logprobs",
+    "rollout": "a section of the configuration: set rollout.sampling.max_new_tokens and the like",
+    "optimizer": "a section whose rate follows backbone.recipe: set optimizer.make.lr",
+    "pixels": "a section of the configuration: set pixels.min_pixels and pixels.max_pixels",
+    "pixels=native": "pixels.min_pixels=null pixels.max_pixels=null",
+    "pixels=easyr1": "pixels.min_pixels=262144 pixels.max_pixels=4194304",
+    "training": "scale",
+    "scale=corpus": "scale=paper",
+    "scale=diagnosis": "scale=paper",
+    "scale=table2": "scale=paper",
+    "scale=table3": "scale=paper",
+    "scale=table11": "scale=paper",
+}
+"""Group, or group=option -> what to write in its place; where only the group is named, its options keep their names."""
+KEYS = {
+    "mix.share": "task.share",
+    "mix.think": "task.other.think",
+    "mix.path": "task.other.source.path",
+    "mix.images": "task.other.source.images",
+    "mix.questions": "task.other.source",
+    "mix": "task",
+    "order": "trainer.order",
+    "targets": "rationales",
+    "evaluation": "diagnoses",
+    "watch": "callbacks",
+    "expressions": "cue",
+    "logprobs.chunk": "trainer.logprobs_chunk",
+    "trainer.stop_at_iou": "trainer.stop_at",
+    "method": "algorithm",
+}
+"""Dotted key, or how it begins -> its successor."""
+
+
+def refuse_moved_keys(arguments: list[str]) -> None:
+    """Ends the process with status 2 and one line where an override names what has moved."""
+    for text in arguments:
+        if (successor := successor_of(text)) is not None:
+            print(
+                f"locus: {text}: {text.partition('=')[0].lstrip('+~')} has moved; it is now {successor}",
+                file=sys.stderr,
+            )
+            sys.exit(2)
+
+
+def successor_of(override: str) -> str | None:
+    """What to write in the place of an override of the last release; None where it holds as it is."""
+    if override.startswith("-"):
+        return None
+    name, _, value = override.lstrip("+~").partition("=")
+    group, _, package = name.partition("@")
+    for option in value.split(",") if "." not in group else ():
+        if f"{group}={option}" in GROUPS:
+            return GROUPS[f"{group}={option}"]
+    if group in GROUPS:
+        moved = GROUPS[group]
+        return moved if " " in moved else "=".join(filter(None, [moved, value]))
+    parts = group.split(".")
+    for length in range(len(parts), 0, -1):
+        known = KEYS.get(".".join(parts[:length]))
+        if known is not None and len(parts) > 1:
+            rest = parts[length:]
+            return "=".join(filter(None, [".".join([known, *rest]), value]))
+    return None

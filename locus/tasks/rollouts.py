@@ -6,8 +6,7 @@ from collections.abc import Callable, Sequence
 
 import torch
 
-from locus.policy.batching import micro_batches
-from locus.policy.rollouts import sample_groups
+from locus.policy.rollouts import micro_batches, sample_groups
 from locus.policy.vlm import VLM, EncodedPrompts, VisionFeatures
 from locus.tasks.task import Task
 from locus.types import Completion, Response, Rollout, RolloutGroup, Sample, Sampling

@@ -17,9 +17,9 @@ import torch
 
 from locus.errors import LocusError
 from locus.files.measurements import Phases
-from locus.policy.batching import micro_batches
 from locus.policy.logprobs import CompletionBatch, Scorer, TokenScores
 from locus.policy.reference import reference_of
+from locus.policy.rollouts import micro_batches
 from locus.policy.vlm import VLM, EncodedPrompts, VisionFeatures
 from locus.training.advantages import group_advantages, has_spread
 from locus.training.algorithm import Algorithm

@@ -12,8 +12,8 @@ import torch
 
 from locus.errors import LocusError
 from locus.files.measurements import Phases
-from locus.policy.batching import micro_batches
 from locus.policy.logprobs import CompletionBatch, Scorer
+from locus.policy.rollouts import micro_batches
 from locus.tasks.answers import after_opened
 from locus.training.module import PolicyModule, RunParts
 from locus.types import Prompt, Sample

@@ -13,7 +13,7 @@ import pandas as pd
 import pytest
 from PIL import Image
 
-from locus.analysis.comparison import measure
+from locus.analysis.diagnoses.shared import measure
 from locus.errors import LocusError
 from locus.evaluation.predictions import Prediction, PredictionFile
 from locus.files import progress

@@ -17,8 +17,8 @@ from PIL import Image
 from locus.analysis.pages.rollouts import groups_of
 from locus.analysis.pages.sweep import corner_fit, rollouts_of
 from locus.errors import LocusError
-from locus.policy.batching import micro_batches
 from locus.policy.logprobs import CompletionBatch, PackedScorer, SeparateScorer
+from locus.policy.rollouts import micro_batches
 from locus.run.callbacks import RolloutTable
 from locus.scenes.questions import colour, existence_random
 from locus.scenes.source import SceneSource

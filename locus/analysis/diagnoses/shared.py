@@ -1,9 +1,11 @@
-"""What diagnoses share: the protocol, answers judged in one pass, and attention at the answer."""
+"""What diagnoses share: the protocol, policies side by side, answers judged in one pass, attention at the answer."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+import logging
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
+from pathlib import Path
 from typing import Protocol
 
 import numpy as np
@@ -18,9 +20,10 @@ from locus.evaluation.evaluator import Evaluator
 from locus.evaluation.predictions import Prediction
 from locus.evaluation.reading.extractors import LOCUS
 from locus.evaluation.scores import verdict_of
-from locus.files.progress import tracked
+from locus.files.progress import tracked, within
 from locus.types import Prompt
 
+log = logging.getLogger("locus")
 BEFORE_ANSWER = ("<answer>", "</think>")
 """What a response writes before its answer: the first of these in it; without any, the answer begins at once."""
 
@@ -114,3 +117,29 @@ def _looked(evaluator: Evaluator, items: Iterable[Item]) -> Iterator[tuple[Predi
             for asked, prediction in zip(batch, predictions, strict=True)
         ]
         yield from zip(predictions, attention_maps(evaluator.policy, prompts, features), strict=True)
+
+
+def measure(diagnosis: Diagnosis, evaluator: Evaluator, policy: str) -> pd.DataFrame:
+    """A diagnosis of one policy, whose name goes into column ``policy``; both names begin its lines in the log."""
+    name = f"{diagnosis.name} of {policy}"
+    log.info("%s", name)
+    with within(name):
+        return diagnosis.measure(evaluator).assign(policy=policy)
+
+
+def compare(policies: Mapping[str, Evaluator], diagnoses: Iterable[Diagnosis], folder: Path) -> list[Section]:
+    """Measures each policy and writes ``<diagnosis>.parquet``, one row per policy (column ``policy``) and item.
+
+    A diagnosis that does not suit the policies is left out, and its section says why: the run is worth more than it.
+    """
+    sections = []
+    for diagnosis in diagnoses:
+        try:
+            frames = [measure(diagnosis, evaluator, policy) for policy, evaluator in policies.items()]
+        except LocusError as error:
+            sections.append(Section(f"{diagnosis.name}: left out", str(error)))
+            continue
+        measured = pd.concat(frames, ignore_index=True)
+        measured.to_parquet(folder / f"{diagnosis.name}.parquet", index=False)
+        sections.append(diagnosis.section(measured))
+    return sections

@@ -9,9 +9,9 @@ from typing import Any
 import pandas as pd
 from PIL import Image
 
-from locus.analysis.comparison import AFTER, BEFORE
 from locus.analysis.pages.page import Section, write_report
 from locus.analysis.pictures import comparison_picture
+from locus.analysis.run_metrics import AFTER, BEFORE
 from locus.types import Query
 
 GALLERY = 12

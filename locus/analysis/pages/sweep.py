@@ -11,11 +11,10 @@ import pandas as pd
 from PIL import Image
 
 from locus.analysis.ablations import cells, over_seeds
-from locus.analysis.comparison import AFTER, BEFORE
 from locus.analysis.diagnoses.attention import layer_curves
 from locus.analysis.pages.rollouts import browser_html, groups_of
 from locus.analysis.plots import COLOURS, as_picture, histogram, mean_bars, panels
-from locus.analysis.run_metrics import HEADLINE, validation_scalars
+from locus.analysis.run_metrics import AFTER, BEFORE, HEADLINE, validation_scalars
 from locus.analysis.runs import FACTS, axes
 from locus.errors import LocusError
 

@@ -16,7 +16,7 @@ from locus.evaluation.benchmarks.readers import Row
 from locus.evaluation.maths.equality import equal
 from locus.evaluation.reading.extractors import LOCUS, Extractor
 from locus.evaluation.reading.responses import Extracted
-from locus.evaluation.reading.solutions import letters_of
+from locus.evaluation.reading.values import letters_of
 from locus.evaluation.statistics import Statistic, accuracy
 from locus.types import Response, View
 

@@ -12,7 +12,7 @@ from locus.evaluation.benchmarks.free_answers import FreeAnswerBenchmark
 from locus.evaluation.benchmarks.readers import Row, read_rows
 from locus.evaluation.reading.extractors import Extractor
 from locus.evaluation.reading.responses import Extracted
-from locus.evaluation.reading.solutions import letters_of
+from locus.evaluation.reading.values import letters_of
 from locus.evaluation.statistics import Statistic, accuracy, mean_of
 from locus.types import Response
 

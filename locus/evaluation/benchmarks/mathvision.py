@@ -12,7 +12,7 @@ from locus.evaluation.benchmarks.free_answers import FreeAnswerBenchmark
 from locus.evaluation.benchmarks.readers import LETTERS, Row
 from locus.evaluation.reading.extractors import Extractor
 from locus.evaluation.reading.responses import Extracted
-from locus.evaluation.reading.solutions import DECIMALS
+from locus.evaluation.reading.values import DECIMALS
 from locus.evaluation.statistics import Statistic, accuracy
 from locus.types import Response
 

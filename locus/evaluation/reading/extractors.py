@@ -15,8 +15,7 @@ from locus.evaluation.reading import vlmevalkit
 from locus.evaluation.reading.letters import extract_letter, extract_letters
 from locus.evaluation.reading.responses import Extracted, ExtractedBox, final_span, unread, whole
 from locus.evaluation.reading.short import extract_box, extract_short, extract_yes_no
-from locus.evaluation.reading.solutions import quick_match, solve, solve_as_vlmevalkit
-from locus.evaluation.reading.values import extract_value
+from locus.evaluation.reading.values import extract_value, quick_match, solve, solve_as_vlmevalkit
 from locus.types import Box, Frame, Response, View
 
 Read = Callable[[Response], Extracted]

@@ -11,9 +11,10 @@ import pandas as pd
 import pytest
 from PIL import Image
 
-from locus.analysis.comparison import compare, validation_section
+from locus.analysis.diagnoses.shared import compare
 from locus.analysis.pages.page import Section
 from locus.analysis.pages.run import gallery, write_run_report
+from locus.analysis.run_metrics import validation_section
 from locus.analysis.tables import paired_table
 from locus.errors import LocusError
 from locus.tasks.cue_search.cues import render_cue

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from locus.run.moved_keys import successor_of
+from locus.run.help import successor_of
 from tests.support.paths import CONF
 from tests.support.runs import finish, refused, spawn
 

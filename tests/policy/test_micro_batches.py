@@ -10,7 +10,7 @@ import torch
 from omegaconf import OmegaConf
 
 from locus.errors import LocusError
-from locus.policy.batching import micro_batches
+from locus.policy.rollouts import micro_batches
 from locus.types import Prompt
 
 
