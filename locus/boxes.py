@@ -27,6 +27,12 @@ def parse_frame(name: str | None) -> Frame:
         ) from None
 
 
+def file_box(xyxy: Iterable[float], width: float, height: float) -> Box:
+    """Corners in pixels of an image of this size on disk."""
+    x1, y1, x2, y2 = xyxy
+    return Box(x1, y1, x2, y2, Frame.FILE, width, height)
+
+
 def frame_size(
     frame: Frame, file_size: tuple[float, float], processed_size: tuple[float, float]
 ) -> tuple[float, float]:

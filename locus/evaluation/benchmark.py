@@ -6,15 +6,17 @@ import io
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Protocol, TypeVar
+from typing import Any, Protocol, TypeVar
 
 from PIL import Image
 
+from locus.boxes import file_box, parse_frame
 from locus.errors import LocusError
 from locus.evaluation.reading.extractors import Extractor
-from locus.evaluation.reading.responses import Extracted
-from locus.evaluation.statistics import Statistic
-from locus.types import Box, Response, View
+from locus.evaluation.reading.responses import Extracted, Reading
+from locus.evaluation.statistics import Statistic, accuracy, by_column
+from locus.tasks.task import Task
+from locus.types import Box, Frame, Grade, Response, Status, View
 
 Got = TypeVar("Got")
 
@@ -52,7 +54,7 @@ class Item:
     prompt: str
     """The whole text beside the pictures, the benchmark's own instruction in it."""
     answer: str | tuple[str, ...] | Box
-    """A letter, word or number; several accepted texts; or the box to be found (file frame)."""
+    """A letter, word or number; several accepted texts; the box to be found (file frame); empty where a task grades."""
     pictures: tuple[Picture, ...] = ()
     options: Mapping[str, str] = field(default_factory=dict)
     """Letter -> text, in the order shown; empty where nothing is to be chosen or the picture holds the options."""
@@ -62,6 +64,8 @@ class Item:
     """Where the answer is visible, file frame; empty where the benchmark does not say."""
     names: tuple[str, ...] = ()
     """What lies in each evidence box, where the benchmark says."""
+    example: Any = None
+    """Of a benchmark that is a task's: what the task grades."""
 
 
 @dataclass(frozen=True)
@@ -102,3 +106,74 @@ class Benchmark(Protocol):
 
     def unit(self) -> Sequence[str]:
         """Columns whose rows are drawn together in a bootstrap (the rotations of one question); empty: each row."""
+
+
+READINGS = {Status.OK: Reading.OK, Status.TRUNCATED: Reading.TRUNCATED, Status.INVALID_BOX: Reading.OUT_OF_RANGE}
+"""Of a task's answer block; the other statuses are none."""
+
+
+@dataclass(frozen=True)
+class TaskBenchmark:
+    """The held-out examples of a task, asked and graded as in training, whatever the extractor.
+
+    ``frame`` is the one in which the policy writes boxes (``backbone.frame``).
+    """
+
+    task: Task
+    frame: str
+    rows: int | None = None
+    max_new_tokens: int = 48
+    """Enough for a short thought and an answer; an evaluation's default."""
+
+    def __post_init__(self) -> None:
+        parse_frame(self.frame)
+
+    @property
+    def name(self) -> str:
+        return self.task.name
+
+    @property
+    def headline(self) -> str:
+        return self.task.headline
+
+    def items(self) -> Iterator[Item]:
+        """In the task's order. Raises LocusError when they are not ``rows``."""
+        examples, frame = self.task.examples("validation"), parse_frame(self.frame)
+        if self.rows is not None and len(examples) != self.rows:
+            raise LocusError(
+                f"{self.name} has {self.rows} examples, found {len(examples)}: give another number of benchmark.rows, "
+                "or null for any"
+            )
+        for example in examples:
+            query, row = self.task.prompt(example, frame), self.task.row(example)
+            keys = (f"{example.example_id}-image{number or ''}" for number in range(len(query.images)))
+            pictures = tuple(picture_of(key, image) for key, image in zip(keys, query.images, strict=True))
+            evidence = (file_box(row["target"], *query.images[0].size),) if "target" in row else ()
+            groups = {"bin": self.task.group(example), "image": str(row.get("image_id", example.example_id))}
+            yield Item(example.example_id, query.text, "", pictures, groups=groups, evidence=evidence, example=example)
+
+    def judge(self, item: Item, response: Response, view: View, extractor: Extractor) -> Verdict:
+        """By the task's own rule; ``correct`` is the share of the whole reward."""
+        return self.verdict(item, self.task.grade(item.example, response, view))
+
+    def verdict(self, item: Item, grade: Grade) -> Verdict:
+        """A grade with its parts as columns."""
+        columns: dict[str, str | float] = {**item.groups, "reward": grade.total, **grade.parts}
+        answer = str(grade.columns.get("written")) if grade.status is Status.OK else None
+        return Verdict(item.item_id, Extracted(answer, READINGS.get(grade.status, Reading.NONE)), grade.total, columns)
+
+    def statistics(self) -> Mapping[str, Statistic]:
+        """Means of the reward and of each part that the gold answer has."""
+        example, view = self.task.examples("validation")[0], View(Frame.FILE)
+        grade = self.task.grade(example, Response(self.task.gold(example, view)), view)
+        return {name: by_column(name, accuracy()) for name in ("reward", *grade.parts)}
+
+    def unit(self) -> Sequence[str]:
+        """An image: several examples may be of one."""
+        return ("image",)
+
+
+def picture_of(key: str, image: Image.Image) -> Picture:
+    """An image as a benchmark's picture."""
+    image.save(file := io.BytesIO(), "PNG")
+    return Picture(key, file.getvalue())

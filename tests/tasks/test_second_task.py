@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import pandas as pd
@@ -25,6 +26,13 @@ source:
 train: 12
 validation: 4
 """
+BENCHMARK = """\
+# The same, asked of any policy.
+defaults:
+  - /task@task: odd_one_out
+_target_: locus.evaluation.benchmark.TaskBenchmark
+frame: ${backbone.frame}
+"""
 
 
 @pytest.fixture
@@ -33,6 +41,8 @@ def configs(tmp_path: Path) -> str:
     folder = tmp_path / "conf" / "task"
     folder.mkdir(parents=True)
     (folder / "odd_one_out.yaml").write_text(YAML)
+    (tmp_path / "conf" / "benchmark").mkdir()
+    (tmp_path / "conf" / "benchmark" / "odd_one_out.yaml").write_text(BENCHMARK)
     return f"hydra.searchpath=[file://{folder.parent}]"
 
 
@@ -70,3 +80,13 @@ def test_a_gold_answer_that_does_not_earn_one_ends_the_run(tmp_path: Path, confi
     )
     runs.refused(ended, "pre-flight", "gold answer earns 0.100", "odd_one_out")
     assert not (tmp_path / "run" / "metrics.csv").exists()
+
+
+def test_a_benchmark_asks_its_held_out_examples(tmp_path: Path, configs: str):
+    """The fourth client: ``locus.evaluate`` grades as training does, under the task's own names."""
+    folder = tmp_path / "evaluated"
+    runs.succeeded(runs.command("evaluate", configs, "benchmark=odd_one_out", f"folder={folder}"))
+    row = pd.read_csv(folder / "scores.csv").iloc[0]
+    assert (row["benchmark"], row["score"], row["n"]) == ("odd_one_out", "accuracy", 4)
+    (scores,) = folder.rglob("scores.json")
+    assert set(json.loads(scores.read_text())["scores"]["locus"]) == {"reward", "accuracy", "format"}

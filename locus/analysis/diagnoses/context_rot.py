@@ -15,8 +15,8 @@ from locus.analysis.pages.page import Section
 from locus.analysis.plots import as_picture, curves, panels
 from locus.analysis.tables import paired_table
 from locus.errors import LocusError
-from locus.evaluation.benchmark import Item
-from locus.evaluation.benchmarks.scenes import item_of, picture_of, word_verdict
+from locus.evaluation.benchmark import Item, picture_of
+from locus.evaluation.benchmarks.scenes import item_of, word_verdict
 from locus.evaluation.evaluator import Evaluator
 from locus.evaluation.reading.extractors import LOCUS
 from locus.scenes.questions import Ask, SceneQuestion, draw_questions, kinds_of

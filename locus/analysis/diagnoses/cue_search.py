@@ -18,8 +18,8 @@ from locus.evaluation.benchmark import Benchmark, Item, Picture
 from locus.evaluation.benchmarks.scenes import box_verdict
 from locus.evaluation.evaluator import Evaluator
 from locus.tasks.cue_search.cues import render_cue
+from locus.tasks.cue_search.reward import BoxReward
 from locus.tasks.cue_search.task import cue_search_text
-from locus.types import Box
 
 TEXT = "The evidence boxes of a benchmark as cues: where in the image is this crop? By the area of the box."
 
@@ -46,7 +46,8 @@ class CueSearchOnEvidence:
         items = [cue for item in located(self.benchmark, self.limit) for cue in self._cues(item)]
         rows = []
         for item, prediction in zip(items, predicted(evaluator, items, self.benchmark.name), strict=True):
-            verdict = box_verdict(item, prediction.as_response, prediction.view(self.frame))
+            grade = BoxReward().grade(prediction.as_response, prediction.view(self.frame), item.evidence[0])
+            verdict = box_verdict(item, grade)
             row: dict[str, Any] = {"item": item.item_id, "unit": item.pictures[0].key}
             row |= {"response": prediction.response, "at_50": verdict.correct}
             rows.append(row | dict(verdict.columns))
@@ -54,7 +55,7 @@ class CueSearchOnEvidence:
 
     def _cues(self, item: Item) -> Iterator[Item]:
         """An item a box: the full image, then the crop; an item that is one already stays as it is."""
-        if isinstance(item.answer, Box) and len(item.pictures) == 2:
+        if item.example is not None:
             yield item
             return
         first = item.pictures[0]

@@ -2,16 +2,12 @@
 
 from __future__ import annotations
 
-import io
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import ClassVar
 
-from PIL import Image
-
 from locus.boxes import parse_frame
-from locus.errors import LocusError
-from locus.evaluation.benchmark import Item, Picture, Verdict
+from locus.evaluation.benchmark import READINGS, Item, Picture, TaskBenchmark, Verdict, picture_of
 from locus.evaluation.reading.extractors import Extractor
 from locus.evaluation.reading.responses import Extracted, Reading
 from locus.evaluation.statistics import Statistic, accuracy, by_column
@@ -24,10 +20,7 @@ from locus.tasks.cue_search.crops import CropStrategy
 from locus.tasks.cue_search.reward import BoxReward
 from locus.tasks.cue_search.task import CueSearch as CueSearchTask
 from locus.tasks.cue_search.task import cue_search
-from locus.types import Box, Response, Status, View
-
-READINGS = {Status.OK: Reading.OK, Status.TRUNCATED: Reading.TRUNCATED, Status.INVALID_BOX: Reading.OUT_OF_RANGE}
-"""Of an answer block; the other statuses are none."""
+from locus.types import Box, Grade, Response, View
 
 
 @dataclass(frozen=True)
@@ -87,7 +80,7 @@ class SceneQuestions:
         """A word must be the answer, once both are normalised; a box needs an IoU of 0.5. Both extractors read boxes by
         the answer block, since neither kit knows these; ``vlmevalkit`` takes the whole response for a word."""
         if isinstance(item.answer, Box):
-            return box_verdict(item, response, view)
+            return box_verdict(item, BoxReward().grade(response, view, item.answer))
         return word_verdict(item, response, extractor)
 
     def statistics(self) -> Mapping[str, Statistic]:
@@ -102,55 +95,27 @@ class SceneQuestions:
 
 
 @dataclass(frozen=True)
-class CueSearch:
-    """Where in the image is this crop? Held-out examples of a corpus, by the paper's prompt (its Table 10).
+class CueSearch(TaskBenchmark):
+    """Where in the image is this crop? Held-out examples of a corpus, by the paper's prompt (its Table 10)."""
 
-    ``corpus`` is the folder that ``python -m locus.prepare`` made; empty draws ``rows`` examples of the source now.
-    """
+    task: CueSearchTask
 
-    source: ImageSource
-    crop: CropStrategy
-    frame: str
-    rows: int | None = 500
-    corpus: str = ""
-    seed: int = 1
-    name: str = "cue_search"
-    max_new_tokens: int = 48
-    """Enough for a short thought and an answer; an evaluation's default."""
-
-    headline: ClassVar[str] = CueSearchTask.headline
-
-    def __post_init__(self) -> None:
-        parse_frame(self.frame)
-
-    def items(self) -> Iterator[Item]:
-        """The validation examples. Raises LocusError when they are not ``rows``."""
-        # The one training example is never used: a corpus has some.
-        task = cue_search(self.source, self.crop, 1, self.rows or 500, self.seed, self.corpus or None)
-        examples, frame = task.examples("validation"), parse_frame(self.frame)
-        if self.rows is not None and len(examples) != self.rows:
-            raise LocusError(
-                f"{self.name} has {self.rows} examples, found {len(examples)}: give another number of benchmark.rows, "
-                "or null for any"
-            )
-        for example in examples:
-            name, query = example.example_id, task.prompt(example, frame)
-            keys = f"{name}-image", f"{name}-cue"
-            pictures = tuple(picture_of(key, image) for key, image in zip(keys, query.images, strict=True))
-            groups = {"bin": example.bin, "image": example.image_id}
-            yield Item(name, query.text, example.target, pictures, groups=groups, evidence=(example.target,))
-
-    def judge(self, item: Item, response: Response, view: View, extractor: Extractor) -> Verdict:
-        """By the answer block, for both extractors: the rule of the reward."""
-        return box_verdict(item, response, view)
+    def verdict(self, item: Item, grade: Grade) -> Verdict:
+        """Right from an IoU of 0.5 on."""
+        return box_verdict(item, grade)
 
     def statistics(self) -> Mapping[str, Statistic]:
         """Mean IoU, accuracies at IoU 0.5 and 0.75, share of well-formed answers."""
         return {**_box_statistics(), "format": by_column("format", accuracy())}
 
-    def unit(self) -> Sequence[str]:
-        """An image: several crops may be of one."""
-        return ("image",)
+
+def cue_search_benchmark(
+    source: ImageSource, crop: CropStrategy, frame: str, rows: int | None, seed: int, corpus: str, max_new_tokens: int
+) -> CueSearch:
+    """On the corpus that ``python -m locus.prepare`` made; empty draws ``rows`` examples of the source now."""
+    # The one training example is never used: a corpus has some.
+    task = cue_search(source, crop, 1, rows or 500, seed, corpus or None)
+    return CueSearch(task, frame, rows, max_new_tokens)
 
 
 def item_of(shown: Scene, question: SceneQuestion, item_id: str, picture: Picture, /, **groups: str) -> Item:
@@ -161,22 +126,14 @@ def item_of(shown: Scene, question: SceneQuestion, item_id: str, picture: Pictur
     return Item(item_id, question.text, answer, (picture,), groups=groups, evidence=question.evidence, names=names)
 
 
-def picture_of(key: str, image: Image.Image) -> Picture:
-    """The image as a benchmark's picture."""
-    image.save(file := io.BytesIO(), "PNG")
-    return Picture(key, file.getvalue())
-
-
 def word_verdict(item: Item, response: Response, extractor: Extractor) -> Verdict:
     """Whether the response's answer is the item's word."""
     read, truth = extractor.short(response), extractor.short(Response(str(item.answer)))
     return Verdict(item.item_id, read, float(read.answer == truth.answer), dict(item.groups))
 
 
-def box_verdict(item: Item, response: Response, view: View) -> Verdict:
-    """The box of the answer block against the item's, as the reward has it."""
-    assert isinstance(item.answer, Box), "an item of another kind"
-    grade = BoxReward().grade(response, view, item.answer)
+def box_verdict(item: Item, grade: Grade) -> Verdict:
+    """What the reward gives for the box of the answer block."""
     iou, written = grade.parts["iou"], grade.columns["written"]
     read = Extracted(None if written is None else str(written), READINGS.get(grade.status, Reading.NONE))
     columns: dict[str, str | float] = {**item.groups, "iou": iou, "at_75": float(iou >= 0.75)}
