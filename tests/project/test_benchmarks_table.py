@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import re
+from typing import get_type_hints
 
 import pytest
-from hydra.utils import get_class
+from hydra.utils import get_object
 from omegaconf import OmegaConf
 
+from locus.evaluation.benchmark import TaskBenchmark
 from locus.evaluation.benchmarks.ai2d import AI2D
 from locus.evaluation.predictions import Prediction
 from locus.evaluation.scores import MISSING, judged, scores
@@ -37,11 +39,15 @@ def test_every_benchmark_has_its_line():
 def test_the_headline_is_the_benchmarks_own(file):
     """A table that names a headline which the code no longer has."""
     config = OmegaConf.load(file)
-    parent = (config.get("defaults") or [None])[0]
-    config = OmegaConf.merge(OmegaConf.load(file.with_name(f"{parent}.yaml")), config) if parent else config
-    benchmark = get_class(config["_target_"])
+    parents = [name for name in config.get("defaults") or [] if isinstance(name, str) and name != "_self_"]
+    for parent in parents:
+        config = OmegaConf.merge(OmegaConf.load(file.with_name(f"{parent}.yaml")), config)
+    target = get_object(config["_target_"])
+    benchmark = target if isinstance(target, type) else get_type_hints(target)["return"]
     headline = benchmark.headline
-    if isinstance(headline, property):
+    if issubclass(benchmark, TaskBenchmark):
+        headline = get_type_hints(benchmark)["task"].headline
+    elif isinstance(headline, property):
         headline = benchmark("none", **({"single": config.single} if "single" in config else {})).headline
     assert re.search(rf"`{re.escape(headline)}`", lines()[file.stem][2]), headline
 

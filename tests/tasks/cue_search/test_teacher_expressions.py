@@ -54,7 +54,7 @@ def test_no_expression_is_one_error(tmp_path, reply, says):
     """A bad prompt for want of a check, or words that no teacher wrote in its place; settings that go unnamed."""
     with endpoint(reply) as (url, seen):
         teacher = TeacherExpressions(Noise(), url, "m", str(tmp_path / "new" / "replies.jsonl"), tries=2, wait=0)
-        with pytest.raises(LocusError, match=rf"example e-0: expressions m at .*{says}.*check cue\.url"):
+        with pytest.raises(LocusError, match=rf"example e-0: cue m at .*{says}.*check cue\.url"):
             list(teacher.expressions(examples(1)))
     assert len(seen) == 2 and not (tmp_path / "new").exists()
     with pytest.raises(LocusError, match=r"cue\.workers=0"):
@@ -66,7 +66,7 @@ def test_prepare_writes_what_text_file_reads(tmp_path):
     cache = f"cue.cache={tmp_path / 'replies.jsonl'}"
     with endpoint("thing one", "thing two", 400) as (url, _):
         options = [f"hydra.run.dir={tmp_path / 'first'}", cache, f"cue.url={url}"]
-        refused(command("prepare", *ASKED, *options), "expressions m at", "status 400", "goes on")
+        refused(command("prepare", *ASKED, *options), "cue m at", "status 400", "resumes here")
     assert not (tmp_path / "first" / "expressions.jsonl").exists()
     with endpoint("thing three", "thing four", "thing five", "thing six") as (url, seen):
         options = [f"hydra.run.dir={tmp_path / 'second'}", cache, f"cue.url={url}"]
