@@ -91,6 +91,12 @@ KEYS = {
     "method": "algorithm",
 }
 """Dotted key, or how it begins -> its successor."""
+BY_NAME = {
+    "algorithm.loss.average.path": "algorithm.loss.average",
+    "algorithm.loss.kl_estimator.path": "algorithm.loss.kl_estimator",
+    "reward.localisation.path": "reward.localisation",
+}
+"""Keys that took the path of a function, and take its name now."""
 
 
 def refuse_moved_keys(arguments: list[str]) -> None:
@@ -116,6 +122,8 @@ def successor_of(override: str) -> str | None:
     if group in GROUPS:
         moved = GROUPS[group]
         return moved if " " in moved else "=".join(filter(None, [moved, value]))
+    if group in BY_NAME:
+        return f"{BY_NAME[group]}={value.rpartition('.')[2].removesuffix('_reward')}"
     parts = group.split(".")
     for length in range(len(parts), 0, -1):
         known = KEYS.get(".".join(parts[:length]))

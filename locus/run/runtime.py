@@ -76,7 +76,8 @@ def open_run(cfg: DictConfig) -> tuple[DictConfig, RunFolder]:
             _remove_new_folder(path)
             raise LocusError(f"resume={path}: no folder of a run; give one that holds config.yaml and checkpoints")
         folder = RunFolder(path, *latest_checkpoint(path))
-        cfg = _resumed(path, [text for text in HydraConfig.get().overrides.task if not text.startswith("resume=")])
+        changes = [text for text in HydraConfig.get().overrides.task if not text.startswith("resume=")]
+        cfg = _resumed(path, changes, {str(key) for key in cfg})
     resolved = cfg.copy()
     OmegaConf.resolve(resolved)
     (folder.path / "summary.json").unlink(missing_ok=True)  # of an earlier end
@@ -91,8 +92,11 @@ def _remove_new_folder(resumed: Path) -> None:
         resumed.rmdir()
 
 
-def _resumed(folder: Path, changes: list[str]) -> DictConfig:
-    """The configuration of an earlier run with dotted overrides, which stay for the next resume."""
+def _resumed(folder: Path, changes: list[str], sections: set[str]) -> DictConfig:
+    """The configuration of an earlier run with dotted overrides, which stay for the next resume.
+
+    ``sections`` are the keys that it must have; without one it is of another version.
+    """
     path = folder / BEGUN_WITH
     try:
         choices = OmegaConf.load(folder / ".hydra" / "hydra.yaml").hydra.runtime.choices
@@ -105,7 +109,11 @@ def _resumed(folder: Path, changes: list[str]) -> DictConfig:
         earlier = OmegaConf.load(path)
         if not earlier:
             raise ValueError("it is empty")
+        if lacks := sorted(sections - {str(key) for key in earlier}):
+            raise ValueError(f"another version of locus wrote it: it has no {', '.join(lacks)}")
         cfg: Any = OmegaConf.merge(earlier, OmegaConf.from_dotlist(changes))
+    except LocusError:
+        raise
     except (OSError, ValueError, yaml.YAMLError) as error:
         raise LocusError(f"resume={folder}: {path} cannot be read ({error}); start the run anew") from error
     write_text(path, OmegaConf.to_yaml(cfg))

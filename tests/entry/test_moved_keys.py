@@ -51,6 +51,8 @@ def test_every_group_that_is_gone_names_its_successor(group):
         ("evaluation.attention.limit=4", "diagnoses.attention.limit=4"),
         ("kl=off", "algorithm.loss.kl_coefficient=0"),
         ("kl=k1,k2", "algorithm.loss.kl_estimator=k1,k2"),
+        ("algorithm.loss.average.path=locus.training.loss.token_mean", "algorithm.loss.average=token_mean"),
+        ("reward.localisation.path=locus.tasks.cue_search.reward.giou_reward", "reward.localisation=giou"),
         ("+trainer.stop_at_iou=0.4", "trainer.stop_at=0.4"),
     ],
 )

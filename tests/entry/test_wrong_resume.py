@@ -72,6 +72,13 @@ def test_a_configuration_that_is_none(run, text):
     refused(command("train", f"resume={run}"), f"resume={run}", "resume.yaml")
 
 
+def test_a_run_of_another_version(run):
+    """A traceback, or a run that goes on without a part of its settings, because its groups were called otherwise."""
+    begun = run / ".hydra" / "resume.yaml"
+    begun.write_text(begun.read_text().replace("\ndiagnoses:\n", "\nevaluation:\n"))
+    refused(command("train", f"resume={run}"), "resume.yaml", "another version", "no diagnoses", "start the run anew")
+
+
 @pytest.mark.parametrize("name", ["rollouts.parquet", "metrics.csv"])
 @pytest.mark.parametrize("text", [pytest.param("", marks=pytest.mark.slow), "not a table\n1,2\n"])
 def test_tables_that_cannot_be_read(run, name, text):

@@ -255,6 +255,13 @@ def test_nothing_is_forgotten():
     assert set(NOT_BUILT) <= set(choices())
 
 
+def test_a_command_has_few_groups():
+    """A list of options that nobody reads to its end."""
+    for app in apps(CONF):
+        own = {group for group in default_groups(CONF / f"{app}.yaml", CONF) if "/" not in group}
+        assert len(own) <= 15, (app, sorted(own))
+
+
 @pytest.mark.parametrize("app", apps(CONF))
 def test_app(app, compose_app, inputs, read):
     """Defaults that do not compose, interpolations to nowhere, keys that nothing reads."""
