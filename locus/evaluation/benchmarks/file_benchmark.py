@@ -77,7 +77,7 @@ class FileBenchmark(ABC):
 
     def _item(self, row: Row) -> Item:
         """One row as a policy is asked it; a benchmark without it has `_items`."""
-        raise NotImplementedError
+        raise TypeError(f"{type(self).__name__} says neither `_item` nor `_items`")
 
     def _rows(self) -> Iterator[Row]:
         file = self._file()
