@@ -21,9 +21,10 @@ from locus.policy.backbone import Backbone
 from locus.policy.tiny import TinyQwen2_5VL
 from locus.policy.vlm import VLM
 from locus.scenes.source import SceneSource
-from locus.tasks.cue_search.corpus import Corpus, build_corpus
+from locus.tasks.cue_search.corpus import Corpus
 from locus.tasks.cue_search.crops import CropStrategy
 from locus.tasks.cue_search.cues import render_cue
+from locus.tasks.cue_search.drawing import build_corpus
 from locus.tasks.cue_search.reward import BoxReward
 from locus.training.advantages import has_spread
 from locus.types import Box, Frame, Response, View

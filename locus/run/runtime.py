@@ -29,8 +29,7 @@ from lightning.pytorch.utilities.exceptions import MisconfigurationException, SI
 from omegaconf import DictConfig, OmegaConf
 
 from locus.errors import LocusError
-from locus.files.measurements import peak_memory_gb
-from locus.files.progress import INTERVAL, set_interval
+from locus.files.progress import INTERVAL, peak_memory_gb, set_interval
 from locus.files.run_files import BEGUN_WITH, latest_checkpoint, write_json, write_text
 from locus.run.help import CONF
 from locus.run.sweeps import in_sweep, record_failure, resume_point

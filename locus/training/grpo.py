@@ -16,7 +16,7 @@ from typing import Any
 import torch
 
 from locus.errors import LocusError
-from locus.files.measurements import Phases
+from locus.files.progress import Phases
 from locus.policy.logprobs import CompletionBatch, Scorer, TokenScores
 from locus.policy.reference import reference_of
 from locus.policy.rollouts import micro_batches

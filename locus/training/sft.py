@@ -11,7 +11,7 @@ from typing import Any
 import torch
 
 from locus.errors import LocusError
-from locus.files.measurements import Phases
+from locus.files.progress import Phases
 from locus.policy.logprobs import CompletionBatch, Scorer
 from locus.policy.rollouts import micro_batches
 from locus.tasks.answers import after_opened

@@ -15,8 +15,9 @@ from lightning.pytorch.loggers.logger import DummyLogger
 from locus.policy.logprobs import PackedScorer
 from locus.policy.vlm import VLM
 from locus.scenes.source import SceneSource
-from locus.tasks.cue_search.corpus import Corpus, build_corpus
+from locus.tasks.cue_search.corpus import Corpus
 from locus.tasks.cue_search.crops import CropStrategy
+from locus.tasks.cue_search.drawing import build_corpus
 from locus.tasks.cue_search.rationales import NO_RATIONALES, Rationales
 from locus.tasks.cue_search.task import CueSearch
 from locus.tasks.datamodule import SampleMaker, TaskDataModule

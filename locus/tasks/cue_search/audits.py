@@ -20,8 +20,9 @@ from locus.boxes import iou
 from locus.errors import LocusError, number, whole
 from locus.files.progress import tracked
 from locus.images.sources import LISTED, ImageFiles, ImageSource, drop_images, keep_boxes
-from locus.tasks.cue_search.corpus import Corpus, build_corpus
+from locus.tasks.cue_search.corpus import Corpus
 from locus.tasks.cue_search.crops import CropStrategy, pairs_within_images
+from locus.tasks.cue_search.drawing import build_corpus
 from locus.types import CueExample, ImageTable
 
 log = logging.getLogger("locus")

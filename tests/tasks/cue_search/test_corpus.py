@@ -17,7 +17,8 @@ from hydra.utils import instantiate
 from locus.errors import LocusError
 from locus.images.sources import CocoSource
 from locus.tasks.cue_search.audits import audited_corpus
-from locus.tasks.cue_search.corpus import Corpus, build_corpus, shortfall
+from locus.tasks.cue_search.corpus import Corpus, shortfall
+from locus.tasks.cue_search.drawing import build_corpus
 from locus.types import CueExample, ImageTable
 from tests.support.image_tables import grid_table, strategy
 from tests.support.paths import COCO128, CONF

@@ -14,7 +14,7 @@ from locus.errors import LocusError
 from locus.images.sources import CocoSource
 from locus.scenes.source import SceneSource
 from locus.tasks.cue_search.audits import audited_corpus
-from locus.tasks.cue_search.corpus import build_corpus
+from locus.tasks.cue_search.drawing import build_corpus
 from locus.tasks.cue_search.hard_negatives import HardNegatives, has_look_alike
 from locus.types import ImageTable
 from tests.support.paths import COCO128, CONF
