@@ -66,7 +66,7 @@ def test_prepare_writes_what_text_file_reads(tmp_path):
     cache = f"cue.cache={tmp_path / 'replies.jsonl'}"
     with endpoint("thing one", "thing two", 400) as (url, _):
         options = [f"hydra.run.dir={tmp_path / 'first'}", cache, f"cue.url={url}"]
-        refused(command("prepare", *ASKED, *options), "cue m at", "status 400", "resumes here")
+        refused(command("prepare", *ASKED, *options), "cue m at", "status 400", "resumes")
     assert not (tmp_path / "first" / "expressions.jsonl").exists()
     with endpoint("thing three", "thing four", "thing five", "thing six") as (url, seen):
         options = [f"hydra.run.dir={tmp_path / 'second'}", cache, f"cue.url={url}"]

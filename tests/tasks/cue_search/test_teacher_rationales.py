@@ -117,9 +117,7 @@ def test_prepare_goes_on_from_the_replies_it_has(tmp_path):
     asked += [f"rationales.{key}={value}" for key, value in keys.items()]
     with endpoint("one", "two", 400) as (url, _):
         folder = f"hydra.run.dir={tmp_path / 'first'}"
-        refused(
-            command("prepare", *asked, folder, f"rationales.url={url}"), "rationales m at", "status 400", "resumes here"
-        )
+        refused(command("prepare", *asked, folder, f"rationales.url={url}"), "rationales m at", "status 400", "resumes")
     assert not (tmp_path / "first" / "targets.jsonl").exists()
     with endpoint("three", "four", "five", "six") as (url, seen):
         succeeded(command("prepare", *asked, f"hydra.run.dir={tmp_path / 'second'}", f"rationales.url={url}"))
