@@ -246,8 +246,9 @@ def test_paired_table_by_hand():
 
 
 # --- The command ------------------------------------------------------------------------------------------------
+BENCHMARKS = ("attributes", "relative_position", "existence", "counting", "text_grounding", "large_objects")
 ANALYSES = {
-    "questions": [f"analysis.benchmarks.{number}.questions=4" for number in range(6)],
+    "questions": [f"analysis.benchmarks.{name}.questions=4" for name in BENCHMARKS],
     "attention": ["analysis.limit=3"],  # fewer than are drawn by default
     "context_suppression": ["analysis.limit=4"],
     "grounding_vs_answers": ["analysis.limit=4"],
