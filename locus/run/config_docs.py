@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import yaml
@@ -23,6 +23,12 @@ LONGEST = 120
 """Characters of a list that is shown."""
 LATER = ("experiment", "sweep", "hydra/launcher")
 """Groups whose options are described by their first line alone: the rest are commands and costs, or Hydra's keys."""
+NESTED = {
+    "experiment/paper": "what an experiment takes with scale=paper; not chosen by itself",
+    "experiment/tiny": "what an experiment takes with scale=tiny; not chosen by itself",
+    "scale": "only together with experiment=, whose tables and figures take paper unless told otherwise",
+}
+"""What groups are that only experiments name."""
 
 
 @dataclass(frozen=True)
@@ -53,7 +59,10 @@ class Key:
 
 
 def groups_of(file: Path, conf: Path) -> Iterator[Group]:
-    """Groups of a config's defaults list in its order, each followed by those that its options name."""
+    """Groups of a config's defaults list in its order, each followed by those that its options name.
+
+    A nested group's default is that of the first option that names it; none where the outer group has no default.
+    """
     node = yaml.compose(file.read_text(encoding="utf-8"))
     lines = file.read_text(encoding="utf-8").splitlines()
     inside = "" if file.parent == conf else f"{file.parent.relative_to(conf).as_posix()}/"
@@ -67,8 +76,10 @@ def groups_of(file: Path, conf: Path) -> Iterator[Group]:
         default = None if value.tag.endswith("null") else value.value
         group = Group(name.lstrip("/") if name[0] == "/" else inside + name, default, _comment(lines, key))
         yield group
-        nested = (one for option in options_of(group, conf) for one in groups_of(option, conf))
-        yield from {one.name: one for one in nested}.values()
+        nested: dict[str, Group] = {}
+        for one in (one for option in options_of(group, conf) for one in groups_of(option, conf)):
+            nested.setdefault(one.name, one if default else replace(one, default=None))
+        yield from nested.values()
 
 
 def keys_of(file: Path, package: str = "") -> Iterator[Key]:
@@ -125,6 +136,12 @@ def summary(file: Path, whole: bool = True) -> str:
     return re.split(r"(?<!Dr\.)(?<=\.)\s+(?=[A-Z])", " ".join(comments) if whole else comments[0])[0].rstrip(":")
 
 
+def command_of(file: Path) -> str:
+    """The program that an experiment's ``# Command:`` line starts; empty without one."""
+    found = re.search(r"^# Command: python -m (locus\.\w+)", file.read_text(encoding="utf-8"), re.MULTILINE)
+    return f"`{found[1]}`" if found else ""
+
+
 def options_of(group: Group, conf: Path) -> list[Path]:
     """The group's files, the default first."""
     return sorted((conf / group.name).glob("*.yaml"), key=lambda file: (file.stem != group.default, _place(file)))
@@ -149,9 +166,14 @@ def reference(conf: Path) -> str:
         files = options_of(group, conf)
         if not files:
             continue
-        comment = [f"{group.comment[0].upper()}{group.comment[1:]}.", ""] if group.comment else []
+        comment = group.comment or NESTED.get(group.name, "")
+        said = [f"{comment[0].upper()}{comment[1:]}.", ""] if comment else []
         rows = [[_marked(file.stem, group), _text(summary(file, group.name not in LATER))] for file in files]
-        parts += [f"### `{group.name}`", "", *comment, *_table(["option", ""], rows), ""]
+        titles = ["option", ""]
+        if group.name == "experiment":
+            titles = [*titles, "command"]
+            rows = [[*row, command_of(file)] for row, file in zip(rows, files, strict=True)]
+        parts += [f"### `{group.name}`", "", *said, *_table(titles, rows), ""]
         if files[0].stem == group.default and group.name not in LATER:
             parts += _key_table(list(keys_of(files[0], package_of(files[0], group))))
     parts += ["### Keys outside the groups", "", *_key_table(list(keys_of(conf / "train.yaml")))]

@@ -167,7 +167,7 @@ def test_commands_run(page, folder, repo):
     for words in lines:
         app = words[2].removeprefix("locus.")
         extra = [*SHORT[app], *(["benchmarks=."] if app == "evaluate" else [])]
-        if "data=coco" in words:  # no network: the weights of the embedded backbone, scenes
+        if "data=coco" in words:  # no network: the weights of the bundled backbone, scenes
             words = [word for word in words if not word.startswith(("data", "trainer="))]
             extra += [f"backbone.path={repo}/locus/assets/tiny", "pixels.min_pixels=null", "pixels.max_pixels=null"]
             extra += ["rollout.sampling.max_new_tokens=24"]

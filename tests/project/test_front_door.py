@@ -114,7 +114,9 @@ def planted(tmp_path: Path) -> Path:
         "size/huge.yaml": "# Huge? Yes.\ndefaults:\n  - shape: round\n",
         "size/large.yaml": "# The large one:\n#   python -m locus.train\ncopy: ${seed}\n",
         "size/shape/round.yaml": "# Round.\n_target_: a.B\nby: {_target_: hydra.utils.get_method, path: a.b.c}\n",
-        "experiment/table10.yaml": "# Ten. And more.\n# Command: x\n{}\n",
+        "experiment/table10.yaml": "# Ten. And more.\n# Command: python -m locus.train experiment=table10\n"
+        "defaults:\n  - /scale: paper\n",
+        "scale/paper.yaml": "# As published.\nscale: paper\n",
         "experiment/table2.yaml": "# Two.\n{}\n",
     }.items():
         (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
@@ -123,11 +125,15 @@ def planted(tmp_path: Path) -> Path:
 
 
 def test_groups(planted):
-    """Groups in the defaults list's order with those that their options name; not those that are put elsewhere."""
+    """Groups in the defaults list's order with those that their options name; not those that are put elsewhere.
+
+    What only an experiment names is nobody's default.
+    """
     assert list(config_docs.groups_of(planted / "train.yaml", planted)) == [
         Group("size", "small", "how much"),
         Group("size/shape", "round"),
         Group("experiment", None),
+        Group("scale", None),
     ]
 
 
@@ -141,14 +147,17 @@ def test_keys(planted):
 
 
 def test_reference(planted):
-    """Whole, on a small tree: default first, first sentences, Markdown's signs escaped, table2 before table10."""
+    """Whole, on a small tree: default first, first sentences, Markdown's signs escaped, table2 before table10, the
+    command of each experiment, nothing marked as default that only an experiment takes.
+    """
     made = config_docs.reference(planted)
     assert made.startswith(
         "### `size`\n\nHow much.\n\n| option |  |\n| --- | --- |\n| `small` (default) | Dr. Small \\<b>. |"
     )
     assert "| `large` | The large one |" in made and "| `huge` | Huge? Yes. |" in made
     assert "| `width` | `3` |" in made and "copy" not in made
-    assert made.index("| `table2` | Two. |") < made.index("| `table10` | Ten. |")
+    assert made.index("| `table2` | Two. |  |") < made.index("| `table10` | Ten. | `locus.train` |")
+    assert "### `scale`\n\nOnly together with experiment=" in made and "| `paper` | As published. |" in made
     assert made.endswith("| `seed` | `1` |  |\n| `run.steps` | `2` | at least one \\| more |")
 
 
