@@ -13,6 +13,7 @@ from pathlib import Path
 import hydra
 import pandas as pd
 from hydra.core.hydra_config import HydraConfig
+from hydra.errors import InstantiationException
 from hydra.utils import instantiate
 from omegaconf import DictConfig, OmegaConf
 
@@ -120,10 +121,10 @@ def rollout_sections(cfg: DictConfig, run: Path) -> list[Section]:
         "Corners that the policy wrote against true corners, over the last tenth of the steps: scale 1 and offset 0 "
         "mean that boxes are read in the frame they are written in."
     )
-    source = instantiate(OmegaConf.load(run / "config.yaml").data.source, _convert_="all")
     try:
+        source = instantiate(OmegaConf.load(run / "config.yaml").data.source, _convert_="all")
         browser = browser_of(rollouts, source.open, cfg.rollouts)
-    except (LocusError, OSError) as error:
+    except (LocusError, OSError, InstantiationException) as error:
         browser = f"<p>Left out, for the images cannot be read: {error}</p>"
     return [
         Section(f"Frame of the boxes: {run.name}", text, frames_of(rollouts)),

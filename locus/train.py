@@ -84,6 +84,7 @@ def build_data(cfg: DictConfig, backbone: Backbone, start_step: int) -> TaskData
 
 def check_task(cfg: DictConfig, backbone: Backbone, data: TaskDataModule) -> None:
     """The pre-flight on the first samples of both splits; says what can be earned."""
+    data.task.check(cfg.trainer.prompts_per_step, cfg.trainer.steps)
     for split in ("train", "validation"):
         samples = data.first(split, cfg.preflight_prompts)
         report = preflight(data.task, samples, data.make.builder, parse_frame(backbone.frame))
@@ -226,7 +227,7 @@ def train(cfg: DictConfig) -> tuple[dict[str, Any], dict[str, Any]]:
     fit(cfg, run, module, data, trainer)
     export(run, module, data)
     metrics = read_metrics(run.path)
-    save_curve(metrics, run.path / "figures" / "curve.png")
+    save_curve(metrics, run.path / "figures" / "curve.png", data.task.headline)
     final = {"headline": f"val/{data.task.headline}", **final_validation(metrics, data.task.headline)}
     finish_record(run, record, phase_seconds(metrics))
     report(cfg, settings.rollout, run, backbone, module, data, trainer.strategy.root_device)

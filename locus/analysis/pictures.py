@@ -57,7 +57,7 @@ def comparison_picture(
 
 def _box(query: Query, xyxy: Sequence[float] | None) -> Box | None:
     """A box of the first image."""
-    return None if xyxy is None else Box(*edges(xyxy), Frame.FILE, *query.images[0].size)
+    return None if xyxy is None or not query.images else Box(*edges(xyxy), Frame.FILE, *query.images[0].size)
 
 
 def query_picture(
@@ -79,7 +79,8 @@ def query_picture(
     sheet.paste(image, (MARGIN, MARGIN))
     left, top, lines = image.width + 2 * MARGIN, MARGIN, list(words)
     if "bin" in row:
-        lines.insert(0, (f"cue: {row['bin']}, {100 * row['area_ratio']:.2f} % of the image", INK))
+        size = f", {100 * row['area_ratio']:.2f} % of the image" if "area_ratio" in row else ""
+        lines.insert(0, (f"cue: {row['bin']}{size}", INK))
     if said := row.get("expression") or row.get("question"):
         lines = [*((line, INK) for line in wrap(f'"{said}"', CUE_CHARACTERS)), *lines]
     for other in others:

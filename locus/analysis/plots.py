@@ -78,7 +78,9 @@ def mean_bars(axes: Axes, table: pd.DataFrame, along: str, measures: Sequence[st
     for index, measure in enumerate(measures):
         places = np.arange(len(table)) + (index - (len(measures) - 1) / 2) * width
         half = table[f"{measure} ±"].fillna(0)
-        axes.bar(places, table[measure], width, yerr=half, capsize=2, color=COLOURS[index], label=measure)
+        axes.bar(
+            places, table[measure], width, yerr=half, capsize=2, color=COLOURS[index % len(COLOURS)], label=measure
+        )
     axes.set_xticks(range(len(table)), table[along].astype(str), rotation=20, ha="right")
     axes.set_ylim(0, 1)
     axes.legend(fontsize="small", frameon=False)

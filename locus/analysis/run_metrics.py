@@ -67,8 +67,8 @@ def validation_table(metrics: pd.DataFrame) -> str:
     return validation_rows(metrics).to_string(index=False, float_format=lambda value: f"{value:.3f}")
 
 
-def save_curve(metrics: pd.DataFrame, path: Path) -> None:
-    """Draws reward parts over steps with the validation's mean IoU, and KL below, as a PNG."""
+def save_curve(metrics: pd.DataFrame, path: Path, headline: str) -> None:
+    """Draws reward parts over steps with the validation's headline, and KL below, as a PNG."""
     figure = Figure(figsize=(7, 5), layout="constrained")
     FigureCanvasAgg(figure)
     upper, lower = figure.subplots(2, 1, sharex=True, height_ratios=(3, 1))
@@ -81,9 +81,10 @@ def save_curve(metrics: pd.DataFrame, path: Path) -> None:
         if name in metrics and (name != "train/loss" or "train/reward" not in metrics):
             rows = metrics[metrics[name].notna()]
             upper.plot(rows["step"], rows[name], linewidth=1, label=f"train {label}")
-    rows = validation_rows(metrics)
-    headline = rows.columns[1]  # the first behind the step
-    upper.plot(rows["step"], rows[headline], "o-", color="black", label=f"validation {headline}")
+    rows, name = validations(metrics), f"val/{headline}"
+    if name in rows:
+        label = LABELS.get(name, headline)
+        upper.plot(rows["step"], rows[name], "o-", color="black", label=f"validation {label}")
     upper.set_ylim(bottom=0)
     if "train/reward" in metrics:
         upper.set_ylim(0, 1)

@@ -15,6 +15,7 @@ from locus.errors import LocusError
 from locus.evaluation.reading.extractors import Extractor
 from locus.evaluation.reading.responses import Extracted, Reading
 from locus.evaluation.statistics import Statistic, accuracy, by_column
+from locus.tasks.answers import answer_block
 from locus.tasks.task import Task
 from locus.types import Box, Frame, Grade, Response, Status, View
 
@@ -110,6 +111,8 @@ class Benchmark(Protocol):
 
 READINGS = {Status.OK: Reading.OK, Status.TRUNCATED: Reading.TRUNCATED, Status.INVALID_BOX: Reading.OUT_OF_RANGE}
 """Of a task's answer block; the other statuses are none."""
+ROUNDING = 1e-6
+"""By which a sum of parts that are all 1 may fall short of 1."""
 
 
 @dataclass(frozen=True)
@@ -153,14 +156,15 @@ class TaskBenchmark:
             yield Item(example.example_id, query.text, "", pictures, groups=groups, evidence=evidence, example=example)
 
     def judge(self, item: Item, response: Response, view: View, extractor: Extractor) -> Verdict:
-        """By the task's own rule; ``correct`` is the share of the whole reward."""
-        return self.verdict(item, self.task.grade(item.example, response, view))
+        """By the task's own rule."""
+        return self.verdict(item, self.task.grade(item.example, response, view), answer_block(response.text))
 
-    def verdict(self, item: Item, grade: Grade) -> Verdict:
-        """A grade with its parts as columns."""
+    def verdict(self, item: Item, grade: Grade, said: str | None) -> Verdict:
+        """A grade with its parts as columns: right where the headline's part, or else the whole reward, is 1."""
         columns: dict[str, str | float] = {**item.groups, "reward": grade.total, **grade.parts}
-        answer = str(grade.columns.get("written")) if grade.status is Status.OK else None
-        return Verdict(item.item_id, Extracted(answer, READINGS.get(grade.status, Reading.NONE)), grade.total, columns)
+        correct = float(grade.parts.get(self.task.headline, grade.total) >= 1 - ROUNDING)
+        read = Extracted(said if grade.status is Status.OK else None, READINGS.get(grade.status, Reading.NONE))
+        return Verdict(item.item_id, read, correct, columns)
 
     def statistics(self) -> Mapping[str, Statistic]:
         """Means of the reward and of each part that the gold answer has."""

@@ -69,9 +69,16 @@ VALIDATION = pa.schema(
 
 
 def with_columns(schema: pa.Schema, columns: Mapping[str, type]) -> pa.Schema:
-    """The schema with a task's own columns, texts or numbers, behind it."""
+    """The schema with a task's own columns, texts or numbers, behind it.
+
+    A column that the schema has already is that one; raises LocusError where it is of another type.
+    """
     for name, kind in columns.items():
-        schema = schema.append(pa.field(name, pa.string() if kind is str else pa.float64()))
+        wanted = pa.string() if kind is str else pa.float64()
+        if name not in schema.names:
+            schema = schema.append(pa.field(name, wanted))
+        elif schema.field(name).type != wanted:
+            raise LocusError(f"the task's column {name} is {schema.field(name).type} in every run's tables: rename it")
     return schema
 
 

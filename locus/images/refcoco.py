@@ -101,7 +101,7 @@ def _error(file: Path, number: int, message: str) -> LocusError:
 
 
 class RefcocoSource(ImageFiles):
-    """The referred objects of some splits of a folder as in `refcoco_files`, and the folder of their images.
+    """The referred objects of some splits of a folder that refer's tool reads, and the folder of their images.
 
     A label is the object's first sentence that can be an expression (`expression_fault`); objects without one are left
     out and counted. Images are in the order of their ids, an image's boxes in that of annotation and reference ids. An

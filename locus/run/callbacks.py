@@ -31,7 +31,7 @@ def graded_columns(task: Task, sample: Sample, rollout: Rollout) -> dict[str, An
     """What was asked, answered and earned, as columns of the run's tables."""
     grade = rollout.grade
     earned = {"text": rollout.text, "status": grade.status.value, "reward": grade.total}
-    return earned | dict(task.row(sample.example)) | dict(grade.parts) | dict(grade.columns)
+    return dict(task.row(sample.example)) | dict(grade.parts) | dict(grade.columns) | earned
 
 
 PICTURES = 4
@@ -112,16 +112,16 @@ class ValidationTable(TableCallback):
         """Saves a picture of each group to ``validation/step-…`` and sends them to W&B where that is on."""
         folder = self.folder / "validation" / f"step-{module.finished_steps:06d}"
         folder.mkdir(parents=True, exist_ok=True)
-        pictures = []
+        pictures, texts = [], []
         for index, group in enumerate(groups):
             example, frame = group.sample.example, group.sample.view.frame
             query = self.task.prompt(example, frame)
             if query.images:
                 pictures.append(rollout_picture(query, self.task.row(example), group))
                 pictures[-1].save(folder / f"{index:02d}.png")
+                texts.append(group.rollouts[0].text)
         for logger in trainer.loggers:
             if isinstance(logger, WandbLogger) and pictures:
-                texts = [group.rollouts[0].text for group in groups]
                 logger.log_image("val/rollouts", pictures, step=module.finished_steps, caption=texts)
 
 

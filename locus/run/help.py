@@ -75,6 +75,7 @@ GROUPS = {
 }
 """Group, or group=option -> what to write in its place; where only the group is named, its options keep their names."""
 KEYS = {
+    "method.thought": "rationales",
     "mix.share": "task.share",
     "mix.think": "task.other.think",
     "mix.path": "task.other.source.path",
@@ -123,7 +124,7 @@ def successor_of(override: str) -> str | None:
         moved = GROUPS[group]
         return moved if " " in moved else "=".join(filter(None, [moved, value]))
     if group in BY_NAME:
-        return f"{BY_NAME[group]}={value.rpartition('.')[2].removesuffix('_reward')}"
+        return f"{BY_NAME[group]}={value.rpartition('.')[2].removesuffix('_reward').removeprefix('box_')}"
     parts = group.split(".")
     for length in range(len(parts), 0, -1):
         known = KEYS.get(".".join(parts[:length]))

@@ -45,7 +45,8 @@ def _backbone_of(cfg: DictConfig, policy: str) -> tuple[Any, str | None]:
     named = next((group for group, own in groups.items() if policy in (group, own.get("path"))), None)
     if "backbone" in settings:
         origin = settings.backbone.path
-        backbone = OmegaConf.merge(settings.backbone, {"path": policy, "random_weights": False})
+        own = {"path": policy, "random_weights": False, "architecture": None}
+        backbone = OmegaConf.merge(settings.backbone, own | {"_target_": cfg.backbone._target_})
     elif named is not None and not Path(policy).is_dir():
         backbone = hydra.compose("evaluate", [f"backbone={named}"]).backbone
         origin = backbone.path

@@ -10,7 +10,7 @@ from hydra.errors import InstantiationException
 from hydra.utils import instantiate
 from omegaconf import DictConfig, OmegaConf
 
-from locus.errors import LocusError, by_name, whole
+from locus.errors import LocusError, by_name, number, whole
 from locus.policy.logprobs import PackedScorer, Scorer, SeparateScorer
 from locus.tasks.order import Order
 from locus.training.algorithm import SFT, Algorithm, Optimization
@@ -57,6 +57,8 @@ class TrainerSettings:
         for name in (*names, "keep_checkpoints", "logprobs_chunk"):
             whole(f"trainer.{name}", getattr(self, name))
         whole("trainer.workers", self.workers, 0)
+        if self.stop_at is not None:
+            number("trainer.stop_at", self.stop_at, float("-inf"))
         by_name("trainer.logprobs", self.logprobs, self._scorers)
         if str(self.precision).startswith("16"):
             raise LocusError(

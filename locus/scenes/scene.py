@@ -45,7 +45,7 @@ class SceneObject:
 
 @dataclass(frozen=True, slots=True)
 class Scene:
-    """All that is known of one scene; its picture is a pure function of it (`scene_rendering.render`)."""
+    """All that is known of one scene; its picture is a pure function of it (`render.render`)."""
 
     width: int
     height: int

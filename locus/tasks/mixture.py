@@ -63,7 +63,8 @@ class Mixture(Task[PartExample]):
         if not (isinstance(share, int | float) and 0 < share < 1):
             raise LocusError(f"task.share={share}: give a share between 0 and 1; task=cue_search is cue search alone")
         self.tasks, self.share = (main, other), share
-        self.headline, self.columns = main.headline, {**other.columns, **main.columns}
+        self.name, self.headline, self.labels = main.name, main.headline, main.labels
+        self.columns = {**other.columns, **main.columns}
 
     def of(self, example: PartExample) -> Task:
         """The task that an example belongs to."""
@@ -145,6 +146,10 @@ class Mixture(Task[PartExample]):
     def row(self, example: PartExample) -> Mapping[str, Any]:
         """As its task has it."""
         return self.of(example).row(example.inner)
+
+    def group(self, example: PartExample) -> str:
+        """As its task has it."""
+        return self.of(example).group(example.inner)
 
     def facts(self) -> Mapping[str, Any]:
         """Of every part."""

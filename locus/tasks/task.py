@@ -11,7 +11,7 @@ from abc import ABC, abstractmethod
 from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence, Set
 from itertools import islice
-from typing import Any, ClassVar, Generic, Literal, TypeAlias, TypeVar
+from typing import Any, Generic, Literal, TypeAlias, TypeVar
 
 import numpy as np
 
@@ -27,10 +27,10 @@ Key: TypeAlias = Any
 class Task(ABC, Generic[E]):
     """One thing a policy is asked, and what its answers earn."""
 
-    name: ClassVar[str]
+    name: str
     headline: str
     """The validation scalar that stands for a run, ``val/<headline>``: read by tables and sweepers. More is better."""
-    labels: ClassVar[Mapping[str, str]] = {}
+    labels: Mapping[str, str] = {}
     """What pages call the validation scalars, in the order of their tables; others are shown by their name."""
 
     # --- What it is -------------------------------------------------------------------------------------------

@@ -29,11 +29,9 @@ class Algorithm:
     """How many times groups without spread are replaced by fresh prompts (DAPO's dynamic sampling); 0 is never."""
 
     def __post_init__(self) -> None:
-        for name in ("group_size", "mini_batches", "epochs"):
-            if getattr(self, name) < 1:
-                raise LocusError(f"algorithm.{name}={getattr(self, name)}: give at least 1")
-        if self.refill < 0 or self.loss.kl_coefficient < 0:
-            raise LocusError("algorithm.refill and algorithm.loss.kl_coefficient cannot be negative")
+        for name, least in (("group_size", 1), ("mini_batches", 1), ("epochs", 1), ("refill", 0)):
+            whole(f"algorithm.{name}", getattr(self, name), least)
+        number("algorithm.loss.kl_coefficient", self.loss.kl_coefficient, 0)
         if self.group_size == 1:
             raise LocusError("algorithm.group_size=1: a group of one has no advantage; give at least 2")
 

@@ -2,7 +2,7 @@
 
     samples → G rollouts each → rewards → advantages → reference log-probs → clipped updates of the policy
 
-Departures from a textbook loop, all exact: prompt and pictures are encoded once per group (`models.vlm`), a frozen
+Departures from a textbook loop, all exact: prompt and pictures are encoded once per group (`policy.vlm`), a frozen
 vision tower's features serve rollout, reference and policy, and with one update per rollout the old log-probs are the
 new ones, detached; where such a step is one micro-batch, the encoded prompts of the rollout serve the update, too.
 """
@@ -15,7 +15,6 @@ from typing import Any
 
 import torch
 
-from locus.errors import LocusError
 from locus.files.progress import Phases
 from locus.policy.logprobs import CompletionBatch, Scorer, TokenScores
 from locus.policy.reference import reference_of
@@ -162,10 +161,6 @@ class GRPOModule(PolicyModule):
     def mini_batches(self, scored: list[ScoredGroup]) -> Iterable[list[ScoredGroup]]:
         """The groups of each optimiser step: ``mini_batches`` parts that differ by one at most, ``epochs`` times."""
         parts, count = self.algorithm.mini_batches, len(scored)
-        if parts > count:
-            raise LocusError(
-                f"algorithm.mini_batches={parts} of {count} prompts a step: lower it, or raise trainer.prompts_per_step"
-            )
         for _ in range(self.algorithm.epochs):
             for part in range(parts):
                 yield scored[count * part // parts : count * (part + 1) // parts]

@@ -18,7 +18,7 @@ import torch
 
 from locus.errors import LocusError
 from locus.files import run_files
-from locus.files.run_files import ROLLOUTS, VALIDATION, XYXY, StepTable, write_json
+from locus.files.run_files import ROLLOUTS, VALIDATION, XYXY, StepTable, with_columns, write_json
 from tests.support.children import LIMIT, in_child
 
 SCHEMA = pa.schema({"step": pa.int64(), "text": pa.string(), "box": XYXY})
@@ -240,3 +240,11 @@ def test_json_is_replaced_whole_or_not_at_all(tmp_path):
     _, message = in_child(lambda: write_json(path, {"a": "x" * 2 * LIMIT}), limited=True)
     assert message.startswith(f"OSError errno {errno.EFBIG}"), message
     assert json.loads(path.read_text()) == {"a": [1, 2], "b": None}
+
+
+def test_a_tasks_own_columns_are_added_once():
+    """A column that every run has already is not a second one, which no reader could open; another type is refused."""
+    schema = with_columns(ROLLOUTS, {"correct": float, "piece": str})
+    assert schema.names == [*ROLLOUTS.names, "piece"]
+    with pytest.raises(LocusError, match="column text is string.*rename it"):
+        with_columns(ROLLOUTS, {"text": float})

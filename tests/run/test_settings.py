@@ -66,6 +66,9 @@ def test_what_is_chosen_is_said(compose_app):
         ("algorithm.loss.kl_estimator=k4", "algorithm.loss.kl_estimator=k4: give one of k1, k2, k3"),
         ("seed=2000001", "seed=2000001: the scenes of seeds 1000000 to 3999999 are held out"),
         ("seed=-1", "seed=-1: give a whole number from 0 on"),
+        ("algorithm.mini_batches=1.5", "algorithm.mini_batches=1.5: give a whole number from 1 on"),
+        ("algorithm.group_size=2.5", "algorithm.group_size=2.5"),
+        ("trainer.stop_at=soon", "trainer.stop_at=soon: give a number"),
     ],
 )
 def test_a_wrong_number_is_named_by_its_key(override, says, compose_app):

@@ -129,7 +129,7 @@ def test_prompts_of_questions():
 def test_each_part_is_its_own_tasks():
     """A question graded by its IoU, facts or columns of one part that are lost, or metrics of both under one name."""
     task, (main, other) = mixture(), mixture().tasks
-    assert (task.name, task.headline) == ("mixture", main.headline)
+    assert (task.name, task.headline, task.labels) == (main.name, main.headline, main.labels)
     assert task.facts() == main.facts() | other.facts() and "corpus_hash" in task.facts()
     assert task.columns == {**other.columns, **main.columns}
     assert [one.inner for one in task.examples("validation")] == list(main.examples("validation"))

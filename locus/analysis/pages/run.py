@@ -1,4 +1,4 @@
-"""A training run's page: what `report.write_report` shows of a run folder and of base against trained policy."""
+"""A training run's page: what `page.write_report` shows of a run folder and of base against trained policy."""
 
 from __future__ import annotations
 

@@ -72,7 +72,8 @@ def iou_histograms(folders: Sequence[tuple[str, Path]]) -> Image.Image | None:
     for setting, folder in folders:
         if (folder / "validation.parquet").exists():
             rows = pd.read_parquet(folder / "validation.parquet", columns=["step", "iou"])
-            frames.append(rows[rows["step"] == rows["step"].max()].assign(policy=setting))
+            rows = rows[rows["step"] == rows["step"].max()].dropna(subset="iou")
+            frames += [rows.assign(policy=setting)] if len(rows) else []
     if not frames:
         return None
     figure, (one,) = panels()
@@ -90,8 +91,10 @@ def attention_by_layer(folders: Sequence[tuple[str, Path]]) -> Image.Image | Non
     return layer_curves(pd.concat(frames)) if frames else None
 
 
-def dynamics(metrics: pd.DataFrame, settings: Mapping[str, str] | None = None) -> Image.Image:
+def dynamics(metrics: pd.DataFrame, settings: Mapping[str, str] | None = None) -> Image.Image | None:
     """Reward, validation (with its area bins where there is one run), KL and entropy over steps (paper, Fig. 9).
+
+    None where nothing was logged.
 
     Args:
         metrics: of `runs.metrics`.
@@ -99,7 +102,12 @@ def dynamics(metrics: pd.DataFrame, settings: Mapping[str, str] | None = None) -
     """
     names = {run: (settings or {}).get(run, run) for run in metrics["run"].unique()}
     colours = {setting: COLOURS[n % len(COLOURS)] for n, setting in enumerate(dict.fromkeys(names.values()))}
-    shown = {name: label for name, label in CURVES.items() if name in metrics}
+    curves = CURVES
+    if HEADLINE not in metrics:  # of another task
+        curves = CURVES | {name: f"validation {label}" for name, label in list(validated(metrics).items())[:1]}
+    shown = {name: label for name, label in curves.items() if name in metrics}
+    if not shown:
+        return None
     figure, places = panels(len(shown), width=4)
     for one, (name, label) in zip(places, shown.items(), strict=True):
         for run, rows in metrics.groupby("run", sort=False):
@@ -124,7 +132,7 @@ def dynamics(metrics: pd.DataFrame, settings: Mapping[str, str] | None = None) -
 def rollouts_of(run: Path) -> pd.DataFrame:
     """The cue-search rows of a run's ``rollouts.parquet``; raises LocusError when it cannot be read."""
     try:
-        return pd.read_parquet(run / "rollouts.parquet").dropna(subset="target", ignore_index=True)
+        return pd.read_parquet(run / "rollouts.parquet").dropna(subset=["target", "image_path"], ignore_index=True)
     except (OSError, ValueError) as error:
         raise LocusError(f"{run / 'rollouts.parquet'}: cannot be read ({error}); leave the run out") from error
 

@@ -100,7 +100,7 @@ class CueSearch(TaskBenchmark):
 
     task: CueSearchTask
 
-    def verdict(self, item: Item, grade: Grade) -> Verdict:
+    def verdict(self, item: Item, grade: Grade, said: str | None) -> Verdict:
         """Right from an IoU of 0.5 on."""
         return box_verdict(item, grade)
 

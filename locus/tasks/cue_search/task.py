@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from locus.boxes import to_view
-from locus.errors import LocusError
+from locus.errors import LocusError, whole
 from locus.images.sources import ImageSource
 from locus.tasks.answers import COORDINATE_WORDS, THINK_ANSWER, box_text, completion_text
 from locus.tasks.cue_search.audits import AUDITS, AuditSettings, audited_corpus
@@ -209,6 +209,8 @@ def cue_search(
     if corpus is not None:
         examples = Corpus.load(corpus)
     else:
+        whole("data.train_examples", train_examples)
+        whole("data.validation_examples", validation_examples)
         sizes = train_examples, validation_examples
         examples = audited_corpus(source, crop, *sizes, seed, validation_strategy=validation_crop, audit=audit)
     if not examples.validation:
