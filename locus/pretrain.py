@@ -117,7 +117,7 @@ def pretrain(cfg: DictConfig) -> None:
     backbone = instantiate(cfg.backbone)
     policy = backbone.load()
     lessons, held_out = build_lessons(cfg, backbone, policy)
-    module = instantiate(cfg.module)(policy, lessons.collator)
+    module = instantiate(cfg.module)(policy, lessons.builder)
     trainer = build_trainer(cfg, run)
     record = start_record(run, {"seed": cfg.seed, "parameters": sum(p.numel() for p in policy.parameters())})
     train = DataLoader(lessons, batch_size=None, sampler=Steps(cfg.trainer.steps, run.last_step))
@@ -135,7 +135,7 @@ def export(cfg: DictConfig, run: RunFolder, policy: VLM, lessons: SceneLessons, 
     folder = run.path / "policy"
     half = policy.model.to(torch.bfloat16)  # type: ignore[arg-type]  # transformers' decorator hides the signature
     half.save_pretrained(folder)
-    lessons.collator.processor.save_pretrained(folder)
+    lessons.builder.processor.save_pretrained(folder)
     facts = {
         "parameters": f"{sum(parameter.numel() for parameter in policy.parameters()):,}",
         "lessons": f"{cfg.lessons.patch_lessons} of patches with {cfg.lessons.patch_images} images each, then "

@@ -44,7 +44,7 @@ class Evaluator:
 
     Args:
         policy: any; it is put into evaluation mode.
-        collator: makes the prompts.
+        builder: makes the prompts.
         sampling: temperature 0 is greedy.
         token_budget: padded tokens, prompts and completions, of one batch.
         instruction: behind every prompt, on a line of its own; empty for none.
@@ -55,14 +55,14 @@ class Evaluator:
     def __init__(
         self,
         policy: VLM,
-        collator: PromptBuilder,
+        builder: PromptBuilder,
         sampling: Sampling,
         token_budget: int,
         instruction: str = "",
         seed: int = 0,
         remembered: int = REMEMBERED,
     ) -> None:
-        self.policy, self.collator, self.sampling = policy.eval(), collator, sampling
+        self.policy, self.builder, self.sampling = policy.eval(), builder, sampling
         self.token_budget, self.instruction = token_budget, instruction
         self.seed, self.remembered = seed, remembered
         self._processed: tuple[tuple[str, ...], PictureInputs] | None = None
@@ -98,13 +98,13 @@ class Evaluator:
         keys = tuple(picture.key for picture in item.pictures)
         if self._processed is None or self._processed[0] != keys:
             try:
-                inputs = self.collator.picture_inputs([picture.open() for picture in item.pictures])
+                inputs = self.builder.picture_inputs([picture.open() for picture in item.pictures])
             except LocusError as error:
                 raise LocusError(f"item {item.item_id}: {error}") from error
             self._processed = keys, inputs
         text = item.prompt + (f"\n{self.instruction}" if self.instruction else "")
         digest = hashlib.sha256(text.encode()).hexdigest()[:16]
-        return Asked(item.item_id, self.collator.prompt(item.item_id, self._processed[1], text), keys, digest)
+        return Asked(item.item_id, self.builder.prompt(item.item_id, self._processed[1], text), keys, digest)
 
     @torch.no_grad()
     def complete(self, batch: Sequence[Asked], number: int) -> list[Prediction]:
@@ -115,7 +115,7 @@ class Evaluator:
         predictions = []
         for asked, (completion,) in zip(batch, groups, strict=True):
             # A template may open the thoughts; without the tag, cut thoughts would be read as an answer.
-            text = asked.prompt.opened + self.collator.decode(completion.token_ids)
+            text = asked.prompt.opened + self.builder.decode(completion.token_ids)
             facts = completion.finished, len(completion.token_ids), asked.digest, str(self.policy.frame)
             size = asked.prompt.processed_size if asked.pictures else None
             predictions.append(Prediction(asked.item_id, text, *facts, size, number))

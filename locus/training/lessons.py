@@ -67,7 +67,7 @@ class SceneLessons(Dataset[Lesson]):
 
     Args:
         sources: of scenes, drawn from in turn, image by image.
-        collator: makes prompts.
+        builder: makes prompts.
         end_token_id: ends a completion.
         frame: that boxes are written in.
         kinds: questions an image, by kind.
@@ -81,7 +81,7 @@ class SceneLessons(Dataset[Lesson]):
     def __init__(
         self,
         sources: Sequence[SceneSource],
-        collator: PromptBuilder,
+        builder: PromptBuilder,
         end_token_id: int,
         frame: Frame,
         kinds: Sequence[tuple[Ask, int]],
@@ -92,7 +92,7 @@ class SceneLessons(Dataset[Lesson]):
         first_cue_lesson: int,
         seed: int,
     ):
-        self.sources, self.collator, self.end_token_id, self.frame = sources, collator, end_token_id, frame
+        self.sources, self.builder, self.end_token_id, self.frame = sources, builder, end_token_id, frame
         self.kinds, self.images, self.patch_lessons = kinds, images, patch_lessons
         self.cues, self.seed = cues, seed
         self.cues_per_lesson, self.first_cue_lesson = cues_per_lesson, first_cue_lesson
@@ -102,8 +102,8 @@ class SceneLessons(Dataset[Lesson]):
         asks = step >= self.patch_lessons
         count = self.images[asks]
         scenes = [self.sources[i % len(self.sources)].scene(int(rng.integers(2**40))) for i in range(count)]
-        prompts = self.collator.image_prompts([render(scene) for scene in scenes])
-        cells = [_cells(prompt, self.collator) for prompt in prompts]
+        prompts = self.builder.image_prompts([render(scene) for scene in scenes])
+        cells = [_cells(prompt, self.builder) for prompt in prompts]
         sizes = [prompt.processed_size for prompt in prompts]
         words, boxes = zip(*map(patch_labels, scenes, cells, sizes), strict=True)
         cues = self.cues_per_lesson if step >= self.first_cue_lesson else 0
@@ -135,14 +135,14 @@ class SceneLessons(Dataset[Lesson]):
         rows: list[tuple[torch.Tensor, ...]] = []
         view = View(self.frame, prompt.processed_size)
         for question in questions_of(scene, self.kinds, rng):
-            asked = torch.tensor(self.collator.encode(self.collator.turn(question.text)))
+            asked = torch.tensor(self.builder.encode(self.builder.turn(question.text)))
             answer = question.answer
             if not answer:
                 answer = box_text(to_view(question.evidence[0], view))
             completion = self.completion(completion_text(answer))
             ids = torch.cat([asked, completion])
             place = torch.arange(len(ids))
-            looking = place >= len(self.collator.encode(question.text)) - 1
+            looking = place >= len(self.builder.encode(question.text)) - 1
             evidence = prompt.mm_token_type_ids.bool()
             evidence[evidence.clone()] = torch.from_numpy(shown_by(scene, cells, question.evidence).any(1))
             rows.append((ids, place >= len(asked), looking, evidence))
@@ -150,7 +150,7 @@ class SceneLessons(Dataset[Lesson]):
 
     def completion(self, text: str) -> torch.Tensor:
         """[T] tokens, the end token last."""
-        return torch.tensor([*self.collator.encode(text), self.end_token_id])
+        return torch.tensor([*self.builder.encode(text), self.end_token_id])
 
 
 def questions_of(scene: Scene, kinds: Sequence[tuple[Ask, int]], rng: np.random.Generator) -> list[SceneQuestion]:
@@ -163,9 +163,9 @@ def questions_of(scene: Scene, kinds: Sequence[tuple[Ask, int]], rng: np.random.
     return found
 
 
-def _cells(prompt: Prompt, collator: PromptBuilder) -> tuple[int, int]:
+def _cells(prompt: Prompt, builder: PromptBuilder) -> tuple[int, int]:
     """Columns and rows of merged patches."""
-    merge = collator.processor.image_processor.merge_size
+    merge = builder.processor.image_processor.merge_size
     _, rows, columns = prompt.image_grid_thw[0].tolist()
     return columns // merge, rows // merge
 

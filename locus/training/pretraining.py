@@ -77,7 +77,7 @@ class PretrainModule(LightningModule):
 
     Args:
         policy: from random weights.
-        collator: makes the prompts of validation questions.
+        builder: its tokenizer encodes words and decodes answers.
         lr, muon_lr: highest rates of AdamW and of Muon, reached after ``warmup`` steps of each part and held; over the
             run's last ``decay`` steps they fall to a twentieth.
         weight_decay: of both.
@@ -94,7 +94,7 @@ class PretrainModule(LightningModule):
     def __init__(
         self,
         policy: VLM,
-        collator: PromptBuilder,
+        builder: PromptBuilder,
         lr: float,
         muon_lr: float,
         weight_decay: float,
@@ -110,7 +110,7 @@ class PretrainModule(LightningModule):
         largest_number: int,
     ):
         super().__init__()
-        self.policy, self.collator = policy, collator
+        self.policy, self.builder = policy, builder
         self.automatic_optimization = False
         self.lr, self.muon_lr, self.weight_decay = lr, muon_lr, weight_decay
         self.warmup, self.decay, self.patch_lessons, self.steps = warmup, decay, patch_lessons, steps
@@ -135,7 +135,7 @@ class PretrainModule(LightningModule):
 
     def token_id(self, text: str) -> int:
         """The id of a text that is one token; raises LocusError where it is not."""
-        ids = self.collator.encode(text)
+        ids = self.builder.encode(text)
         if len(ids) != 1:
             raise LocusError(f"{text!r} is {len(ids)} tokens: pretraining needs a tokenizer with one for each word")
         return ids[0]
@@ -236,7 +236,7 @@ class PretrainModule(LightningModule):
             self.policy,
             batch.task,
             batch.samples,
-            self.collator.decode,
+            self.builder.decode,
             GREEDY,
             group=1,
             seed=0,

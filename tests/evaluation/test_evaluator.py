@@ -214,8 +214,8 @@ def test_instruction_is_behind_the_prompt():
     plain, asked = evaluator("qwen3_vl"), evaluator("qwen3_vl", instruction="Think first.")
     item = Item("0", "What?", "A")
     short, long = plain.ask(item), asked.ask(item)
-    text = asked.collator.decode(long.prompt.input_ids)
-    assert "Think" in text and "Think" not in plain.collator.decode(short.prompt.input_ids)
+    text = asked.builder.decode(long.prompt.input_ids)
+    assert "Think" in text and "Think" not in plain.builder.decode(short.prompt.input_ids)
     assert short.digest != long.digest
 
 

@@ -1,4 +1,4 @@
-"""A benchmark of any task: a verdict is right or wrong, whatever the parts of the reward, so policies can be compared."""
+"""A benchmark of any task: a verdict is right or wrong, whatever the parts of the reward."""
 
 from __future__ import annotations
 

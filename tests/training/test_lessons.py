@@ -61,7 +61,7 @@ def test_rows_are_question_then_completion(lessons):
     """A mask that is off by one: the model learns to ask."""
     assert lessons[1].questions is None
     asked = lessons[2].questions
-    decode = lessons.collator.processor.tokenizer.decode
+    decode = lessons.builder.processor.tokenizer.decode
     rows = (part.flatten(0, 1) for part in (asked.token_ids, asked.learned, asked.looking))
     for ids, learned, looking in zip(*rows, strict=True):
         first = int(learned.nonzero()[0])
@@ -78,7 +78,7 @@ def test_evidence_is_where_the_object_is(lessons):
     """Heads that are told to look at another object, or at another image's."""
     rng = np.random.default_rng(0)
     scene = lessons.sources[0].scene(0)
-    prompt = lessons.collator.image_prompts([render(scene)])[0]
+    prompt = lessons.builder.image_prompts([render(scene)])[0]
     for question, (_, _, _, evidence) in zip(
         questions_of(scene, lessons.kinds, np.random.default_rng(0)),
         lessons.rows(scene, prompt, (8, 8), rng),

@@ -98,7 +98,7 @@ def before_answer(evaluator: Evaluator, prompt: Prompt, response: str) -> Prompt
     written = response[: next(ends, 0)].removeprefix(prompt.opened)
     if not written:
         return prompt
-    ids = torch.tensor(evaluator.collator.encode(written))
+    ids = torch.tensor(evaluator.builder.encode(written))
     types = torch.cat([prompt.mm_token_type_ids, torch.zeros_like(ids)])
     return replace(prompt, input_ids=torch.cat([prompt.input_ids, ids]), mm_token_type_ids=types)
 
