@@ -32,12 +32,11 @@ COORDINATE_WORDS = {
 """How the answer's frame is named to the model; the paper's own words are those of pixels (Qwen2.5-VL)."""
 
 
-def parse_answer(text: str | bytes, opened: str = "", finished: bool = True) -> ParsedAnswer:
+def parse_answer(text: str, finished: bool = True) -> ParsedAnswer:
     """Reads the box of the last complete answer block.
 
     Args:
-        text: the completion, special tokens removed; undecodable bytes are replaced.
-        opened: what the template put before the completion, e.g. ``<think>\\n``.
+        text: of a `Response`: what the chat template opened, then the completion.
         finished: the completion ended by itself; if not, a missing answer is `truncated`, not an error of format.
 
     Returns:
@@ -45,9 +44,6 @@ def parse_answer(text: str | bytes, opened: str = "", finished: bool = True) -> 
         structure of the paper's format reward: think, then answer, each once, the answer one ``[x1, y1, x2, y2]``
         that is a valid box.
     """
-    if isinstance(text, bytes):
-        text = text.decode("utf-8", errors="replace")
-    text = opened + text
     answer = answer_block(text)
     if answer is None:
         return ParsedAnswer(Status.NO_ANSWER_TAG if finished else Status.TRUNCATED, None, False)
@@ -60,9 +56,8 @@ def parse_answer(text: str | bytes, opened: str = "", finished: bool = True) -> 
     return ParsedAnswer(Status.OK, xyxy, _has_structure(text) and _BOX.fullmatch(answer.strip()) is not None)
 
 
-def parse_text(text: str, opened: str = "", finished: bool = True) -> ParsedAnswer:
+def parse_text(text: str, finished: bool = True) -> ParsedAnswer:
     """Reads the text of the last complete answer block; arguments and tags as in `parse_answer`."""
-    text = opened + text
     answer = answer_block(text)
     if answer is None:
         return ParsedAnswer(Status.NO_ANSWER_TAG if finished else Status.TRUNCATED, None, False)

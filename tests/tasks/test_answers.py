@@ -138,8 +138,8 @@ def test_truncated_is_not_an_error_of_format():
 def test_what_the_template_opened_is_scored_with_the_completion(opened):
     """A template that opens <think> would otherwise deny every completion its format reward."""
     rest = "the red one</think><answer>[1, 2, 30, 40]</answer>"
-    assert parse_answer(rest, opened) == ParsedAnswer(Status.OK, BOX, True)
-    assert not parse_answer(GOOD, opened).well_formed  # opened twice
+    assert parse_answer(opened + rest) == ParsedAnswer(Status.OK, BOX, True)
+    assert not parse_answer(opened + GOOD).well_formed  # opened twice
     assert parse_answer(rest).status is Status.OK and not parse_answer(rest).well_formed
 
 
@@ -156,7 +156,7 @@ def test_what_the_template_opened_is_scored_with_the_completion(opened):
 )
 def test_bytes(raw, status):
     """Undecodable bytes are an answer like any other."""
-    parsed = parse_answer(raw)
+    parsed = parse_answer(raw.decode("utf-8", errors="replace"))
     assert parsed.status is status and parsed.well_formed == (raw == GOOD.encode())
 
 
@@ -185,7 +185,7 @@ def test_fuzz_of_fragments():
         text = "".join(rng.choices(FRAGMENTS, k=rng.randrange(12)))
         if rng.random() < 0.5:
             text = well_formed(text)
-        parsed = parse_answer(text, rng.choice(("", "<think>\n")), rng.random() < 0.5)
+        parsed = parse_answer(rng.choice(("", "<think>\n")) + text, rng.random() < 0.5)
         assert consistent(parsed), (text, parsed)
         seen[parsed.status] += 1
     assert min(seen[status] for status in Status) > 50  # the fuzz reaches every branch
@@ -196,7 +196,8 @@ def test_fuzz_of_bytes():
     rng = random.Random(1)
     for _ in range(5_000):
         raw = rng.randbytes(rng.randrange(60))
-        for text in (raw, b"<answer>[" + raw + b"]</answer>", raw.decode("latin-1"), raw.decode("utf-16", "ignore")):
+        plain = raw.decode("utf-8", "replace")
+        for text in (plain, f"<answer>[{plain}]</answer>", raw.decode("latin-1"), raw.decode("utf-16", "ignore")):
             assert consistent(parse_answer(text)), text
 
 

@@ -76,7 +76,7 @@ def test_an_answer_is_read_back(frame, opened):
     """The oracle of the pre-flight must earn full format reward, also where the template opened <think>."""
     box = Box(12.125, 0, 99.5, 474.75, frame, *SIZES[frame])
     text = after_opened(completion_text(box_text(box, 3), "It is the red one."), opened)
-    parsed = parse_answer(text, opened)
+    parsed = parse_answer(opened + text)
     assert (parsed.status, parsed.xyxy, parsed.well_formed) == (Status.OK, box.xyxy, True)
     assert (opened + text).count("<think>") == 1
 
