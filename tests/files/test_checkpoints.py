@@ -111,7 +111,7 @@ def test_the_newest_checkpoint(tmp_path):
 
 
 def test_nothing_to_resume_from(tmp_path):
-    """A typo in the path, and a run that was killed before its first checkpoint, are told apart."""
+    """A typo in the path, and a run that was killed before its first checkpoint, are distinguished."""
     with pytest.raises(LocusError, match="resume=.*absent: no such folder") as caught:
         latest_checkpoint(tmp_path / "absent")
     assert "config.yaml" in str(caught.value)

@@ -60,7 +60,7 @@ FORMED = "<think>t</think><answer>{}</answer>"
     ],
 )
 def test_by_hand(text, expected):
-    """alpha on the wrong part; format credit for an answer that is no box; a miss that is better than no answer."""
+    """alpha on the wrong part; format credit for an answer that is not a box; a miss that is better than no answer."""
     assert parts(graded(text)) == pytest.approx(expected, abs=1e-12)
 
 
@@ -153,7 +153,7 @@ def test_the_box_by_hand():
 
 
 def test_a_rollout_keeps_all_there_is_to_log():
-    """Text, status and box of a rollout are what rollouts.parquet shows; a truncated one is told apart."""
+    """Text, status and box of a rollout are what rollouts.parquet shows; a truncated one is distinguished."""
     completion = Completion(torch.arange(3), torch.zeros(3), finished=False)
     example = CueExample("e-1", "e", "e.jpg", *FILE, TARGET, 0.05, "medium")
     prompt = Prompt("e-1", torch.arange(5), torch.zeros(5), torch.zeros(0), torch.zeros(0, 3), SEEN, "<think>")

@@ -41,7 +41,7 @@ EXAMPLE = CueExample("street-0", "street", "street.png", 200, 100, (18, 8, 42, 3
 
 # --- Of labels and boxes --------------------------------------------------------------------------------------
 def test_a_padded_crop_finds_its_object():
-    """The neighbour's expression: a crop's own box is no box of the annotations."""
+    """The neighbour's expression: a crop's own box is not a box of the annotations."""
     boxes = np.array([[0, 0, 200, 100], [20, 10, 40, 30], [20, 10, 30, 30], [21, 11, 40.5, 30.5]])
     assert object_of(EXAMPLE, boxes) == 1
     assert object_of(replace(EXAMPLE, area_ratio=0.01), boxes) == 2
