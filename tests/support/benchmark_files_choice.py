@@ -26,7 +26,7 @@ def ai2d_rows() -> list[dict[str, Any]]:
 
 
 def mmstar_rows() -> list[dict[str, Any]]:
-    """Of the parquet: options in the question, with commas, colons and a "None"; and some that cannot be told apart."""
+    """Of the parquet: options in the question, with commas, colons and a "None"; some cannot be distinguished."""
     listed = "What is it?\nOptions: A: A cat, asleep., B: 3, 4 and 5, C: None, D: note: a dog"
     more = {"category": "math", "l2_category": "geometry", "meta_info": {"source": "x"}}
     asked = ((listed, "C"), ("Left or right?", "B"))
