@@ -85,8 +85,16 @@ def with_columns(schema: pa.Schema, columns: Mapping[str, type]) -> pa.Schema:
 def write_text(path: Path, content: str) -> None:
     """Replaces the file in one move."""
     partial = path.with_name(f".{path.name}.partial")
-    partial.write_text(content)
+    partial.write_text(content, encoding="utf-8")
     os.replace(partial, path)
+
+
+def write_lines(path: Path, rows: Iterable[Mapping[str, Any]]) -> None:
+    """Replaces a file of JSON lines in one move; raises LocusError when the folder cannot be written."""
+    try:
+        write_text(path, "".join(json.dumps(row) + "\n" for row in rows))
+    except OSError as error:
+        raise LocusError(f"{path}: cannot be written ({error}); make room or choose another hydra.run.dir") from error
 
 
 def write_json(path: Path, content: dict[str, Any]) -> None:

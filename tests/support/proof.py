@@ -23,7 +23,6 @@ TRAIN = (
     *("trainer.steps=3", "trainer.prompts_per_step=4", "trainer.validate_every=2", "algorithm.group_size=4"),
 )
 SFT = TRAIN[:-1]
-SMALL_DIAGNOSES = ("questions.questions=6", "attention.limit=12", "context_rot.questions=3")
 JOBS: dict[str, tuple[str, ...]] = {
     "grpo": ("train", *TRAIN, "diagnoses=none"),
     "refill": ("train", *TRAIN, "diagnoses=none", "algorithm=grpo_refill", "reward=giou", "trainer/order=balanced"),

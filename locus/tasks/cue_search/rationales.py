@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 from collections.abc import Iterable, Iterator, Sequence
 from functools import cached_property
 from pathlib import Path
@@ -12,6 +11,7 @@ from typing import Any, Protocol
 
 from locus.errors import LocusError
 from locus.files.progress import tracked
+from locus.files.run_files import write_lines
 from locus.tasks.answers import TAGS
 from locus.types import Box, CueExample
 
@@ -112,21 +112,13 @@ def rationale_of(text: str) -> str:
 def write_rationales(rationales: Rationales, examples: Sequence[CueExample], folder: str | Path) -> None:
     """Writes ``targets.jsonl`` whole or not at all, a line per example in their order; none for an empty rationale.
 
-    Raises LocusError as ``targets`` does, and when the folder cannot be written.
+    Raises LocusError as ``rationales`` does, and when the folder cannot be written.
     """
-    path = Path(folder) / TARGETS_FILE
-    lines = []
     texts = tracked(rationales.rationales(examples), "rationales", len(examples), "examples")
-    for example, rationale in zip(examples, texts, strict=True):
-        if rationale:
-            lines.append(json.dumps({"example_id": example.example_id, "rationale": rationale}) + "\n")
-    if not lines:
-        return
-    try:
-        Path(f"{path}.part").write_text("".join(lines), encoding="utf-8")
-        os.replace(f"{path}.part", path)
-    except OSError as error:
-        raise LocusError(f"{path}: cannot be written ({error}); make room or choose another hydra.run.dir") from error
+    pairs = zip(examples, texts, strict=True)
+    rows = [{"example_id": example.example_id, "rationale": text} for example, text in pairs if text]
+    if rows:
+        write_lines(Path(folder) / TARGETS_FILE, rows)
 
 
 # --- Templates: all words, and those of scenes' labels, are single tokens of the tiny tokenizer (tested) -----------

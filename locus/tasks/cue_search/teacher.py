@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -14,7 +13,7 @@ from PIL import Image, ImageDraw
 from locus.errors import LocusError
 from locus.files.chat_endpoint import ChatEndpoint, data_url
 from locus.files.progress import tracked
-from locus.files.run_files import write_text
+from locus.files.run_files import write_lines
 from locus.images.labels import MOST_WORDS, expression_fault
 from locus.images.sources import ImageSource
 from locus.tasks.cue_search.cues import PLAIN, open_image, whole_pixels
@@ -148,15 +147,10 @@ def write_expressions(teacher: TeacherExpressions, examples: Sequence[CueExample
 
     Raises LocusError as ``teacher`` does, and when the folder cannot be written.
     """
-    path = Path(folder) / EXPRESSIONS_FILE
-    lines: list[str] = []
     expressions = tracked(teacher.expressions(examples), "expressions", len(examples), "examples")
-    for example, expression in zip(examples, expressions, strict=True):
-        lines.append(json.dumps({"example_id": example.example_id, "expression": expression}) + "\n")
-    try:
-        write_text(path, "".join(lines))
-    except OSError as error:
-        raise LocusError(f"{path}: cannot be written ({error}); make room or choose another hydra.run.dir") from error
+    pairs = zip(examples, expressions, strict=True)
+    rows = [{"example_id": example.example_id, "expression": text} for example, text in pairs]
+    write_lines(Path(folder) / EXPRESSIONS_FILE, rows)
 
 
 # --- Rationales -----------------------------------------------------------------------------------------------
