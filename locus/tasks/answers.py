@@ -20,10 +20,12 @@ _CORNERS = re.compile(
 )
 TAGS = ("<think>", "</think>", "<answer>", "</answer>")
 THINK_ANSWER = (
-    "First think about the reasoning process inside <think> </think> tags, then give the final answer inside "
-    "<answer> </answer> tags, that is: <think> reasoning here </think><answer> answer here </answer>."
+    "A conversation between User and Assistant. The user asks a question, and the Assistant solves it. The assistant "
+    "first thinks about the reasoning process in the mind and then provides the user with the answer. The reasoning "
+    "process and answer are enclosed within <think> </think> and <answer> </answer> tags, respectively, i.e., "
+    "<think> reasoning process here </think><answer> answer here </answer>."
 )
-"""Asks for the form that the format reward wants; the paper's words."""
+"""Asks for the form that the format reward wants (the paper's appendix B.2, to the letter)."""
 COORDINATE_WORDS = {
     Frame.FILE: "in pixel coordinates",
     Frame.PROCESSED: "in pixel coordinates",

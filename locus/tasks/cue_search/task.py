@@ -30,11 +30,12 @@ CUE_SEARCH = (
     "Image 1 is a full scene image. Image 2 is a cropped region from Image 1. Please find where Image 2 is located in "
     "Image 1, and output the bounding box as [x1, y1, x2, y2] {coordinates}."
 )
+"""The paper's question (appendix B.2), to the letter but for the name of other frames than pixels."""
 EXPRESSION_SEARCH = (
-    'Image 1 is a full scene image. Please find where "{expression}" is located in Image 1, and output the bounding '
-    "box as [x1, y1, x2, y2] {coordinates}."
+    "Please find the object described by the following text in the image, and output the bounding box as "
+    "[x1, y1, x2, y2] {coordinates}: {expression}"
 )
-"""The same question where a referring expression stands for the cue (the paper's Table 5); its wording is ours."""
+"""The same where a referring expression stands for the cue (appendix C.3, which leaves the order of its parts open)."""
 EXACT = 3
 """Decimals of the gold answer: they move a corner by at most 0.002 px of a 4,000 px image, far below 1 % of 16 px."""
 
