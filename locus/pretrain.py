@@ -37,10 +37,11 @@ from locus.run.runtime import (
 from locus.run.sweeps import finished_before
 from locus.scenes.questions import grounding, kinds_of
 from locus.tasks.cue_search.audits import AuditSettings, audited_corpus
+from locus.tasks.cue_search.rationales import NO_RATIONALES, LabelRationales
 from locus.tasks.cue_search.task import CueSearch
 from locus.tasks.datamodule import SampleMaker, Samples
 from locus.tasks.scene_questions import SceneQuestions
-from locus.training.lessons import SceneLessons
+from locus.training.lessons import SceneLessons, think_named
 from locus.training.pretraining import PROGRESS, HeldOut
 
 log = logging.getLogger("locus")
@@ -80,15 +81,19 @@ def build_lessons(cfg: DictConfig, backbone: Backbone, policy: VLM) -> tuple[Sce
     source = instantiate(lessons.cue_source, _convert_="all")
     audit = AuditSettings(duplicate_iou=1.0, check_images=False)  # boxes of a scene do not overlap
     crop, sizes = instantiate(cfg.crop, _convert_="all"), (lessons.cue_examples, cfg.validation.cues)
-    cues = SampleMaker(CueSearch(audited_corpus(source, crop, *sizes, cfg.seed, audit=audit), source), builder, frame)
+    rationales = LabelRationales() if lessons.think != "silent" else NO_RATIONALES
+    corpus = audited_corpus(source, crop, *sizes, cfg.seed, audit=audit)
+    cues = SampleMaker(CueSearch(corpus, source, rationales=rationales), builder, frame)
     kinds = list(zip(kinds_of(lessons.questions), lessons.questions.values(), strict=True))
     scenes = SceneLessons(
         [instantiate(source, _convert_="all") for source in lessons.sources],
+        [instantiate(source, _convert_="all") for source in lessons.question_sources],
         builder,
         policy.end_token_ids[0],
         frame,
         kinds,
-        (lessons.patch_images, lessons.question_images),
+        (lessons.patch_images, lessons.question_images, lessons.seen_images),
+        lessons.think,
         lessons.patch_lessons,
         Samples(cues, "train"),
         lessons.cues_per_lesson,
@@ -120,7 +125,8 @@ def pretrain(cfg: DictConfig) -> None:
     module = instantiate(cfg.module)(policy, lessons.builder)
     trainer = build_trainer(cfg, run)
     record = start_record(run, {"seed": cfg.seed, "parameters": sum(p.numel() for p in policy.parameters())})
-    train = DataLoader(lessons, batch_size=None, sampler=Steps(cfg.trainer.steps, run.last_step))
+    steps = Steps(cfg.trainer.steps, run.last_step)
+    train = DataLoader(lessons, batch_size=None, sampler=steps, num_workers=cfg.trainer.workers)
     validation: DataLoader[Any] = DataLoader(cast(Any, held_out), batch_size=None, collate_fn=lambda batch: batch)
     trainer.fit(module, train, validation, ckpt_path=run.checkpoint, weights_only=True)
     final = {name: float(value) for name, value in trainer.callback_metrics.items() if name.startswith("val/")}

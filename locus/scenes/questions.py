@@ -40,6 +40,8 @@ class SceneQuestion:
     """Boxes of the objects that show the answer, file frame; empty where the answer is that nothing is there."""
     choices: tuple[str, ...]
     """The possible answers; empty for grounding."""
+    subject: str = ""
+    """The words for the one object that is asked about, such as ``striped star``; empty for several objects."""
 
 
 # --- Kinds ----------------------------------------------------------------------------------------------------
@@ -49,17 +51,17 @@ Ask = Callable[[Scene, np.random.Generator], SceneQuestion | None]
 
 def colour(scene: Scene, rng: np.random.Generator) -> SceneQuestion | None:
     """The colour of an object named by pattern and shape. Chance: one in ten."""
-    return _attribute("colour", COLOUR, "What colour is the {pattern} {shape}?", scene, rng)
+    return _attribute("colour", COLOUR, "What colour is the {subject}?", scene, rng)
 
 
 def shape(scene: Scene, rng: np.random.Generator) -> SceneQuestion | None:
     """The shape of an object named by pattern and colour. Chance: one in ten."""
-    return _attribute("shape", SHAPE, "What shape is the {pattern} {colour} object?", scene, rng)
+    return _attribute("shape", SHAPE, "What shape is the {subject} object?", scene, rng)
 
 
 def pattern(scene: Scene, rng: np.random.Generator) -> SceneQuestion | None:
     """The pattern of an object named by colour and shape. Chance: one in five."""
-    return _attribute("pattern", PATTERN, "What pattern is on the {colour} {shape}?", scene, rng)
+    return _attribute("pattern", PATTERN, "What pattern is on the {subject}?", scene, rng)
 
 
 def relation(scene: Scene, rng: np.random.Generator) -> SceneQuestion | None:
@@ -121,7 +123,7 @@ def count(scene: Scene, rng: np.random.Generator) -> SceneQuestion | None:
 def grounding(scene: Scene, rng: np.random.Generator) -> SceneQuestion:
     """The box of an object named in full."""
     item = scene.objects[int(rng.integers(len(scene.objects)))]
-    return SceneQuestion("grounding", f"Where is the {item.label}?", "", (item.box,), ())
+    return SceneQuestion("grounding", f"Where is the {item.label}?", "", (item.box,), (), item.label)
 
 
 KINDS: tuple[Ask, ...] = (
@@ -176,8 +178,10 @@ def _attribute(name: str, asked: int, text: str, scene: Scene, rng: np.random.Ge
     told = [kind for kind in range(3) if kind != asked]
     if sum(all(other.attributes[kind] == item.attributes[kind] for kind in told) for other in scene.objects) > 1:
         return None
-    text = text.format(shape=item.shape, colour=item.colour, pattern=item.pattern)
-    return SceneQuestion(name, text, item.attributes[asked], (item.box,), ATTRIBUTES[asked])
+    subject = " ".join(item.attributes[kind] for kind in (PATTERN, COLOUR, SHAPE) if kind != asked)
+    return SceneQuestion(
+        name, text.format(subject=subject), item.attributes[asked], (item.box,), ATTRIBUTES[asked], subject
+    )
 
 
 def _any_words(rng: np.random.Generator) -> tuple[str, ...]:
@@ -200,5 +204,5 @@ def _existence(
         words, evidence = next((words for words in tried if words not in shown), None), ()
         if words is None:
             return None
-    text = f"Is there a {words[PATTERN]} {words[COLOUR]} {words[SHAPE]}?"
-    return SceneQuestion(kind, text, "yes" if there else "no", evidence, ("yes", "no"))
+    subject = f"{words[PATTERN]} {words[COLOUR]} {words[SHAPE]}"
+    return SceneQuestion(kind, f"Is there a {subject}?", "yes" if there else "no", evidence, ("yes", "no"), subject)

@@ -1,5 +1,8 @@
 """What a tiny backbone is pretrained on: generated scenes with labels of every patch, then with answered questions.
 
+Patches are told in scenes of every kind, questions are asked about ``question_sources`` alone: a base that has met
+questions about sparse scenes only sees a crowded one well and answers questions about it badly.
+
 Lesson s depends on (seed, s) alone, so a resumed run continues with the very next one.
 Shapes: B images, G questions an image, T tokens of question and completion, N merged patches of all images.
 """
@@ -15,6 +18,7 @@ from torch.nn.utils.rnn import pad_sequence
 from torch.utils.data import Dataset
 
 from locus.boxes import to_view
+from locus.errors import LocusError
 from locus.policy.prompts import PromptBuilder
 from locus.scenes.questions import Ask, SceneQuestion, grounding
 from locus.scenes.render import render
@@ -28,6 +32,8 @@ NOTHING = 0
 """The label of a patch without an object; words count from 1."""
 LEAST_OVERLAP = 0.15
 """Share of a patch, or of an object, that must overlap for the patch to be labelled with the object."""
+THINK = ("named", "cues", "silent")
+"""What an answer's thoughts may say: the words for the object in question, or nothing."""
 TRIES = 8
 """How often a kind is asked for before a scene counts as having no such question."""
 
@@ -54,7 +60,7 @@ class Lesson:
     """Images with the object at each merged patch, and perhaps questions."""
 
     prompts: list[Prompt]
-    """B images, without questions."""
+    """Images, without questions; the first B of them are asked about, where there are questions."""
     words: torch.Tensor
     """[3, N] int64: shape, colour, pattern; NOTHING or 1 + the word's index."""
     boxes: torch.Tensor
@@ -66,12 +72,14 @@ class SceneLessons(Dataset[Lesson]):
     """Lesson s of the run; the first ``patch_lessons`` only label patches, the others ask questions, too.
 
     Args:
-        sources: of scenes, drawn from in turn, image by image.
+        sources: of scenes whose patches are labelled, drawn from in turn, image by image.
+        question_sources: of scenes with questions, likewise; their patches are labelled, too.
         builder: makes prompts.
         end_token_id: ends a completion.
         frame: that boxes are written in.
         kinds: questions an image, by kind.
-        images: a patch lesson's, and a question lesson's.
+        images: of a patch lesson; of a question lesson with questions, and without.
+        think: ``named`` thinks of the object asked about, or cropped, in words before it answers; ``silent`` does not.
         patch_lessons: how many there are, before the others.
         cues: samples of cue search, used again and again.
         cues_per_lesson: prompts of them in a lesson, from lesson ``first_cue_lesson`` on.
@@ -81,18 +89,22 @@ class SceneLessons(Dataset[Lesson]):
     def __init__(
         self,
         sources: Sequence[SceneSource],
+        question_sources: Sequence[SceneSource],
         builder: PromptBuilder,
         end_token_id: int,
         frame: Frame,
         kinds: Sequence[tuple[Ask, int]],
-        images: tuple[int, int],
+        images: tuple[int, int, int],
+        think: str,
         patch_lessons: int,
         cues: Samples,
         cues_per_lesson: int,
         first_cue_lesson: int,
         seed: int,
     ):
-        self.sources, self.builder, self.end_token_id, self.frame = sources, builder, end_token_id, frame
+        self.named = think_named(think)
+        self.sources, self.question_sources = sources, question_sources
+        self.builder, self.end_token_id, self.frame = builder, end_token_id, frame
         self.kinds, self.images, self.patch_lessons = kinds, images, patch_lessons
         self.cues, self.seed = cues, seed
         self.cues_per_lesson, self.first_cue_lesson = cues_per_lesson, first_cue_lesson
@@ -100,14 +112,16 @@ class SceneLessons(Dataset[Lesson]):
     def __getitem__(self, step: int) -> Lesson:
         rng = np.random.default_rng([self.seed, step])
         asks = step >= self.patch_lessons
-        count = self.images[asks]
-        scenes = [self.sources[i % len(self.sources)].scene(int(rng.integers(2**40))) for i in range(count)]
+        patch_images, asked_images, seen_images = self.images
+        scenes = _drawn(self.question_sources, asked_images, rng) if asks else []
+        scenes += _drawn(self.sources, seen_images if asks else patch_images, rng)
         prompts = self.builder.image_prompts([render(scene) for scene in scenes])
         cells = [_cells(prompt, self.builder) for prompt in prompts]
         sizes = [prompt.processed_size for prompt in prompts]
         words, boxes = zip(*map(patch_labels, scenes, cells, sizes), strict=True)
         cues = self.cues_per_lesson if step >= self.first_cue_lesson else 0
-        questions = self.questions(scenes, prompts, cells, rng, cues) if asks else None
+        asked = slice(asked_images)
+        questions = self.questions(scenes[asked], prompts[asked], cells[asked], rng, cues) if asks else None
         return Lesson(prompts, torch.cat(words, dim=1), torch.cat(boxes), questions)
 
     def questions(
@@ -139,7 +153,7 @@ class SceneLessons(Dataset[Lesson]):
             answer = question.answer
             if not answer:
                 answer = box_text(to_view(question.evidence[0], view))
-            completion = self.completion(completion_text(answer))
+            completion = self.completion(completion_text(answer, question.subject if self.named else ""))
             ids = torch.cat([asked, completion])
             place = torch.arange(len(ids))
             looking = place >= len(self.builder.encode(question.text)) - 1
@@ -151,6 +165,17 @@ class SceneLessons(Dataset[Lesson]):
     def completion(self, text: str) -> torch.Tensor:
         """[T] tokens, the end token last."""
         return torch.tensor([*self.builder.encode(text), self.end_token_id])
+
+
+def think_named(think: str) -> bool:
+    """Whether answers begin with the object's words; raises LocusError unless ``think`` is one of `THINK`."""
+    if think not in THINK:
+        raise LocusError(f"lessons.think={think}: give one of {', '.join(THINK)}")
+    return think == "named"
+
+
+def _drawn(sources: Sequence[SceneSource], count: int, rng: np.random.Generator) -> list[Scene]:
+    return [sources[i % len(sources)].scene(int(rng.integers(2**40))) for i in range(count)]
 
 
 def questions_of(scene: Scene, kinds: Sequence[tuple[Ask, int]], rng: np.random.Generator) -> list[SceneQuestion]:

@@ -146,7 +146,8 @@ class PretrainModule(LightningModule):
         features = self.policy.vision_features(lesson.prompts)
         loss, metrics = self.patch_loss(lesson, features)
         if lesson.questions is not None:
-            answer_loss, look_loss = self.question_losses(lesson.prompts, lesson.questions, features)
+            asked = slice(len(lesson.questions.token_ids))
+            answer_loss, look_loss = self.question_losses(lesson.prompts[asked], lesson.questions, features[asked])
             metrics |= {"answer_loss": answer_loss.detach(), "look_loss": look_loss.detach()}
             loss = self.patch_weight * loss + answer_loss + self.look_share * self.look_weight * look_loss
         self.apply_update(loss)

@@ -42,6 +42,14 @@ class NoRationales(Rationales):
 NO_RATIONALES = NoRationales()
 
 
+class LabelRationales(Rationales):
+    """The example's label, such as ``dotted red star``: what is looked for is said before it is pointed at."""
+
+    def rationales(self, examples: Sequence[CueExample]) -> Iterator[str]:
+        """As in `Rationales`."""
+        return (example.label for example in examples)
+
+
 class FileRationales(Rationales):
     """Rationales from JSON lines.
 
