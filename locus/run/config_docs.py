@@ -21,11 +21,12 @@ HIDDEN = ("_target_", "_partial_", "_convert_", "defaults", "hydra")
 """Keys that no user sets."""
 LONGEST = 120
 """Characters of a list that is shown."""
-LATER = ("experiment", "sweep", "hydra/launcher")
+LATER = ("experiment", "experiment/transfer", "sweep", "hydra/launcher")
 """Groups whose options are described by their first line alone: the rest are commands and costs, or Hydra's keys."""
 NESTED = {
     "experiment/paper": "what an experiment takes with scale=paper; not chosen by itself",
-    "experiment/tiny": "what an experiment takes with scale=tiny; not chosen by itself",
+    "experiment/tiny": "what an experiment takes at tiny scale; not chosen by itself",
+    "experiment/transfer": "settings of one experiment, chosen as experiment=transfer/locus and so on",
     "scale": "only together with experiment=, whose tables and figures take paper unless told otherwise",
 }
 """What groups are that only experiments name."""
@@ -46,6 +47,9 @@ class Group:
 
 SCENES = Group("scenes", "small", "families of generated scenes, here those of data=scenes", "data.source")
 """Data, benchmarks and diagnoses put them where they are drawn, as ``scenes@data.source=mixed`` does."""
+
+APART = (SCENES, Group("experiment/transfer", None), Group("hydra/launcher", None))
+"""What no defaults list of train.yaml names."""
 
 
 @dataclass(frozen=True)
@@ -161,7 +165,7 @@ def package_of(file: Path, group: Group) -> str:
 def reference(conf: Path) -> str:
     """Markdown: every group with its options and its default's keys, then the keys outside the groups."""
     parts = []
-    groups = [*groups_of(conf / "train.yaml", conf), SCENES, Group("hydra/launcher", None)]
+    groups = [*groups_of(conf / "train.yaml", conf), *APART]
     for group in groups:
         files = options_of(group, conf)
         if not files:
@@ -170,7 +174,7 @@ def reference(conf: Path) -> str:
         said = [f"{comment[0].upper()}{comment[1:]}.", ""] if comment else []
         rows = [[_marked(file.stem, group), _text(summary(file, group.name not in LATER))] for file in files]
         titles = ["option", ""]
-        if group.name == "experiment":
+        if any(map(command_of, files)):
             titles = [*titles, "command"]
             rows = [[*row, command_of(file)] for row, file in zip(rows, files, strict=True)]
         parts += [f"### `{group.name}`", "", *said, *_table(titles, rows), ""]

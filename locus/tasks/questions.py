@@ -23,7 +23,7 @@ from locus.scenes.render import render
 from locus.scenes.source import SCHEME, SceneSource, in_order
 from locus.tasks.answers import THINK_ANSWER, completion_text, normalised, parse_text
 from locus.tasks.task import Key, Split, Task
-from locus.types import Frame, Grade, Query, Response, RolloutGroup, View
+from locus.types import Frame, Grade, Query, Response, View
 
 TRIES = 1000
 """Scenes that are drawn for a question of one kind before it counts as one that they never have."""
@@ -150,23 +150,34 @@ class FileQuestions:
 
 
 class Questions(Task[ImageQuestion]):
-    """Ordinary questions: the right answer earns 1 - alpha, the format alpha. They serve training, in a mixture.
+    """Ordinary questions: the right answer earns 1 - alpha, the format alpha. They serve training, alone or mixed in.
 
     Args:
         source: draws them.
         think: the prompt asks for ``<think> … </think><answer> … </answer>``, the format that the reward wants.
         alpha: weight of the format.
+        validation: draws those of validation, of other images; None where another task of a mixture is validated.
+        validation_questions: how many.
     """
 
     name = "question"
     headline = "accuracy"
 
-    def __init__(self, source: QuestionSource, think: bool, alpha: float) -> None:
+    def __init__(
+        self,
+        source: QuestionSource,
+        think: bool,
+        alpha: float,
+        validation: QuestionSource | None = None,
+        validation_questions: int = 0,
+    ) -> None:
         self.source, self.think, self.alpha = source, think, alpha
+        keys = validation.keys(0, 0, validation_questions) if validation else []
+        self._held_out = tuple(validation.question(key) for key in keys) if validation else ()
 
     def examples(self, split: Split) -> Sequence[ImageQuestion]:
-        """None that could be listed: they are drawn step by step, and none is held out."""
-        return ()
+        """Validation's; those of training could not be listed: they are drawn step by step."""
+        return self._held_out if split == "validation" else ()
 
     def prompt(self, example: ImageQuestion, frame: Frame) -> Query:
         """The image and the question."""
@@ -203,8 +214,3 @@ class Questions(Task[ImageQuestion]):
     def row(self, example: ImageQuestion) -> Mapping[str, Any]:
         """Image, question and right answer."""
         return {"image_path": example.image_path, "question": example.text, "expected": example.answer}
-
-    def training_metrics(self, groups: Sequence[RolloutGroup]) -> dict[str, float]:
-        """The share of right answers."""
-        rollouts = [rollout for group in groups for rollout in group.rollouts]
-        return {"accuracy": sum(rollout.grade.parts["accuracy"] for rollout in rollouts) / len(rollouts)}

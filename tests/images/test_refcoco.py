@@ -162,7 +162,7 @@ def test_labels_are_the_expressions_of_a_prompt(tmp_path):
     """A prompt that shows the crop, or words of another box."""
     source = write(tmp_path)
     corpus = audited_corpus(source, CROPS, 2, 1, 1)
-    cue = LabelTextCue().over(source)
+    cue = LabelTextCue().over(source, corpus.train)
     assert cue.audit(corpus.all_examples) == {"expressions": len(corpus.all_examples), "ambiguous": 0}
     family = next(iter(FAMILIES))
     make = SampleMaker(CueSearch(corpus, source, cue=cue, validation_cue=cue), builder(family), FAMILIES[family][1])
@@ -171,7 +171,7 @@ def test_labels_are_the_expressions_of_a_prompt(tmp_path):
     for sample in map(make, examples):
         words = make.task.row(sample.example)["expression"]
         assert table.labels[table.boxes.tolist().index(list(sample.example.box))] == words
-        assert f'find where "{words}" is located' in make.builder.decode(sample.prompt.input_ids)
+        assert f": {words}\n" in make.builder.decode(sample.prompt.input_ids)
         assert len(sample.prompt.image_grid_thw) == 1
 
 

@@ -41,6 +41,7 @@ VALUES = {
     "rationales.path": "boxes.jsonl",
     "rationales.model": "teacher",
     "cue=text_endpoint cue.model": "teacher",
+    "backbone.path": "images",
 }
 # Keys that are ??? and may stay so.
 OPTIONAL = {"resume"}
@@ -48,6 +49,8 @@ OPTIONAL = {"resume"}
 AT_RUN_TIME: dict[str, set[str]] = {}
 # Groups that only experiments bring in; their files are tried with these.
 OF_EXPERIMENTS = {"scale", "experiment/paper", "experiment/tiny"}
+# Groups of experiments.
+EXPERIMENTS = ("experiment", "experiment/transfer")
 # Groups whose files are only put at places of others: the app and the place where they are tried.
 PLACED = {"scenes": ("prepare", "data.source")}
 # "group=option" that cannot be built on every machine, with the reason; composed and checked all the same.
@@ -92,6 +95,7 @@ def groups_of(app: str, conf: Path) -> set[str]:
 
 def app_of(group: str, conf: Path) -> str | None:
     """The first app whose overrides can choose from a group; Hydra's own are in every app."""
+    group = EXPERIMENTS[0] if group in EXPERIMENTS else group
     if conf == CONF and group in PLACED:
         return PLACED[group][0]
     return next((app for app in apps(conf) if group.startswith("hydra/") or group in groups_of(app, conf)), None)
@@ -177,9 +181,11 @@ def undocumented(file: Path) -> Iterator[str]:
         if not line.startswith("#"):
             break
         comments.append(line)
-    for fact in (rf"Command: python -m locus\.\w+ .*\bexperiment={file.stem}\b", r"Expected: \S", r"Cost: \S"):
+    name = file.relative_to(next(folder for folder in file.parents if folder.name == "experiment")).with_suffix("")
+    command = rf"Command: python -m locus\.\w+ .*\bexperiment=(\S+,)?{name.as_posix()}(,|\s|$)"
+    for fact in (command, r"Expected: \S", r"Cost: \S"):
         if not any(re.match(rf"# {fact}", line) for line in comments):
-            yield f"experiment/{file.name}: no comment at its top says '# {fact}'"
+            yield f"experiment/{name}: no comment at its top says '# {fact}'"
 
 
 def fill(config: DictConfig, inputs: Path, choice: str = "") -> None:
@@ -238,14 +244,12 @@ def read() -> set[str]:
 
 def choices() -> list[str]:
     """``group=option`` of every group file that an app's overrides can choose; experiments have a test of their own."""
-    return [
-        f"{group}={option}" for group, option in options(CONF) if group not in OF_EXPERIMENTS and group != "experiment"
-    ]
+    return [f"{group}={option}" for group, option in options(CONF) if group not in {*OF_EXPERIMENTS, *EXPERIMENTS}]
 
 
 def experiments() -> list[str]:
-    """Names of all experiments."""
-    return [option for group, option in options(CONF) if group == "experiment"]
+    """Names of all experiments, as ``experiment=`` takes them."""
+    return [f"{group}/{option}".removeprefix("experiment/") for group, option in options(CONF) if group in EXPERIMENTS]
 
 
 def test_nothing_is_forgotten():

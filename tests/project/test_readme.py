@@ -127,7 +127,11 @@ def test_readme_shows_the_main_job():
     assert any(module_of(words) == "locus.train" for words in found)
 
 
-@pytest.mark.parametrize("file", sorted((REPO / "conf" / "experiment").glob("*.yaml")), ids=lambda path: path.stem)
+@pytest.mark.parametrize(
+    "file",
+    [file for folder in (".", "transfer") for file in sorted((REPO / "conf" / "experiment" / folder).glob("*.yaml"))],
+    ids=lambda path: path.stem,
+)
 def test_experiment_command(file, compose_app):
     """The command on top of an experiment is what people copy."""
     given = re.findall(r"^# Command: (.*)$", file.read_text(), re.MULTILINE)

@@ -239,7 +239,7 @@ def test_no_mix_no_question_accuracy():
     """A new column in every run, or a mean of nothing where all groups are of one kind."""
     task, sample = mixture(), question()
     answers = tuple(written(task, sample, word) for word in ("red", "blue"))
-    assert task.training_metrics([RolloutGroup(sample, answers)]) == {"question_accuracy": 0.5}
+    assert task.training_metrics([RolloutGroup(sample, answers)])["question_accuracy"] == 0.5
     (row,) = fit(*grpo()).rows
     assert "train/question_accuracy" not in row and "train/iou" in row
 

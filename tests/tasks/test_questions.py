@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import json
 from collections import Counter
-from collections.abc import Callable, Set
+from collections.abc import Callable, Sequence, Set
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+from hydra import compose, initialize_config_dir
+from hydra.utils import instantiate
 from PIL import Image
 
 from locus.errors import LocusError
@@ -20,6 +23,7 @@ from locus.tasks.answers import THINK_ANSWER, normalised, parse_text
 from locus.tasks.questions import FileQuestions, GeneratedQuestions, ImageQuestion, Questions, QuestionSource
 from locus.tasks.task import Key
 from locus.types import Frame, Grade, ParsedAnswer, Response, Status, View
+from tests.support.paths import CONF
 from tests.support.scene_answers import derived
 
 FORMED = "<think>t</think><answer>{}</answer>"
@@ -41,7 +45,7 @@ def draw(
     return [source.question(key) for key in source.keys(step, attempt, count, used)]
 
 
-def asked(questions: list[ImageQuestion]) -> list[tuple[Any, ...]]:
+def asked(questions: Sequence[ImageQuestion]) -> list[tuple[Any, ...]]:
     """All of a question, comparable."""
     return [(q.example_id, q.image_path, q.image.tobytes(), q.text, q.answer) for q in questions]
 
@@ -122,6 +126,31 @@ def test_what_is_asked():
         query, shown = task.prompt(task.example(0), Frame.UNIT1000), task.row(task.example(0))
         assert query.text == "What colour is it?" + ("\n" + THINK_ANSWER) * think and len(query.images) == 1
         assert shown == {"image_path": "a.png", "question": "What colour is it?", "expected": "red"}
+
+
+# --- A task by itself -----------------------------------------------------------------------------------------
+def test_questions_are_validated_on_other_scenes():
+    """Validation on questions of training, on others in each run, or on none; a headline that is never logged."""
+    task = Questions(
+        generated(), False, 0.1, validation=GeneratedQuestions((scenes(5),), WORDED, 1), validation_questions=6
+    )
+    held_out = task.examples("validation")
+    assert asked(held_out) == asked(draw(GeneratedQuestions((scenes(5),), WORDED, 1), 0, 0, 6))
+    trained = {task.example(key).image_path for keys in islice(task.batches(8, 1), 4) for key in keys}
+    assert len(trained) == 32 and not trained & {one.image_path for one in held_out}
+    assert not Questions(generated(), False, 0.1).examples("validation") and not task.examples("train")
+    grades = [task.grade(one, Response(task.gold(one, View(Frame.FILE))), View(Frame.FILE)) for one in held_out]
+    assert task.summary(grades)[task.headline] == 1
+
+
+def test_the_shipped_task_shares_no_scene():
+    """A family of training, validation, pretraining or evaluation that two of them draw from."""
+    with initialize_config_dir(str(CONF), version_base="1.3"):
+        config = compose("train", ["task=questions", "task.validation_questions=2"])
+    task = instantiate(config.task, _convert_="all")
+    (trained,), (held_out,) = (one.values() for one in (task.source.scenes, config.task.validation.scenes))
+    assert (trained.seed, held_out.seed) == (3000003, 3000004) and trained.objects == (12, 16)
+    assert len(task.examples("validation")) == 2 and list(config.task.validation.kinds) == list(task.source.kinds)
 
 
 # --- Generated scenes -----------------------------------------------------------------------------------------

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import cached_property
 from typing import Any, Protocol
 
 import numpy as np
@@ -13,6 +14,7 @@ from torchvision.transforms.v2 import functional
 
 from locus.errors import LocusError
 from locus.images.sources import ImageSource
+from locus.tasks.cue_search.corpus import CueTable
 from locus.types import CueExample
 
 
@@ -25,8 +27,8 @@ class Cue(Protocol):
     def expression(self, example: CueExample) -> str:
         """Words in place of the picture; empty where the picture is shown."""
 
-    def over(self, source: ImageSource) -> Cue:
-        """The same for crops of this source, which may tell more of them than their pictures."""
+    def over(self, source: ImageSource, examples: CueTable) -> Cue:
+        """The same for these examples of this source, which may tell more of them than their pictures."""
 
     def audit(self, examples: Sequence[CueExample]) -> dict[str, Any]:
         """Counts for ``run.json``; raises LocusError unless every example can be served."""
@@ -47,7 +49,7 @@ class VisualCue:
         """None: the picture is shown."""
         return ""
 
-    def over(self, source: ImageSource) -> VisualCue:
+    def over(self, source: ImageSource, examples: CueTable) -> VisualCue:
         """Itself: a crop's picture is all it needs."""
         return self
 
@@ -58,6 +60,58 @@ class VisualCue:
 
 PLAIN = VisualCue()
 """The crop as it is: the paper's cue."""
+
+
+@dataclass(frozen=True)
+class ShuffledCue:
+    """A control: the crop of another example from another image, so that nothing in the image is the cue's place.
+
+    Which one depends on (seed, example id) alone. The target stays, and so do all sizes, colours and rewards.
+    """
+
+    seed: int
+    source: ImageSource | None = None
+    """Of the corpus; given by `over`, as the examples."""
+    examples: CueTable | None = None
+
+    def picture(self, example: CueExample, image: Image.Image) -> Image.Image:
+        """The other example's cue; raises LocusError for an image that cannot be read."""
+        assert self.source is not None, "`over` gives it"
+        other = self.other(example)
+        return PLAIN.picture(other, open_image(self.source, other))
+
+    def other(self, example: CueExample) -> CueExample:
+        """The example whose crop is shown."""
+        assert self.examples is not None, "`over` gives them"
+        rng = _generator(self.seed, example.example_id)
+        return self.examples[int(rng.choice(np.flatnonzero(self._images != example.image_id)))]
+
+    def expression(self, example: CueExample) -> str:
+        """None: a picture is shown."""
+        return ""
+
+    def over(self, source: ImageSource, examples: CueTable) -> ShuffledCue:
+        """The same, shuffled among these examples."""
+        return replace(self, source=source, examples=examples)
+
+    def audit(self, examples: Sequence[CueExample]) -> dict[str, Any]:
+        """How many are shuffled; raises LocusError when all are of one image."""
+        if len(set(self._images)) < 2:
+            raise LocusError("cue=shuffled: all examples are of one image; use data with more images")
+        return {"shuffled": len(examples)}
+
+    @cached_property
+    def _images(self) -> np.ndarray:
+        """[N] image of each example."""
+        assert self.examples is not None, "`over` gives them"
+        return np.array(self.examples.columns["image_id"].to_pylist())
+
+
+def _generator(seed: int, example_id: str) -> np.random.Generator:
+    """Random numbers of an example's own, the same at every access."""
+    digest = hashlib.sha256(f"{seed}/{example_id}".encode()).digest()
+    return np.random.default_rng(int.from_bytes(digest[:8], "little"))
+
 
 _ROUNDING = 1e-6  # a side that is whole but for float rounding stays whole
 
@@ -151,8 +205,7 @@ class CueAugmentation:
 
     def __call__(self, cue: Image.Image, example_id: str) -> Image.Image:
         """The example's cue, changed."""
-        digest = hashlib.sha256(f"{self.seed}/{example_id}".encode()).digest()
-        rng = np.random.default_rng(int.from_bytes(digest[:8], "little"))
+        rng = _generator(self.seed, example_id)
         drawn = {name: float(rng.uniform(*getattr(self, name))) for name in LIMITS}
         size = [max(1, round(side * drawn["scale"])) for side in (cue.height, cue.width)]
         cue = functional.resize(cue, size, functional.InterpolationMode.BICUBIC)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from functools import cached_property
 from pathlib import Path
 from typing import Any, Protocol
@@ -13,6 +13,7 @@ from locus.errors import LocusError
 from locus.files.progress import tracked
 from locus.files.run_files import write_lines
 from locus.tasks.answers import TAGS
+from locus.tasks.cue_search.corpus import CueTable
 from locus.types import Box, CueExample
 
 TARGETS_FILE = "targets.jsonl"
@@ -21,7 +22,7 @@ TARGETS_FILE = "targets.jsonl"
 class Rationales(Protocol):
     """Gives each example its rationale."""
 
-    def check(self, example_ids: Iterable[str]) -> None:
+    def check(self, examples: CueTable) -> None:
         """Raises LocusError where it is known beforehand that one of these examples will have no rationale."""
 
     def rationales(self, examples: Sequence[CueExample]) -> Iterator[str]:
@@ -31,7 +32,7 @@ class Rationales(Protocol):
 class NoRationales(Rationales):
     """The box alone, after an empty think block."""
 
-    def check(self, example_ids: Iterable[str]) -> None:
+    def check(self, examples: CueTable) -> None:
         """Every example has one."""
 
     def rationales(self, examples: Sequence[CueExample]) -> Iterator[str]:
@@ -43,11 +44,27 @@ NO_RATIONALES = NoRationales()
 
 
 class LabelRationales(Rationales):
-    """The example's label, such as ``dotted red star``: what is looked for is said before it is pointed at."""
+    """The example's label, as a policy that answers at once would think. Example: ``dotted red star``."""
+
+    def check(self, examples: CueTable) -> None:
+        """Raises LocusError for a label that is empty, or has tags."""
+        for name, label in zip(*(examples.columns[key].to_pylist() for key in ("example_id", "label")), strict=True):
+            _label(name, label)
 
     def rationales(self, examples: Sequence[CueExample]) -> Iterator[str]:
-        """As in `Rationales`."""
-        return (example.label for example in examples)
+        """As in `Rationales`; raises LocusError as `check` does."""
+        return (_label(example.example_id, example.label) for example in examples)
+
+
+def _label(example_id: str, label: str) -> str:
+    """The label as a rationale."""
+    try:
+        return rationale_of(label)
+    except ValueError:
+        raise LocusError(
+            f"rationales=labels: example {example_id} has the label {label!r}: use data with labels (generated scenes, "
+            "coco, refcoco, or boxes with a column label) and a crop= of its objects, or rationales=templates"
+        ) from None
 
 
 class FileRationales(Rationales):
@@ -60,20 +77,23 @@ class FileRationales(Rationales):
     def __init__(self, path: str) -> None:
         self.path = Path(path)
 
-    def check(self, example_ids: Iterable[str]) -> None:
+    def check(self, examples: CueTable) -> None:
         """Raises LocusError for a file that is missing, empty or broken, and for an example that is not in it."""
+        self._require(examples.columns["example_id"].to_pylist())
+
+    def rationales(self, examples: Sequence[CueExample]) -> Iterator[str]:
+        """As in `Rationales`; raises LocusError as `check` does."""
+        names = [example.example_id for example in examples]
+        self._require(names)
+        return (self._rationales[name] for name in names)
+
+    def _require(self, example_ids: Sequence[str]) -> None:
         lacking = [name for name in example_ids if name not in self._rationales]
         if lacking:
             raise LocusError(
                 f"{self.path}: no rationale for {len(lacking)} of the examples, first {lacking[0]}; give the "
                 f"{TARGETS_FILE} that locus.prepare wrote beside this corpus, or add a line for each"
             )
-
-    def rationales(self, examples: Sequence[CueExample]) -> Iterator[str]:
-        """As in `Rationales`; raises LocusError as `check` does."""
-        names = [example.example_id for example in examples]
-        self.check(names)
-        return (self._rationales[name] for name in names)
 
     @cached_property
     def _rationales(self) -> dict[str, str]:

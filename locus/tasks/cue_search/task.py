@@ -84,7 +84,7 @@ class CueSearch(Task[CueExample]):
         order: Order | None = None,
         rationales: Rationales = NO_RATIONALES,
     ):
-        cues = {"train": cue.over(source), "validation": validation_cue.over(source)}
+        cues = {"train": cue.over(source, corpus.train), "validation": validation_cue.over(source, corpus.validation)}
         audits = {}
         for name, split in (("cue", "train"), ("validation_cue", "validation")):
             if counts := cues[split].audit(corpus.splits[split]):
@@ -132,7 +132,7 @@ class CueSearch(Task[CueExample]):
 
     def check_targets(self) -> None:
         """Raises LocusError when a training example lacks its rationale."""
-        self.rationales.check(self.corpus.train.columns["example_id"].to_pylist())
+        self.rationales.check(self.corpus.train)
 
     def check(self, count: int, steps: int) -> None:
         """As `Task.check`, by the order's pools."""

@@ -7,16 +7,17 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, NoReturn
 
-import numpy as np
-from PIL import Image, ImageDraw
+from PIL import Image
 
 from locus.errors import LocusError
 from locus.files.chat_endpoint import ChatEndpoint, data_url
 from locus.files.progress import tracked
 from locus.files.run_files import write_lines
-from locus.images.labels import MOST_WORDS, expression_fault
+from locus.images.labels import expression_fault
 from locus.images.sources import ImageSource
-from locus.tasks.cue_search.cues import PLAIN, open_image, whole_pixels
+from locus.tasks.answers import box_text
+from locus.tasks.cue_search.corpus import CueTable
+from locus.tasks.cue_search.cues import PLAIN, open_image
 from locus.tasks.cue_search.rationales import Rationales, rationale_of
 from locus.types import CueExample
 
@@ -83,35 +84,33 @@ class ChatTeacher:
             yield from pool.map(answer, range(len(examples)))
 
 
-def both_images(image: Image.Image, cue: Image.Image) -> list[dict[str, Any]]:
-    """Parts of a chat message: the full image as Image 1, the cue as Image 2."""
+def messages(image: Image.Image, cue: Image.Image, instruction: str) -> list[dict[str, Any]]:
+    """Chat messages as the paper has them: one turn of the full image, the cue and the instruction."""
     # A photograph as PNG is several times as large; a cue of few pixels would not survive JPEG.
     urls = data_url(image, "JPEG", quality=95, subsampling=0), data_url(cue, "PNG")
-    parts: list[dict[str, Any]] = []
-    for number, url in enumerate(urls, 1):
-        parts += [{"type": "text", "text": f"Image {number}:"}, {"type": "image_url", "image_url": {"url": url}}]
-    return parts
+    images = [{"type": "image_url", "image_url": {"url": url}} for url in urls]
+    return [{"role": "user", "content": [*images, {"type": "text", "text": instruction}]}]
 
 
 # --- Referring expressions -----------------------------------------------------------------------------------
 
 EXPRESSIONS_FILE = "expressions.jsonl"
 EXPRESSION_INSTRUCTION = (
-    "Image 1 is a full scene image. Image 2 is a cropped region from Image 1, the one at {box} as [x1, y1, x2, y2] "
-    "in relative coordinates from 0 to 1000. Write a referring expression for what this region shows, so that a reader "
-    "who sees only Image 1 finds this region and no other: what it is, what it looks like and where it is. Write one "
-    "line of at most {most} words that begins in lower case and ends without a full stop. Give no coordinates."
+    "You are given a full image and a cropped region from it. The cropped region highlights a specific object in the "
+    "scene.\n"
+    "Write a short, precise referring expression (1 sentence, under 25 words) that uniquely identifies this object in "
+    "the full image. Focus on its category, appearance, size, and spatial position relative to other objects.\n"
+    "Output only the referring expression, nothing else."
 )
-"""The paper says what its text cues are (a generated expression under 25 words), not how they are asked for: this
-prompt is written to that description and is not the paper's."""
+"""The paper's (appendix C.3), to the letter."""
 
 
 class TeacherExpressions(ChatTeacher):
-    """Asks a chat endpoint for each example's expression; it sees the full image and the cue, and reads the box."""
+    """Asks a chat endpoint for each example's expression; it sees the full image and the cue, and no box."""
 
     group = "cue"
 
-    def over(self, source: ImageSource) -> NoReturn:
+    def over(self, source: ImageSource, examples: CueTable) -> NoReturn:
         """Raises LocusError: a run shows the expressions of a file."""
         raise LocusError(
             f"cue=text_endpoint is for locus.prepare, which writes {EXPRESSIONS_FILE}: train with cue=text_file and "
@@ -124,11 +123,8 @@ class TeacherExpressions(ChatTeacher):
 
 
 def expression_messages(example: CueExample, image: Image.Image, cue: Image.Image) -> list[dict[str, Any]]:
-    """Chat messages of one example: the full image, the cue, and the instruction with the box."""
-    x1, y1, x2, y2 = example.box
-    corners = x1 / example.width, y1 / example.height, x2 / example.width, y2 / example.height
-    text = EXPRESSION_INSTRUCTION.format(box=[round(1000 * share) for share in corners], most=MOST_WORDS)
-    return [{"role": "user", "content": [*both_images(image, cue), {"type": "text", "text": text}]}]
+    """Chat messages of one example; the same words for all."""
+    return messages(image, cue, EXPRESSION_INSTRUCTION)
 
 
 def expression_of(reply: str) -> str:
@@ -156,20 +152,19 @@ def write_expressions(teacher: TeacherExpressions, examples: Sequence[CueExample
 # --- Rationales -----------------------------------------------------------------------------------------------
 
 RATIONALE_INSTRUCTION = (
-    "Image 2 is a cropped region from Image 1. A student sees both images and has to find where Image 2 is located in "
-    "Image 1. To you, but not to the student, a red rectangle in Image 1 shows the true location. Write the student's "
-    "reasoning that leads to this location, in two or three sentences of plain text: what Image 2 shows, where in "
-    "Image 1 the same is seen, and by which details or surroundings it is told from similar places. Write as if it had "
-    "been found by looking: do not mention the red rectangle, nor that the location is marked, known or given. "
-    "Give no coordinates and no tags; reply with the reasoning alone."
+    "Image 1 is a full scene image. Image 2 is a cropped region from Image 1.\n"
+    "The cropped region is located at {bbox} in Image 1 (pixel coordinates [x1, y1, x2, y2]).\n"
+    "Please write a brief reasoning process (2–3 sentences) explaining how you would identify where Image 2 is located "
+    "in Image 1 based on the visual cues in the crop. Then provide the bounding box.\n"
+    "Output format:\n"
+    "<think>your reasoning</think>\n"
+    "<answer>{bbox}</answer>"
 )
-"""The paper says what its teacher does (a 2-3 sentence rationale given the true box), not how it is asked: this prompt
-is written to that description and is not the paper's."""
-RED = (255, 0, 0)
+"""The paper's (appendix C.2), to the letter."""
 
 
 class TeacherRationales(ChatTeacher, Rationales):
-    """Asks a chat endpoint for each example's rationale; it sees the full image with the target box, and the cue."""
+    """Asks a chat endpoint for each example's rationale; it sees the full image and the cue, and reads the true box."""
 
     group = "rationales"
 
@@ -179,24 +174,17 @@ class TeacherRationales(ChatTeacher, Rationales):
 
 
 def rationale_messages(example: CueExample, image: Image.Image, cue: Image.Image) -> list[dict[str, Any]]:
-    """Chat messages of one example: the instruction, the image with the target box, the cue."""
-    content = both_images(with_box(image, example), cue)
-    return [{"role": "system", "content": RATIONALE_INSTRUCTION}, {"role": "user", "content": content}]
-
-
-def with_box(image: Image.Image, example: CueExample) -> Image.Image:
-    """A copy of the full image with a red rectangle around the target box; the box's own pixels stay as they are."""
-    image = image.convert("RGB")
-    line = max(2, round(max(image.size) / 400))
-    x1, y1, x2, y2 = whole_pixels(np.array(example.box), *image.size).astype(int).tolist()
-    outer = (x1 - line, y1 - line, x2 + line - 1, y2 + line - 1)  # PIL's corners are both inside
-    ImageDraw.Draw(image).rectangle(outer, outline=RED, width=line)
-    return image
+    """Chat messages of one example: the box in whole pixels of the file, as the endpoint gets the image."""
+    return messages(image, cue, RATIONALE_INSTRUCTION.format(bbox=box_text(example.target)))
 
 
 def reasoning(reply: str) -> str:
-    """A teacher's reply -> the rationale: what follows the teacher's own thoughts, where it sends them, too.
+    """A teacher's reply -> the rationale: its last think block, which follows the teacher's own thoughts, if any.
 
-    Raises ValueError for a reply that cannot be a rationale.
+    Raises ValueError for a reply that holds none, or one that cannot be a rationale.
     """
-    return rationale_of(reply.rpartition("</think>")[2])
+    before, end, _ = reply.rpartition("</think>")
+    _, begin, thought = before.rpartition("<think>")
+    if not begin or not end:
+        raise ValueError("the reply holds no <think> block")
+    return rationale_of(thought)

@@ -18,6 +18,7 @@ from locus.errors import LocusError
 from locus.images.labels import expression_fault
 from locus.images.sources import ImageSource, keep_boxes
 from locus.tasks.cue_search.audits import duplicate_boxes
+from locus.tasks.cue_search.corpus import CueTable
 from locus.tasks.cue_search.expressions import Expression, referring_expressions
 from locus.types import CueExample
 
@@ -43,7 +44,7 @@ class AnnotatedTextCue(TextCue):
     source: ImageSource | None = None
     """Of the corpus; given by `over`."""
 
-    def over(self, source: ImageSource) -> AnnotatedTextCue:
+    def over(self, source: ImageSource, examples: CueTable) -> AnnotatedTextCue:
         """The same for crops of this source's boxes."""
         return replace(self, source=source)
 
@@ -106,7 +107,7 @@ class FileTextCue(TextCue):
 
     path: str
 
-    def over(self, source: ImageSource) -> FileTextCue:
+    def over(self, source: ImageSource, examples: CueTable) -> FileTextCue:
         """Itself: the file says all."""
         return self
 
@@ -175,7 +176,7 @@ class FileTextCue(TextCue):
 class LabelTextCue(TextCue):
     """The label itself, of data whose labels are expressions."""
 
-    def over(self, source: ImageSource) -> LabelTextCue:
+    def over(self, source: ImageSource, examples: CueTable) -> LabelTextCue:
         """Itself: an example knows its label."""
         return self
 

@@ -4,12 +4,21 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+from hydra.utils import instantiate
+from omegaconf import OmegaConf
 from PIL import Image
 
 from locus.errors import LocusError
-from locus.tasks.cue_search.cues import open_image, render_cue, whole_pixels
+from locus.scenes.source import SceneSource
+from locus.tasks.cue_search.audits import audited_corpus
+from locus.tasks.cue_search.crops import CropStrategy
+from locus.tasks.cue_search.cues import PLAIN, ShuffledCue, open_image, render_cue, whole_pixels
+from locus.tasks.cue_search.task import CueSearch
+from locus.tasks.datamodule import SampleMaker
+from locus.tasks.preflight import preflight
 from locus.types import CueExample, Frame
-from tests.support.models import cue_task
+from tests.support.models import FAMILIES, builder, cue_task
+from tests.support.paths import CONF
 
 
 def noise(width: int, height: int) -> Image.Image:
@@ -79,3 +88,55 @@ def test_an_image_of_another_size_is_refused():
     task.source = Folder()
     with pytest.raises(LocusError, match=r"image a: is 40x30"):
         task.prompt(row, Frame.FILE)
+
+
+# --- Shuffled -------------------------------------------------------------------------------------------------
+CROPS = CropStrategy(bins={"all": (0, 1)}, mixture={"all": 1}, min_side=4, scale={}, padding={})
+SCENES = SceneSource(12, 128, 128, objects=(4, 7), object_side=(10, 26))
+
+
+def shuffled(seed: int = 1) -> CueSearch:
+    """Scenes whose training cues are shuffled, as ``cue=shuffled``."""
+    config = OmegaConf.create({"seed": seed, "cue": OmegaConf.load(CONF / "cue" / "shuffled.yaml")})
+    return CueSearch(audited_corpus(SCENES, CROPS, 16, 4, 1), SCENES, cue=instantiate(config.cue))
+
+
+def test_a_shuffled_cue_is_a_crop_of_another_image():
+    """A cue that can be found after all; one that changes between epochs, workers or splits; a seed nothing reads."""
+    task, again, other = shuffled(), shuffled(), shuffled(seed=2)
+    train, cue = task.examples("train"), task.cues["train"]
+    assert isinstance(cue, ShuffledCue)
+    crops = {one.example_id: task.prompt(one, Frame.FILE).images[1].tobytes() for one in train}
+    assert crops == {one.example_id: again.prompt(one, Frame.FILE).images[1].tobytes() for one in [*train][::-1]}
+    assert [crops[one.example_id] for one in train] != [
+        other.prompt(one, Frame.FILE).images[1].tobytes() for one in train
+    ]
+    shown = [cue.other(one) for one in train]
+    for one, source in zip(train, shown, strict=True):
+        assert source.image_id != one.image_id and source.split == "train"
+        assert crops[one.example_id] == PLAIN.picture(source, open_image(SCENES, source)).tobytes()
+    assert len({one.example_id for one in shown}) > 8
+    for one in task.examples("validation"):
+        assert task.prompt(one, Frame.FILE).images[1] == PLAIN.picture(one, open_image(SCENES, one))
+
+
+def test_only_the_cue_is_shuffled():
+    """A target, an image or an instruction that goes with the other crop; a pre-flight that fails."""
+    task, plain = shuffled(), CueSearch(shuffled().corpus, SCENES)
+    for one in task.examples("train"):
+        ours, theirs = task.prompt(one, Frame.FILE), plain.prompt(one, Frame.FILE)
+        assert ours.text == theirs.text and ours.images[0] == theirs.images[0] and task.row(one) == plain.row(one)
+    family = next(iter(FAMILIES))
+    make = SampleMaker(task, builder(family), FAMILIES[family][1])
+    report = preflight(task, [make(one) for one in task.examples("train")[:4]], make.builder, make.frame)
+    assert report.rewards["gold"] > 0.99 > report.rewards["foil"]
+    assert task.corpus.audits["cue"] == {"shuffled": 16}
+
+
+def test_one_image_cannot_be_shuffled():
+    """A search without end, or an example's own image."""
+    source = SceneSource(2, 128, 128, objects=(6, 6), object_side=(10, 26))
+    corpus = audited_corpus(source, CROPS, 2, 1, 1)
+    assert len(corpus.train.counts("image_id")) == 1
+    with pytest.raises(LocusError, match=r"cue=shuffled: all examples are of one image"):
+        CueSearch(corpus, source, cue=ShuffledCue(1))

@@ -5,27 +5,49 @@ from __future__ import annotations
 from dataclasses import replace
 
 import pytest
+from PIL import Image
 
 from locus.tasks.answers import COORDINATE_WORDS, after_opened, box_text, completion_text, parse_answer
 from locus.tasks.cue_search.task import cue_search_text
+from locus.tasks.cue_search.teacher import expression_messages, rationale_messages
 from locus.tasks.cue_search.text_cues import LabelTextCue
 from locus.types import Box, Frame, Status
 from tests.support.models import cue_task, example
 
-PAPER = (
-    "Image 1 is a full scene image. Image 2 is a cropped region from Image 1. Please find where Image 2 is located in "
-    "Image 1, and output the bounding box as [x1, y1, x2, y2] in pixel coordinates."
-)
+PAPER = """\
+Image 1 is a full scene image. Image 2 is a cropped region from Image 1. Please find where Image 2 is located in \
+Image 1, and output the bounding box as [x1, y1, x2, y2] in pixel coordinates.
+A conversation between User and Assistant. The user asks a question, and the Assistant solves it. The assistant first \
+thinks about the reasoning process in the mind and then provides the user with the answer. The reasoning process and \
+answer are enclosed within <think> </think> and <answer> </answer> tags, respectively, i.e., <think> reasoning process \
+here </think><answer> answer here </answer>."""
+PAPER_RATIONALE = """\
+Image 1 is a full scene image. Image 2 is a cropped region from Image 1.
+The cropped region is located at [8, 12, 40, 44] in Image 1 (pixel coordinates [x1, y1, x2, y2]).
+Please write a brief reasoning process (2–3 sentences) explaining how you would identify where Image 2 is located in \
+Image 1 based on the visual cues in the crop. Then provide the bounding box.
+Output format:
+<think>your reasoning</think>
+<answer>[8, 12, 40, 44]</answer>"""
+PAPER_EXPRESSION = """\
+You are given a full image and a cropped region from it. The cropped region highlights a specific object in the scene.
+Write a short, precise referring expression (1 sentence, under 25 words) that uniquely identifies this object in the \
+full image. Focus on its category, appearance, size, and spatial position relative to other objects.
+Output only the referring expression, nothing else."""
+"""Appendices B.2, C.2 and C.3, typed from the paper."""
 SIZES = {Frame.FILE: (640, 480), Frame.PROCESSED: (644, 476), Frame.UNIT1000: (1000, 1000)}
 
 
-@pytest.mark.parametrize("frame", [Frame.PROCESSED, Frame.FILE])
-def test_the_papers_words(frame):
-    """The prompt is protocol: one changed word is another task."""
-    first, instruction = cue_search_text(frame).split("\n", 1)
-    assert first == PAPER
-    for tag in ("<think> </think>", "<answer> </answer>", "<think> reasoning here </think><answer>"):
-        assert tag in instruction
+def test_the_papers_words():
+    """Prompts are protocol: one changed word is another task, or another teacher."""
+    one = example((96, 80), (8, 12, 40, 44))
+    for frame in (Frame.PROCESSED, Frame.FILE):
+        assert cue_search_text(frame) == PAPER
+    for ask, paper in ((rationale_messages, PAPER_RATIONALE), (expression_messages, PAPER_EXPRESSION)):
+        (message,) = ask(one, Image.new("RGB", (96, 80)), Image.new("RGB", (32, 32)))
+        *images, instruction = message["content"]
+        assert message["role"] == "user" and [part["type"] for part in images] == ["image_url"] * 2
+        assert instruction == {"type": "text", "text": paper}
 
 
 def test_relative_coordinates_are_named():
@@ -48,9 +70,10 @@ def test_what_is_asked(frame):
 
 
 TEXT = (
-    'Image 1 is a full scene image. Please find where "the dotted red star" is located in Image 1, and output the '
-    "bounding box as [x1, y1, x2, y2] in pixel coordinates."
+    "Please find the object described by the following text in the image, and output the bounding box as "
+    "[x1, y1, x2, y2] in pixel coordinates: the dotted red star"
 )
+"""Appendix C.3, whose parts these are."""
 
 
 def test_an_expression_stands_for_the_cue():
@@ -61,7 +84,7 @@ def test_an_expression_stands_for_the_cue():
     first, instruction = query.text.split("\n", 1)
     assert first == TEXT and instruction == cue_search_text(Frame.PROCESSED).split("\n", 1)[1]
     relative = cue_search_text(Frame.UNIT1000, "the {odd} cup")
-    assert '"the {odd} cup"' in relative and "in relative coordinates from 0 to 1000." in relative
+    assert ": the {odd} cup\n" in relative and "in relative coordinates from 0 to 1000:" in relative
 
 
 def test_the_prompt_holds_no_answer():

@@ -4,22 +4,25 @@ from __future__ import annotations
 
 import json
 import re
-from dataclasses import replace
+from dataclasses import asdict, replace
 from itertools import product
 from pathlib import Path
 
 import pandas as pd
+import pyarrow as pa
 import pytest
 
 from locus.errors import LocusError
 from locus.policy.tiny_tokenizer import tiny_tokenizer
 from locus.scenes.render import COLOURS, PATTERNS, SHAPES
 from locus.tasks.answers import box_text, completion_text
+from locus.tasks.cue_search.corpus import SCHEMA, CueTable
 from locus.tasks.cue_search.rationales import (
     NO_RATIONALES,
     TEMPLATES,
     UNNAMED,
     FileRationales,
+    LabelRationales,
     Rationales,
     TemplateRationales,
     rationale,
@@ -35,6 +38,11 @@ ROOM = 48
 def example(name: str = "e-0", box: tuple[float, ...] = (10, 10, 20, 20), label: str = "dotted red star") -> CueExample:
     """An example on 300x150 pixels; the default box is 0.2 % of them, at the top left."""
     return CueExample(name, "i", "i.png", 300, 150, box, 0.1, "tiny", label)
+
+
+def table(*examples: CueExample) -> CueTable:
+    """Rows of a corpus."""
+    return CueTable(pa.Table.from_pylist([asdict(one) for one in examples], schema=SCHEMA))
 
 
 def of_every_template(one: CueExample) -> list[str]:
@@ -98,6 +106,25 @@ def test_scene_rationales_are_single_tokens_and_fit_with_the_box():
             assert len(tokenizer.encode(whole, add_special_tokens=False)) + 1 <= ROOM, text  # with the end token
 
 
+# --- Labels ---------------------------------------------------------------------------------------------------
+def test_a_label_is_the_whole_thought():
+    """Other words than those that the policy was taught to think in."""
+    assert list(LabelRationales().rationales([example(), example(label=" a\ncup ")])) == ["dotted red star", "a cup"]
+    LabelRationales().check(table(example(), example("e-1", label="cup")))
+
+
+@pytest.mark.parametrize("label", ["", " ", "a<answer>b"])
+def test_an_example_without_a_label_is_named(label):
+    """An empty thought, or one with tags, that half of the targets teach."""
+    one = example("e-1", label=label)
+    for fails in (
+        lambda: LabelRationales().check(table(example(), one)),
+        lambda: list(LabelRationales().rationales([one])),
+    ):
+        with pytest.raises(LocusError, match=r"example e-1 has the label .*: use data with labels \(generated scenes"):
+            fails()
+
+
 # --- Files ----------------------------------------------------------------------------------------------------
 GOOD = '{"example_id": "e-0", "rationale": " It is\\nthere. "}'
 
@@ -125,7 +152,7 @@ def test_a_wrong_file_is_one_error(tmp_path, content, says):
         path.write_text(content)
     rationales = FileRationales(str(path))
     with pytest.raises(LocusError, match=f"t.jsonl.*{says}"):
-        rationales.check([f"e-{number}" for number in range(3)])
+        rationales.check(table(*(example(f"e-{number}") for number in range(3))))
 
 
 def test_what_is_written_is_read_again(tmp_path):

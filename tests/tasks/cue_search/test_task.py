@@ -58,8 +58,8 @@ def test_a_missing_rationale_is_seen_beforehand():
     """An hour of training before the first example that has no rationale."""
 
     class Lacking(TemplateRationales):
-        def check(self, example_ids):
-            raise LocusError(f"none for {list(example_ids)}")
+        def check(self, examples):
+            raise LocusError(f"none for {[one.example_id for one in examples]}")
 
     with pytest.raises(LocusError, match="none for .'example-0'"):
         cue_task([EXAMPLE], rationales=Lacking()).check_targets()

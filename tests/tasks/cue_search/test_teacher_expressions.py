@@ -10,7 +10,7 @@ import pytest
 from locus.errors import LocusError
 from locus.tasks.cue_search.corpus import Corpus
 from locus.tasks.cue_search.cues import render_cue
-from locus.tasks.cue_search.teacher import TeacherExpressions, expression_of
+from locus.tasks.cue_search.teacher import EXPRESSION_INSTRUCTION, TeacherExpressions, expression_of
 from locus.tasks.cue_search.text_cues import FileTextCue
 from tests.support.chat_server import endpoint
 from tests.support.runs import SMALLEST, command, refused, succeeded
@@ -23,21 +23,20 @@ ASKED = [text for text in SMALLEST if text.startswith(("data", "crop"))] + [
 ]  # fmt: skip
 
 
-def test_the_teacher_sees_both_images_and_reads_the_box(tmp_path):
-    """A rectangle drawn into what the expression describes, the pictures exchanged, the box in pixels, or another
-    limit of words than the check's; a too long answer that is kept."""
+def test_the_teacher_sees_both_images_and_no_box(tmp_path):
+    """A rectangle drawn into what the expression describes, the pictures exchanged, or a box that gives the place
+    away; a too long answer that is kept."""
     with endpoint(TOO_LONG, "<think>A cup?</think>\nthe noise") as (url, seen):
         teacher = TeacherExpressions(Noise(), url, "m", str(tmp_path / "replies.jsonl"), wait=0)
         assert list(teacher.expressions(examples(1))) == ["the noise"] and len(seen) == 2
     (message,) = seen[0]["messages"]
-    first, image, second, cue, instruction = message["content"]
-    assert (first["text"], second["text"]) == ("Image 1:", "Image 2:")
+    image, cue, instruction = message["content"]
+    assert instruction["text"] == EXPRESSION_INSTRUCTION and message["role"] == "user"
     original = Noise().open("i.png")
     assert list(picture(cue, "png").getdata()) == list(render_cue(original, BOX).getdata())
     loss = np.abs(np.asarray(picture(image, "jpeg")).astype(int) - np.asarray(original))
     loss[16:56, 24:64] = 0  # JPEG's blocks of the texture
     assert loss.max() < 8
-    assert "[250, 222, 500, 556]" in instruction["text"] and "at most 24 words" in instruction["text"]
 
 
 @pytest.mark.parametrize(

@@ -17,39 +17,37 @@ from tests.support.chat_server import endpoint
 from tests.support.runs import SMALLEST, command, refused, succeeded, train
 from tests.support.taught_examples import BOX, Noise, examples, picture
 
+WORDS = ["one", "two", "three", "four", "five", "six"]
 SAID = "Image 2 shows a sign. It hangs beside the door."
+REPLY = f"<think>{SAID}</think>\n<answer>[30, 20, 60, 50]</answer>"
 
 
 def teacher(url: str, folder: Path, **settings: Any) -> TeacherRationales:
     return TeacherRationales(Noise(), url, "m", str(folder / "new" / "replies.jsonl"), wait=0, **settings)
 
 
-def test_the_teacher_sees_the_image_with_its_box_and_the_cue(tmp_path, monkeypatch):
-    """A teacher that is not told the place, or told another one; a line drawn over a tiny cue's own pixels."""
+def test_the_teacher_sees_both_images_and_reads_the_box(tmp_path, monkeypatch):
+    """A teacher that is not told the place, or told another one; a mark drawn into what it describes."""
     monkeypatch.setenv("A_KEY", "secret")
-    with endpoint(SAID) as (url, seen):
+    with endpoint(REPLY) as (url, seen):
         rationales = teacher(url, tmp_path, key_variable="A_KEY", temperature=0.5)
         assert list(rationales.rationales(examples(1))) == [SAID]
     (request,) = seen
     assert request["model"] == "m" and request["temperature"] == 0.5 and request["key"] == "Bearer secret"
-    instruction, asked = (message["content"] for message in request["messages"])
-    assert "two or three sentences" in instruction and "do not mention the red rectangle" in instruction
-    assert [part.get("text") for part in asked] == ["Image 1:", None, "Image 2:", None]
+    (message,) = request["messages"]
+    image, cue, instruction = message["content"]
+    assert message["role"] == "user" and instruction["text"].count("[30, 20, 60, 50]") == 2
     original = Noise().open("i.png")
-    assert list(picture(asked[3], "png").getdata()) == list(render_cue(original, BOX).getdata())
-    shown = np.asarray(picture(asked[1], "jpeg")).astype(int)
-    red = (shown[..., 0] > 200) & (shown[..., 1] < 80) & (shown[..., 2] < 80)
-    red[20:50, 30:60] = False  # the texture has some, too
-    ring = np.zeros_like(red)
-    ring[18:52, 28:62] = True
-    ring[20:50, 30:60] = False
-    assert (red == ring).all()
-    assert np.abs(shown - np.asarray(original))[21:49, 31:59].mean() < 12  # but for JPEG's loss
+    assert list(picture(cue, "png").getdata()) == list(render_cue(original, BOX).getdata())
+    loss = np.abs(np.asarray(picture(image, "jpeg")).astype(int) - np.asarray(original))
+    assert loss[20:50, 30:60].mean() < 12  # of JPEG
+    loss[16:56, 24:64] = 0  # its blocks of the texture
+    assert loss.max() < 8
 
 
 def test_the_teacher_is_asked_again_only_where_that_helps(tmp_path):
     """A preparation of days that ends at the first busy server, or keeps an empty reply for a rationale."""
-    with endpoint(500, b"no json", "", "<answer>[1, 2, 3, 4]</answer>", f"<think>So.</think>\n {SAID}\n") as (
+    with endpoint(500, b"no json", SAID, "<answer>[1, 2, 3, 4]</answer>", REPLY) as (
         url,
         seen,
     ):
@@ -60,8 +58,9 @@ def test_the_teacher_is_asked_again_only_where_that_helps(tmp_path):
 @pytest.mark.parametrize(
     ("reply", "says", "asked"),
     [
-        ("", "the rationale is empty", 3),
-        ("<think>I am cut off", "the rationale holds <think>", 3),
+        ("<think> </think><answer>[1, 2, 3, 4]</answer>", "the rationale is empty", 3),
+        ("<think>I am cut off", "no <think> block", 3),
+        ("<think>a<answer>b</think>", "the rationale holds <answer>", 3),
         (401, "status 401", 1),
         (503, "status 503", 3),
     ],
@@ -93,7 +92,7 @@ def test_several_requests_at_a_time_keep_the_order(tmp_path):
     def reply(request: dict[str, Any]) -> str:
         together.wait(timeout=10)  # never passed unless four are under way
         part = next(part for part in reversed(request["messages"][-1]["content"]) if "image_url" in part)
-        return f"{picture(part, 'png').width} pixels wide."
+        return f"<think>{picture(part, 'png').width} pixels wide.</think>"
 
     with endpoint(reply) as (url, seen):
         said = list(teacher(url, tmp_path, workers=4).rationales(examples(8)))
@@ -104,9 +103,12 @@ def test_several_requests_at_a_time_keep_the_order(tmp_path):
     )
 
 
-def test_reasoning_is_what_follows_the_teachers_own_thoughts():
-    """A thinking teacher's draft taught to the student."""
-    assert reasoning(f"<think>Hm.\nSo?</think>\n{SAID}\n") == reasoning(SAID.replace(". ", ".\n")) == SAID
+def test_reasoning_is_the_last_think_block():
+    """A thinking teacher's draft taught to the student, or its box within the thought."""
+    assert reasoning(f"<think>Hm.\nSo?</think>\n{REPLY}\n") == reasoning(REPLY.replace(". ", ".\n")) == SAID
+    for reply in (SAID, f"{SAID}</think>", f"<think>{SAID}"):
+        with pytest.raises(ValueError, match="no <think> block"):
+            reasoning(reply)
 
 
 def test_prepare_goes_on_from_the_replies_it_has(tmp_path):
@@ -115,21 +117,22 @@ def test_prepare_goes_on_from_the_replies_it_has(tmp_path):
     keys = {"model": "m", "workers": 1, "tries": 1, "cache": tmp_path / "replies.jsonl"}
     asked = [*corpus, "data.train_examples=6", "audit.ambiguity_sample=0", "rationales=endpoint"]
     asked += [f"rationales.{key}={value}" for key, value in keys.items()]
-    with endpoint("one", "two", 400) as (url, _):
+    one, two, three, four, five, six = (f"<think>{word}</think>" for word in WORDS)
+    with endpoint(one, two, 400) as (url, _):
         folder = f"hydra.run.dir={tmp_path / 'first'}"
         refused(command("prepare", *asked, folder, f"rationales.url={url}"), "rationales m at", "status 400", "resumes")
     assert not (tmp_path / "first" / "targets.jsonl").exists()
-    with endpoint("three", "four", "five", "six") as (url, seen):
+    with endpoint(three, four, five, six) as (url, seen):
         succeeded(command("prepare", *asked, f"hydra.run.dir={tmp_path / 'second'}", f"rationales.url={url}"))
     written = [json.loads(line) for line in (tmp_path / "second" / "targets.jsonl").read_text().splitlines()]
-    assert [row["rationale"] for row in written] == ["one", "two", "three", "four", "five", "six"] and len(seen) == 4
+    assert [row["rationale"] for row in written] == WORDS and len(seen) == 4
     assert not (tmp_path / "second" / "targets.jsonl.part").exists()
 
 
 @pytest.mark.slow
 def test_training_may_ask_as_it_goes(tmp_path):
     """A source that the method's configuration builds otherwise than the data's; each example asked for once."""
-    with endpoint("It is there.") as (url, seen):
+    with endpoint(REPLY) as (url, seen):
         options = ["algorithm=sft", "rationales=endpoint", "rationales.model=m", f"rationales.url={url}"]
         train(tmp_path / "run", *options, f"rationales.cache={tmp_path / 'replies.jsonl'}")
     assert len(seen) == 6
