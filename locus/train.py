@@ -21,7 +21,7 @@ from lightning import Trainer, seed_everything
 from lightning.pytorch.callbacks import Callback, EarlyStopping
 from omegaconf import DictConfig
 
-from locus.analysis.diagnoses.shared import compare
+from locus.analysis.diagnoses.shared import Diagnosis, compare, distinct, log_section
 from locus.analysis.pages.run import write_run_report
 from locus.analysis.run_metrics import (
     AFTER,
@@ -33,7 +33,6 @@ from locus.analysis.run_metrics import (
     validation_section,
     validation_table,
 )
-from locus.analysis.tables import as_text
 from locus.boxes import parse_frame
 from locus.errors import LocusError
 from locus.evaluation.evaluator import Evaluator
@@ -89,6 +88,15 @@ def check_task(cfg: DictConfig, backbone: Backbone, data: TaskDataModule) -> Non
         samples = data.first(split, cfg.preflight_prompts)
         report = preflight(data.task, samples, data.make.builder, parse_frame(backbone.frame))
         log.info("pre-flight, %d samples of %s: %s", report.samples, split, report)
+
+
+def build_diagnoses(cfg: DictConfig) -> Mapping[str, Diagnosis]:
+    """What follows the run; wrong settings are found before step 1."""
+    if not cfg.diagnoses.get("enabled", True):
+        return {}
+    diagnoses = instantiate(cfg.diagnoses, _convert_="all")
+    diagnoses.pop("enabled", None)
+    return distinct(diagnoses)
 
 
 def build_module(cfg: DictConfig, settings: TrainSettings, backbone: Backbone, data: TaskDataModule) -> PolicyModule:
@@ -176,13 +184,14 @@ def report(
     backbone: Backbone,
     module: PolicyModule,
     data: TaskDataModule,
+    diagnoses: Mapping[str, Diagnosis],
     device: torch.device,
 ) -> None:
     """Base against trained policy: tables in the terminal, a parquet file a diagnosis, and ``report.html``."""
     title = f"{data.task.name.replace('_', ' ').capitalize()}, held out"
     sections = [validation_section(pd.read_parquet(run.path / "validation.parquet"), title)]
-    diagnoses = instantiate(cfg.diagnoses, _convert_="all")
-    if diagnoses.pop("enabled", True) and diagnoses:
+    log_section(sections[0])
+    if diagnoses:
         # The trainer has moved all of the module to the CPU at its end; only the policy goes back.
         policies = {BEFORE: backbone.load().to(device), AFTER: module.policy.to(device)}
         greedy = replace(rollout.validation, temperature=0.0)
@@ -190,10 +199,7 @@ def report(
             name: Evaluator(policy, data.make.builder, greedy, rollout.token_budget)
             for name, policy in policies.items()
         }
-        sections += compare(evaluators, list(diagnoses.values()), run.path)
-    for section in sections:
-        text = section.text if section.table is None else as_text(section.table)
-        log.info("%s, before and after:\n%s", section.title, text)
+        sections += compare(evaluators, diagnoses, run.path)
     examples, frame = {one.example_id: one for one in data.validation.examples}, parse_frame(backbone.frame)
 
     def shown(name: str) -> tuple[Query, Mapping[str, Any]]:
@@ -212,6 +218,7 @@ def train(cfg: DictConfig) -> tuple[dict[str, Any], dict[str, Any]]:
     backbone = instantiate(cfg.backbone)
     data = build_data(cfg, backbone, run.last_step)
     check_task(cfg, backbone, data)
+    diagnoses = build_diagnoses(cfg)
     for line in chosen(cfg):
         log.info(line)
     for line in () if isinstance(settings.algorithm, SFT) else differences(cfg.algorithm, "algorithm", "grpo"):
@@ -230,7 +237,7 @@ def train(cfg: DictConfig) -> tuple[dict[str, Any], dict[str, Any]]:
     save_curve(metrics, run.path / "figures" / "curve.png", data.task.headline)
     final = {"headline": f"val/{data.task.headline}", **final_validation(metrics, data.task.headline)}
     finish_record(run, record, phase_seconds(metrics))
-    report(cfg, settings.rollout, run, backbone, module, data, trainer.strategy.root_device)
+    report(cfg, settings.rollout, run, backbone, module, data, diagnoses, trainer.strategy.root_device)
     write_summary(run, final)
     log.info("validation:\n%s", validation_table(metrics))
     log.info("run folder: %s", run.path)

@@ -179,5 +179,5 @@ class TaskBenchmark:
 
 def picture_of(key: str, image: Image.Image) -> Picture:
     """An image as a benchmark's picture."""
-    image.save(file := io.BytesIO(), "PNG")
+    image.save(file := io.BytesIO(), "PNG", compress_level=1)  # it stays in memory: fast, not small
     return Picture(key, file.getvalue())

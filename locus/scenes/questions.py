@@ -11,8 +11,9 @@ from __future__ import annotations
 
 import math
 from collections import Counter
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
+from itertools import count as count_from
 
 import numpy as np
 
@@ -24,6 +25,8 @@ from locus.types import Box
 SHAPE, COLOUR, PATTERN = range(3)
 LARGEST_COUNT = 3
 """Counting asks for 0 to this many."""
+TRIES = 64
+"""Questions drawn of a scene where its wanted answer is to be found if it has one."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -151,24 +154,49 @@ class AskedScene:
 
     scene: Scene
     question: SceneQuestion
+    index: int
+    """The scene's, in its source."""
 
 
-def draw_questions(source: SceneSource, ask: Ask, number: int, seed: int) -> list[AskedScene]:
-    """The first ``number`` scenes that have such a question, with it; each scene once, each answer equally often."""
+def draw_questions(
+    source: SceneSource, ask: Ask, number: int, seed: int, first: int = 0, tries: int = 1
+) -> list[AskedScene]:
+    """The first ``number`` scenes that have such a question, with it; each scene once, each answer equally often.
+
+    Args:
+        source: of the scenes.
+        ask: the kind of question.
+        number: of questions.
+        seed: of the questions.
+        first: index of the scene to begin with.
+        tries: questions drawn of a scene, until the answer of one is still wanted. With many, few scenes are left out.
+    """
     asked: list[AskedScene] = []
     answers: Counter[str] = Counter()
-    index = 0
-    while len(asked) < number:
-        scene = source.scene(index)
-        question = ask(scene, np.random.default_rng([seed, index]))
-        index += 1
-        if question is None:
-            continue
+
+    def wanted(question: SceneQuestion) -> bool:
         most = math.ceil(number / len(question.choices)) if question.choices else number
-        if answers[question.answer] < most:
+        return answers[question.answer] < most
+
+    for index in count_from(first):
+        if len(asked) == number:
+            break
+        scene, rng = source.scene(index), np.random.default_rng([seed, index])
+        drawn = (ask(scene, rng) for _ in range(tries))
+        question = next((one for one in drawn if one is not None and wanted(one)), None)
+        if question is not None:
             answers[question.answer] += 1
-            asked.append(AskedScene(scene, question))
+            asked.append(AskedScene(scene, question, index))
     return asked
+
+
+def draw_in_turn(source: SceneSource, asks: Sequence[Ask], numbers: Sequence[int], seed: int) -> list[AskedScene]:
+    """So many questions of each kind, each kind from the scene on where the one before should have ended."""
+    drawn, first = [], 0
+    for ask, number in zip(asks, numbers, strict=True):
+        drawn += draw_questions(source, ask, number, seed, first, TRIES)
+        first += number
+    return drawn
 
 
 # --- What kinds share -----------------------------------------------------------------------------------------

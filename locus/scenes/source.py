@@ -92,13 +92,17 @@ class SceneSource:
         items = [item for scene in scenes for item in scene.objects]
         return ImageTable(
             image_id=tuple(f"scene-{self.seed}-{index}" for index in range(self.count)),
-            path=tuple(f"{SCHEME}{self.family}/{index}" for index in range(self.count)),
+            path=tuple(map(self.path, range(self.count))),
             width=np.full(self.count, self.width, dtype=np.int64),
             height=np.full(self.count, self.height, dtype=np.int64),
             box_image=np.repeat(np.arange(self.count, dtype=np.int64), [len(scene.objects) for scene in scenes]),
             boxes=np.array([item.box.xyxy for item in items], dtype=np.float64),
             labels=tuple(item.label for item in items),
         )
+
+    def path(self, index: int) -> str:
+        """What scene ``index`` is called; scenes of one path look the same."""
+        return f"{SCHEME}{self.family}/{index}"
 
     def open(self, path: str) -> Image.Image:
         """The picture of ``scene://<family>/<index>``, RGB; raises LocusError for any other path."""

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Iterator
+from dataclasses import replace
 
 import numpy as np
 import pandas as pd
@@ -11,7 +11,6 @@ import pytest
 import torch
 from PIL import Image
 
-from locus.analysis.diagnoses.context_rot import ContextRot, grow
 from locus.analysis.diagnoses.context_suppression import ContextSuppression, suppressed
 from locus.analysis.diagnoses.cue_search import CueSearchOnEvidence
 from locus.analysis.diagnoses.grounding_vs_answers import GroundingVsAnswers, bin_of
@@ -23,15 +22,14 @@ from locus.evaluation.benchmark import Item
 from locus.evaluation.benchmarks.scenes import SceneBenchmark, SceneQuestions
 from locus.evaluation.benchmarks.vstar import VStar
 from locus.evaluation.evaluator import Evaluator
-from locus.evaluation.predictions import Prediction
 from locus.policy.prompts import PixelLimits, PromptBuilder
-from locus.scenes.questions import colour, draw_questions, relation, shape
-from locus.scenes.render import render
+from locus.scenes.questions import colour, relation, shape
 from locus.scenes.source import SceneSource
 from locus.types import Box, Frame, Sampling
 from tests.support.benchmark_files_choice import write_vstar
 from tests.support.models import backbone, tiny_vlm
 from tests.support.runs import command, refused, succeeded, train
+from tests.support.scripted import Scripted, written
 
 SOURCE = {"count": 1, "height": 128, "stretch": 1.2, "object_side": (10, 26), "clutter": 0.4}
 BINS = {"tiny": (0.0, 0.01), "small": (0.01, 0.05), "medium": (0.05, 0.1), "large": (0.1, 1.01)}
@@ -40,27 +38,6 @@ BINS = {"tiny": (0.0, 0.01), "small": (0.01, 0.05), "medium": (0.05, 0.1), "larg
 def scenes(*kinds: object, number: int = 6, frame: str = "processed") -> SceneQuestions:
     source = SceneSource(**SOURCE, width=128, objects=(4, 7), seed=5)
     return SceneQuestions("scenes", SceneBenchmark("scenes", source, kinds, number), frame)
-
-
-SEEN = (256.0, 64.0)
-"""Width and height in which the scripted policy sees every picture: neither the file's nor of its aspect."""
-
-
-def written(corners: Sequence[float]) -> str:
-    """Corners in the file, as that policy writes them."""
-    return str([value * SEEN[place % 2] / 128 for place, value in enumerate(corners)])
-
-
-@dataclass
-class Scripted:
-    """An evaluator whose policy says what a function of the item says; its boxes are in the frame that it sees."""
-
-    says: object
-
-    def predict(self, items: Sequence[Item]) -> Iterator[list[Prediction]]:
-        for item in items:
-            text = f"<think></think><answer>{self.says(item)}</answer>"
-            yield [Prediction(item.item_id, text, True, 8, None, "processed", SEEN, 0)]
 
 
 def test_the_answer_is_what_comes_next():
@@ -91,7 +68,7 @@ def test_suppressed_pictures():
 def test_context_suppression_by_hand():
     """A policy that is right on suppressed pictures only: 0 against 1, with the sign of the change that way."""
     benchmark = scenes(colour, shape)
-    right = Scripted(lambda item: item.answer if "only evidence" in item.pictures[0].key else "none")
+    right = Scripted(lambda item: item.answer if ", only [" in item.pictures[0].key else "none")
     diagnosis = ContextSuppression(benchmark)
     table = diagnosis.section(diagnosis.measure(right).assign(policy="p")).table
     assert table[["measure", "of", "full", "suppressed", "change"]].values.tolist() == [
@@ -168,33 +145,6 @@ def replace_items(benchmark: SceneQuestions, **changes: object) -> object:
     return Changed()
 
 
-@pytest.mark.parametrize("ask", [colour, shape])
-def test_growing_keeps_the_evidence(ask):
-    """Evidence redrawn at another size, a second object that the question could mean, or objects on top of it."""
-    core = SceneSource(**{**SOURCE, "height": 64}, width=64, objects=(2, 3), seed=1)
-    around = SceneSource(**SOURCE, width=128, objects=(8, 10), seed=2)
-    grown_more = 0
-    for number, entry in enumerate(draw_questions(core, ask, 20, 3)):
-        scene, question = grow(entry.scene, entry.question, around.scene(number), np.random.default_rng(number))
-        (old,), (new,) = entry.question.evidence, question.evidence
-        small, large = (render(one).crop(box.xyxy) for one, box in ((entry.scene, old), (scene, new)))
-        assert small.size == large.size and (new.width, new.height) == (128, 128)
-        centre = small.width // 2, small.height // 2
-        told = [item for item in scene.objects if item.box == new]
-        assert len(told) == 1
-        if told[0].shape not in ("ring", "crescent"):  # whose middle shows the background
-            assert small.getpixel(centre) == large.getpixel(centre)
-        words = [item.attributes for item in scene.objects]
-        alike = [w for w in words if sum(a == b for a, b in zip(w, told[0].attributes, strict=True)) >= 2]
-        assert set(alike) <= {item.attributes for item in entry.scene.objects}
-        boxes = [item.box.xyxy for item in scene.objects]
-        for i, a in enumerate(boxes):
-            for b in boxes[:i]:
-                assert a[2] <= b[0] or b[2] <= a[0] or a[3] <= b[1] or b[3] <= a[1]
-        grown_more += len(scene.objects) > len(entry.scene.objects)
-    assert grown_more > 15
-
-
 def test_items_are_taken_evenly():
     """A limit that takes the first kind only, or none."""
     items = located(scenes(colour, shape), 4)
@@ -202,13 +152,6 @@ def test_items_are_taken_evenly():
     assert len(located(scenes(colour), 100)) == 6
     with pytest.raises(LocusError, match="analysis.limit=0"):
         located(scenes(colour), 0)
-
-
-def test_a_smaller_canvas_is_no_growth():
-    """A ValueError deep in the random numbers."""
-    small, large = (SceneSource(**{**SOURCE, "height": side}, width=side, objects=(2, 2), seed=1) for side in (64, 96))
-    with pytest.raises(LocusError, match="64x64 is smaller than analysis.core, 96x96"):
-        ContextRot(large, [small], [colour], 2)
 
 
 def test_one_scale_for_all_policies():
@@ -246,14 +189,14 @@ def test_paired_table_by_hand():
 
 
 # --- The command ------------------------------------------------------------------------------------------------
-BENCHMARKS = ("attributes", "relative_position", "existence", "counting", "text_grounding", "large_objects")
+FAMILIES = ("crowded", "sparse", "large")
 ANALYSES = {
-    "questions": [f"analysis.benchmarks.{name}.questions=4" for name in BENCHMARKS],
+    "questions": [f"analysis.families.{name}.questions=4" for name in FAMILIES],
     "attention": ["analysis.limit=3"],  # fewer than are drawn by default
     "context_suppression": ["analysis.limit=4"],
     "grounding_vs_answers": ["analysis.limit=4"],
     "cue_search": ["analysis.limit=4"],
-    "context_rot": ["analysis.questions=2"],
+    "crowding": ["analysis.questions=2"],
 }
 
 
@@ -289,7 +232,7 @@ def test_wrong_input(tmp_path):
     refused(command("analyze", "policies=[]", out), "give one or more")
     refused(command("analyze", "policies=[tiny,tiny]", out), "each once")
     refused(command("analyze", "benchmark=scenes_counting", "policies=[some/model]", out), "in which frame")
-    refused(command("analyze", "analysis=context_rot", "pixels.max_pixels=4096", out), "a canvas of 96x96 is shown")
+    refused(command("analyze", "analysis=crowding", "analysis.objects=[4,2]", out), "objects=[4, 2]: give ascending")
     refused(command("analyze", "policies=[tiny,outputs/train/none/policy]", out), "none/policy")
     refused(command("analyze", "analysis.limit=0", out), "analysis.limit=0")
     refused(command("analyze", "token_budget=0", out), "token_budget=0")

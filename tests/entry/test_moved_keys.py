@@ -9,6 +9,7 @@ from tests.support.paths import CONF
 from tests.support.runs import finish, refused, spawn
 
 LAST_RELEASE = {
+    "analysis": ("context_rot",),
     "evaluation": ("none", "scenes", "questions"),
     "expressions": ("none", "endpoint"),
     "kl": ("preset", "off", "k1", "k2", "k3"),
@@ -49,6 +50,9 @@ def test_every_group_that_is_gone_names_its_successor(group):
         ("mix.share=0.25", "task.share=0.25"),
         ("~evaluation.questions", "diagnoses.questions"),
         ("evaluation.attention.limit=4", "diagnoses.attention.limit=4"),
+        ("diagnoses.context_rot.questions=4", "diagnoses.crowding.questions=4"),
+        ("evaluation.context_rot.questions=4", "diagnoses.crowding.questions=4"),
+        ("~diagnoses.context_rot", "diagnoses.crowding"),
         ("kl=off", "algorithm.loss.kl_coefficient=0"),
         ("kl=k1,k2", "algorithm.loss.kl_estimator=k1,k2"),
         ("algorithm.loss.average.path=locus.training.loss.token_mean", "algorithm.loss.average=token_mean"),
@@ -79,6 +83,7 @@ def test_what_holds_is_left_alone(override):
         ("train", ("-m", "order=uniform,balanced"), "trainer/order=uniform,balanced"),
         ("evaluate", ("pixels=easyr1",), "pixels.min_pixels=262144 pixels.max_pixels=4194304"),
         ("prepare", ("targets=templates",), "rationales=templates"),
+        ("analyze", ("analysis=context_rot",), "analysis=crowding"),
     ],
 )
 def test_the_command_refuses_it_in_one_line(app, arguments, says):

@@ -25,6 +25,10 @@ from tests.support.runs import SMALLEST, finish, refused, spawn
         (["rollout.token_budget=100"], ["the budget is 100", "rollout.token_budget"]),
         (["data.train_examples=0"], ["data.train_examples=0"]),
         (["crop.mixture={large: 0.0}"], ["crop"]),
+        (
+            ["diagnoses=scenes", "diagnoses.attention.name=questions"],
+            ["both write questions.parquet", "set diagnoses."],
+        ),
     ],
     ids=lambda value: value[0] if isinstance(value, list) and "=" in value[0] else "",
 )

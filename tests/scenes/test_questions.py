@@ -94,6 +94,18 @@ def test_drawn_answers_are_balanced(ask):
     assert ask.__name__ != "count" or answers == {str(number): 15 for number in range(LARGEST_COUNT + 1)}
 
 
+@pytest.mark.parametrize("ask", KINDS, ids=lambda ask: ask.__name__)
+def test_many_tries_leave_few_scenes_out(ask):
+    """A search that finds other answers than the scene has, or that goes through ten times the scenes."""
+    drawn = draw_questions(source(), ask, 60, seed=3, first=100, tries=64)
+    indices = [entry.index for entry in drawn]
+    assert len(set(indices)) == 60 and min(indices) == 100 and max(indices) < 100 + 150
+    assert all(derived(entry.scene, entry.question) == entry.question.answer for entry in drawn)
+    answers, choices = Counter(entry.question.answer for entry in drawn), drawn[0].question.choices
+    assert not choices or max(answers.values()) <= -(-60 // len(choices))
+    assert [source().scene(index) for index in indices] == [entry.scene for entry in drawn]
+
+
 def test_existence_differs_as_its_name_says(asked):
     """Adversarial questions that are random ones: the benchmark's point is lost."""
     for scene, question in asked:

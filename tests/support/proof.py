@@ -53,11 +53,10 @@ JOBS: dict[str, tuple[str, ...]] = {
         "train",
         *TRAIN,
         "trainer.steps=1",
-        "~diagnoses.questions",
+        *(f"diagnoses.questions.families.{family}.questions=6" for family in ("crowded", "sparse", "large")),
         "diagnoses.attention.benchmark.scenes.questions=4",
-        "diagnoses.context_suppression.benchmark.scenes.questions=4",
         "diagnoses.grounding_vs_answers.benchmark.scenes.questions=4",
-        "diagnoses.context_rot.questions=2",
+        "diagnoses.crowding.questions=2",
     ),
     "prepare": (
         "prepare",

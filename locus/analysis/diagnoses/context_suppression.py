@@ -61,5 +61,6 @@ class ContextSuppression:
 def suppressed(item: Item) -> Item:
     """The item with its first picture black outside the evidence boxes."""
     first, *others = item.pictures
+    key = f"{first.key}, only {[box.xyxy for box in item.evidence]}"  # questions about one picture have other boxes
     only_boxes(first.open(), item.evidence).save(buffer := io.BytesIO(), "PNG")
-    return replace(item, pictures=(Picture(f"{first.key}, only evidence", buffer.getvalue()), *others))
+    return replace(item, pictures=(Picture(key, buffer.getvalue()), *others))

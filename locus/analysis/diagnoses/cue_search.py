@@ -61,7 +61,7 @@ class CueSearchOnEvidence:
         first = item.pictures[0]
         for number, box in enumerate(item.evidence):
             render_cue(first.open(), box.xyxy).save(buffer := io.BytesIO(), "PNG")
-            cue = Picture(f"{first.key}, box {number}", buffer.getvalue())
+            cue = Picture(f"{first.key}, box {box.xyxy}", buffer.getvalue())
             name = next((name for name, (low, high) in self.bins.items() if low <= box.area_ratio < high), "other")
             prompt = cue_search_text(parse_frame(self.frame))
             yield Item(f"{item.item_id}/{number}", prompt, box, (first, cue), groups={"bin": name}, evidence=(box,))

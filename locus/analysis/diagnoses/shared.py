@@ -14,6 +14,7 @@ import torch
 
 from locus.analysis.attention import attention_maps
 from locus.analysis.pages.page import Section
+from locus.analysis.tables import as_text
 from locus.errors import LocusError
 from locus.evaluation.benchmark import Benchmark, Item, Verdict
 from locus.evaluation.evaluator import Evaluator
@@ -26,6 +27,8 @@ from locus.types import Prompt
 log = logging.getLogger("locus")
 BEFORE_ANSWER = ("<answer>", "</think>")
 """What a response writes before its answer: the first of these in it; without any, the answer begins at once."""
+OF_THE_RUN = ("rollouts", "validation")
+"""Tables that a training writes itself."""
 
 
 class Diagnosis(Protocol):
@@ -127,19 +130,47 @@ def measure(diagnosis: Diagnosis, evaluator: Evaluator, policy: str) -> pd.DataF
         return diagnosis.measure(evaluator).assign(policy=policy)
 
 
-def compare(policies: Mapping[str, Evaluator], diagnoses: Iterable[Diagnosis], folder: Path) -> list[Section]:
-    """Measures each policy and writes ``<diagnosis>.parquet``, one row per policy (column ``policy``) and item.
+def log_section(section: Section) -> None:
+    """Title and table, or the text where there is no table, as lines of the log."""
+    log.info("%s:\n%s", section.title, section.text if section.table is None else as_text(section.table))
+
+
+def distinct(diagnoses: Mapping[str, Diagnosis]) -> Mapping[str, Diagnosis]:
+    """The diagnoses, by their keys of the configuration, if each writes a table of its own.
+
+    Raises LocusError where two have one name, or one has the name of another table of the run.
+    """
+    keys: dict[str, str] = {}
+    for key, diagnosis in diagnoses.items():
+        name = diagnosis.name
+        hint = f"set diagnoses.{key}.name to another one, such as {key if key not in (name, *keys) else f'{name}_2'}"
+        if name in keys:
+            raise LocusError(f"diagnoses.{keys[name]} and diagnoses.{key} would both write {name}.parquet: {hint}")
+        if name in OF_THE_RUN:
+            raise LocusError(f"diagnoses.{key} would write {name}.parquet, which the run has already: {hint}")
+        keys[name] = key
+    return diagnoses
+
+
+def compare(policies: Mapping[str, Evaluator], diagnoses: Mapping[str, Diagnosis], folder: Path) -> list[Section]:
+    """Measures each policy and writes ``<diagnosis>.parquet``, one row per policy (column ``policy``) and item; each
+    section is logged once it is there.
 
     A diagnosis that does not suit the policies is left out, and its section says why: the run is worth more than it.
+    Raises LocusError, before anything is measured, as `distinct` does.
     """
-    sections = []
-    for diagnosis in diagnoses:
+    sections: list[Section] = []
+    for diagnosis in distinct(diagnoses).values():
         try:
             frames = [measure(diagnosis, evaluator, policy) for policy, evaluator in policies.items()]
         except LocusError as error:
-            sections.append(Section(f"{diagnosis.name}: left out", str(error)))
-            continue
-        measured = pd.concat(frames, ignore_index=True)
-        measured.to_parquet(folder / f"{diagnosis.name}.parquet", index=False)
-        sections.append(diagnosis.section(measured))
+            section = Section(f"{diagnosis.name}: left out", str(error))
+        else:
+            measured = pd.concat(frames, ignore_index=True)
+            measured.to_parquet(folder / f"{diagnosis.name}.parquet", index=False)
+            section = diagnosis.section(measured)
+        if section.title in (earlier.title for earlier in sections):
+            section = replace(section, title=f"{section.title} ({diagnosis.name})")
+        log_section(section)
+        sections.append(section)
     return sections

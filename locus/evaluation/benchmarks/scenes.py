@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import ClassVar
 
 from locus.boxes import parse_frame
@@ -72,16 +73,14 @@ class SceneQuestions:
     def items(self) -> Iterator[Item]:
         """Drawn alike for a seed."""
         for number, entry in enumerate(self.scenes.draw(self.seed)):
-            key = f"{self.name}-{self.seed}-{number}"
             scene = str(entry.scene.background_seed)  # no two scenes have the same
-            yield item_of(entry.scene, entry.question, key, picture_of(key, render(entry.scene)), scene=scene)
+            picture = scene_picture(self.scenes.source, entry.index)
+            key = f"{self.name}-{self.seed}-{number}"
+            yield item_of(entry.scene, entry.question, key, picture, scene=scene)
 
     def judge(self, item: Item, response: Response, view: View, extractor: Extractor) -> Verdict:
-        """A word must be the answer, once both are normalised; a box needs an IoU of 0.5. Both extractors read boxes by
-        the answer block, since neither kit knows these; ``vlmevalkit`` takes the whole response for a word."""
-        if isinstance(item.answer, Box):
-            return box_verdict(item, BoxReward().grade(response, view, item.answer))
-        return word_verdict(item, response, extractor)
+        """See `scene_verdict`."""
+        return scene_verdict(item, response, view, extractor)
 
     def statistics(self) -> Mapping[str, Statistic]:
         """Over all questions, and of each kind."""
@@ -124,6 +123,20 @@ def item_of(shown: Scene, question: SceneQuestion, item_id: str, picture: Pictur
     names = tuple(labels[box] for box in question.evidence)
     answer, groups = question.answer or question.evidence[0], {"kind": question.kind, **groups}
     return Item(item_id, question.text, answer, (picture,), groups=groups, evidence=question.evidence, names=names)
+
+
+@lru_cache(maxsize=1024)
+def scene_picture(source: SceneSource, index: int) -> Picture:
+    """The picture of one scene, whose key is the scene's path: drawn and encoded once for all questions about it."""
+    return picture_of(source.path(index), render(source.scene(index)))
+
+
+def scene_verdict(item: Item, response: Response, view: View, extractor: Extractor) -> Verdict:
+    """A word must be the answer, once both are normalised; a box needs an IoU of 0.5. Both extractors read boxes by
+    the answer block, since neither kit knows these; ``vlmevalkit`` takes the whole response for a word."""
+    if isinstance(item.answer, Box):
+        return box_verdict(item, BoxReward().grade(response, view, item.answer))
+    return word_verdict(item, response, extractor)
 
 
 def word_verdict(item: Item, response: Response, extractor: Extractor) -> Verdict:

@@ -93,13 +93,13 @@ def test_a_diagnosis_that_does_not_suit_is_left_out(run, tmp_path):
     """A finished training that ends as failed, without its page, because one diagnosis cannot be made."""
 
     class Unsuited:
-        name = "context_rot"
+        name = "crowding"
 
         def measure(self, evaluator: object) -> pd.DataFrame:
             raise LocusError("a canvas of 96x96 is shown as 84x84")
 
-    (section,) = compare({"before": None, "after": None}, [Unsuited()], tmp_path)
-    assert section.title == "context_rot: left out" and "84x84" in section.text
+    (section,) = compare({"before": None, "after": None}, {"rot": Unsuited()}, tmp_path)
+    assert section.title == "crowding: left out" and "84x84" in section.text
     cues = validation_section(pd.read_parquet(run / "validation.parquet"), "Cue search, held out")
     assert "84x84" in write_run_report(run, [cues, section], shown, "run").read_text()
 
