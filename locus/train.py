@@ -21,6 +21,7 @@ from lightning import Trainer, seed_everything
 from lightning.pytorch.callbacks import Callback, EarlyStopping
 from omegaconf import DictConfig
 
+from locus.analysis.claim_files import judge_run, lines
 from locus.analysis.diagnoses.shared import Diagnosis, compare, distinct, log_section
 from locus.analysis.pages.run import write_run_report
 from locus.analysis.run_metrics import (
@@ -205,7 +206,10 @@ def report(
     def shown(name: str) -> tuple[Query, Mapping[str, Any]]:
         return data.task.prompt(examples[name], frame), data.task.row(examples[name])
 
-    page = write_run_report(run.path, sections, shown, f"locus: {cfg.name}")
+    claims = judge_run(run.path)
+    if claims:
+        log.info("claims:\n%s", "\n".join(lines(claims)))
+    page = write_run_report(run.path, sections, shown, f"locus: {cfg.name}", claims)
     log.info("report: %s", page)
 
 

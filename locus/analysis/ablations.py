@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
+import numpy as np
 import pandas as pd
 
 NORMAL_95 = 1.959964
@@ -58,6 +60,41 @@ def t_95(freedom: int) -> float:
         return T_95[freedom]
     z = NORMAL_95
     return z + (z**3 + z) / (4 * freedom) + (5 * z**5 + 16 * z**3 + 3 * z) / (96 * freedom**2)
+
+
+@dataclass(frozen=True)
+class Pooled:
+    """A mean over studies, here seeds, with its 95 % interval, and how much the studies' true values vary."""
+
+    value: float
+    low: float
+    high: float
+    between: float
+    """Standard deviation."""
+
+
+def random_effects(values: Sequence[float], errors: Sequence[float]) -> Pooled:
+    """Studies of unequal precision in one number: DerSimonian and Laird 1986, with the interval of Hartung and Knapp
+    2001 by Student's t. NaN bounds for fewer than two studies; studies without an error count alike.
+
+    Args:
+        values: one estimate per study.
+        errors: their standard errors.
+    """
+    found, variances = np.asarray(values, dtype=float), np.asarray(errors, dtype=float) ** 2
+    if not (variances > 0).all():
+        variances = np.ones_like(found)
+    weights = 1 / variances
+    freedom = len(found) - 1
+    spread = float(weights @ (found - np.average(found, weights=weights)) ** 2)
+    scale = float(weights.sum() - (weights**2).sum() / weights.sum())
+    between = max(0.0, (spread - freedom) / scale) if freedom else 0.0
+    weights = 1 / (variances + between)
+    mean = float(np.average(found, weights=weights))
+    if not freedom:
+        return Pooled(mean, math.nan, math.nan, math.nan)
+    half = t_95(freedom) * math.sqrt(float(weights @ (found - mean) ** 2) / freedom / float(weights.sum()))
+    return Pooled(mean, mean - half, mean + half, math.sqrt(between))
 
 
 def cells(table: pd.DataFrame, digits: int = 3) -> pd.DataFrame:

@@ -99,15 +99,21 @@ def save_curve(metrics: pd.DataFrame, path: Path, headline: str) -> None:
     figure.savefig(path, dpi=120)
 
 
+def first_and_last(validation: pd.DataFrame) -> pd.DataFrame:
+    """``validation.parquet``: the rows of the first and the last validation, with policy, item and unit (the image)."""
+    ends = {int(validation["step"].min()): BEFORE, int(validation["step"].max()): AFTER}
+    rows = validation[validation["step"].isin(ends)].assign(policy=validation["step"].map(ends))
+    rows = rows.rename(columns={"example_id": "item"})
+    rows["unit"] = rows.pop("image_id").fillna(rows["item"])
+    return rows
+
+
 def validation_section(validation: pd.DataFrame, title: str) -> Section:
     """``validation.parquet`` of a run -> first against last validation, over all examples and by group.
 
     Examples about one image are drawn together in the bootstrap.
     """
-    ends = {int(validation["step"].min()): BEFORE, int(validation["step"].max()): AFTER}
-    rows = validation[validation["step"].isin(ends)].assign(policy=validation["step"].map(ends))
-    rows = rows.rename(columns={"example_id": "item"})
-    rows["unit"] = rows.pop("image_id").fillna(rows["item"])
+    rows = first_and_last(validation)
     measures = {"reward": "reward"}
     if rows["iou"].notna().any():  # answers are boxes
         rows = rows.assign(at_50=rows["iou"] >= 0.5, at_75=rows["iou"] >= 0.75)

@@ -39,12 +39,14 @@ class Statistic:
 
 @dataclass(frozen=True)
 class Score:
-    """A score in percent with its 95 % bootstrap interval, and the number of rows it stands on."""
+    """A score in percent with its 95 % bootstrap interval, the number of rows it stands on, and its standard error."""
 
     value: float
     low: float
     high: float
     n: int
+    error: float
+    """Standard deviation over the resamples."""
 
 
 def accuracy(**where: str) -> Statistic:
@@ -75,6 +77,24 @@ def mean_of(*statistics: Statistic) -> Statistic:
     )
 
 
+def ratio(total: str, number: str) -> Statistic:
+    """100 times the sum of one column over that of another: of sums and counts, a mean; NaN where the second is 0."""
+
+    def value(table: pd.DataFrame, weights: np.ndarray) -> np.ndarray:
+        sums = weights @ table[[total, number]].to_numpy(dtype=float)
+        return 100 * np.divide(sums[:, 0], sums[:, 1], out=np.full(len(sums), np.nan), where=sums[:, 1] != 0)
+
+    return Statistic(value)
+
+
+def difference(one: Statistic, other: Statistic) -> Statistic:
+    """The first less the second."""
+    return Statistic(
+        lambda table, weights: one(table, weights) - other(table, weights),
+        lambda table: one.rows(table) | other.rows(table),
+    )
+
+
 def all_right(*columns: str) -> Statistic:
     """Share of groups (rows alike in these columns) with every row correct; a group weighs as its first row does."""
 
@@ -101,8 +121,13 @@ def intervals(
     before: pd.DataFrame | None = None,
     resamples: int = RESAMPLES,
     seed: int = 0,
+    crossed: Sequence[str] = (),
 ) -> dict[str, Score]:
     """Every statistic with its 95 % percentile interval over resampled units: rows alike in the columns ``unit``.
+
+    Rows alike in the columns ``crossed``, where there are some, are a second kind of unit, resampled beside the first:
+    a row of a scene and a seed counts as often as its scene was drawn, times as often as its seed (Owen 2007, the
+    "pigeonhole bootstrap").
 
     With ``before``, another policy's table of the same items in the same order, how much each grows from that one. Both
     are resampled alike, so that what makes an item hard cancels out (Efron and Tibshirani 1993, chapter 13).
@@ -113,11 +138,13 @@ def intervals(
         return now if before is None else now - np.stack([one(before, weights) for one in statistics.values()])
 
     points = values(np.ones((1, len(table))))[:, 0]
-    drawn = np.concatenate([values(weights) for weights in resampled(table, unit, resamples, seed)], axis=1)
+    drawn = np.concatenate([values(weights) for weights in resampled(table, unit, resamples, seed, crossed)], axis=1)
     scores = {}
     for (name, statistic), point, row in zip(statistics.items(), points, drawn, strict=True):
-        low, high = np.nanpercentile(row, [2.5, 97.5]) if np.isfinite(row).any() else (np.nan, np.nan)
-        scores[name] = Score(float(point), float(low), float(high), int(statistic.rows(table).sum()))
+        low, high, error = np.nan, np.nan, np.nan
+        if np.isfinite(row).any():
+            (low, high), error = np.nanpercentile(row, [2.5, 97.5]), np.nanstd(row)
+        scores[name] = Score(float(point), float(low), float(high), int(statistic.rows(table).sum()), float(error))
     return scores
 
 
@@ -139,16 +166,31 @@ def mcnemar(before: np.ndarray, after: np.ndarray) -> float:
     return min(1.0, 2 * tail / 2**differ)
 
 
-def resampled(table: pd.DataFrame, unit: Sequence[str], resamples: int, seed: int) -> Iterator[np.ndarray]:
-    """Weights [R, N], some resamples of units at a time: the same for a seed, whatever the statistics."""
-    group = np.arange(len(table))
-    if unit:  # under the names that diagnoses have for them, so that a page draws the same ones
-        names = ["/".join(map(str, values)) for values in table[list(unit)].itertuples(index=False)]
-        group = np.unique(names, return_inverse=True)[1]
-    count, rng = int(group.max()) + 1, np.random.default_rng(seed)
+def resampled(
+    table: pd.DataFrame, unit: Sequence[str], resamples: int, seed: int, crossed: Sequence[str] = ()
+) -> Iterator[np.ndarray]:
+    """Weights [R, N], some resamples of units at a time: the same for a seed, whatever the statistics, and of the units
+    the same whatever is ``crossed`` with them."""
+    factors = [(numbered(table, unit), np.random.default_rng(seed))]
+    if crossed:
+        factors.append((numbered(table, crossed), np.random.default_rng([seed, 1])))
     most = max(1, CELLS // len(table))
     for start in range(0, resamples, most):
         many = min(most, resamples - start)
-        drawn = rng.integers(count, size=(many, count)) + count * np.arange(many)[:, None]
-        times = np.bincount(drawn.ravel(), minlength=many * count).reshape(many, count)
-        yield times[:, group].astype(float)
+        weights = [_times(rng, many, int(group.max()) + 1)[:, group] for group, rng in factors]
+        yield weights[0] if len(weights) == 1 else weights[0] * weights[1]
+
+
+def numbered(table: pd.DataFrame, unit: Sequence[str]) -> np.ndarray:
+    """[N], the number of each row's unit."""
+    if not unit:
+        return np.arange(len(table))
+    # Under the names that diagnoses have for them, so that a page draws the same ones.
+    names = ["/".join(map(str, values)) for values in table[list(unit)].itertuples(index=False)]
+    return np.unique(names, return_inverse=True)[1]
+
+
+def _times(rng: np.random.Generator, resamples: int, count: int) -> np.ndarray:
+    """[R, count], how often each of ``count`` units is drawn."""
+    drawn = rng.integers(count, size=(resamples, count)) + count * np.arange(resamples)[:, None]
+    return np.bincount(drawn.ravel(), minlength=resamples * count).reshape(resamples, count).astype(float)

@@ -1,4 +1,4 @@
-"""One self-contained page of sections, each a text, a table with intervals and pictures."""
+"""One self-contained page of sections, each a text, lines, a table with intervals and pictures."""
 
 from __future__ import annotations
 
@@ -21,7 +21,8 @@ table { border-collapse: collapse; font-variant-numeric: tabular-nums; }
 th, td { padding: .2rem .8rem; text-align: right; border-bottom: 1px solid #ddd; }
 th:nth-child(-n+2), td:nth-child(-n+2) { text-align: left; } td:not(:first-child) { white-space: nowrap; }
 tr.better td.change { color: #00704f; font-weight: 600; } tr.worse td.change { color: #b04000; font-weight: 600; }
-figure { display: inline-block; margin: .5rem; } figure img { max-width: 31rem; border: 1px solid #ddd; }
+figure { display: inline-block; margin: .5rem; vertical-align: top; }
+figure img { max-width: 31rem; border: 1px solid #ddd; } figcaption { max-width: 31rem; overflow-wrap: anywhere; }
 img.wide { max-width: 100%; } .scroll { overflow-x: auto; }
 """
 
@@ -38,6 +39,10 @@ class Section:
     pictures: Sequence[Image.Image] = ()
     markup: str = ""
     """HTML of its own, after the pictures."""
+    captions: Sequence[str] = ()
+    """Of the pictures, where they have any: plain text, in lines."""
+    lines: Sequence[str] = ()
+    """A list below the text; what stands before a colon is set off."""
     judged: bool = True
     """More is better: a change whose interval does not contain 0 stands out."""
 
@@ -47,10 +52,13 @@ def write_report(path: Path, title: str, summary: str, sections: Sequence[Sectio
     parts = [f"<h1>{html.escape(title)}</h1><p>{html.escape(summary)}</p>"]
     for section in sections:
         parts.append(f"<h2>{html.escape(section.title)}</h2><p>{html.escape(section.text)}</p>")
+        if section.lines:
+            parts.append(list_html(section.lines))
         if section.table is not None:
             parts.append(table_html(section.table, section.judged))
         wide = len(section.pictures) == 1
-        parts += [picture_html(picture, wide) for picture in section.pictures]
+        captions = section.captions or [""] * len(section.pictures)
+        parts += [picture_html(one, wide, text) for one, text in zip(section.pictures, captions, strict=True)]
         parts.append(section.markup)
     body = "\n".join(parts)
     head = f'<meta charset="utf-8"><title>{html.escape(title)}</title><style>{STYLE}</style>'
@@ -74,10 +82,17 @@ def table_html(table: pd.DataFrame, judged: bool = True) -> str:
     return f"<div class=scroll><table><tr>{head}</tr>{''.join(rows)}</table></div>"
 
 
-def picture_html(picture: Image.Image, wide: bool = False) -> str:
-    """A picture as part of the page."""
+def list_html(lines: Sequence[str]) -> str:
+    """Lines as a list, each with what stands before its first colon in bold."""
+    split = (html.escape(line).partition(": ") for line in lines)
+    return f"<ul>{''.join(f'<li><b>{head}</b>{colon}{rest}</li>' for head, colon, rest in split)}</ul>"
+
+
+def picture_html(picture: Image.Image, wide: bool = False, caption: str = "") -> str:
+    """A picture as part of the page, the lines of its caption below."""
     buffer = io.BytesIO()
     picture.save(buffer, "PNG")
     data = base64.b64encode(buffer.getvalue()).decode()
     image = f'<img{" class=wide" if wide else ""} alt="" src="data:image/png;base64,{data}">'
-    return f"<figure>{image}</figure>"
+    below = f"<figcaption>{'<br>'.join(html.escape(caption).splitlines())}</figcaption>" if caption else ""
+    return f"<figure>{image}{below}</figure>"

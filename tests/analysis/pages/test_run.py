@@ -11,9 +11,10 @@ import pandas as pd
 import pytest
 from PIL import Image
 
+from locus.analysis.claim_files import judge_run
 from locus.analysis.diagnoses.shared import compare
 from locus.analysis.pages.page import Section
-from locus.analysis.pages.run import gallery, write_run_report
+from locus.analysis.pages.run import gallery, thought, write_run_report
 from locus.analysis.run_metrics import validation_section
 from locus.analysis.tables import paired_table
 from locus.errors import LocusError
@@ -39,7 +40,8 @@ def run(tmp_path) -> Path:
                 "box": box,
                 "target": [8.0, 8.0, 40.0, 40.0],
             }
-            rows.append(row | {"format": 1.0})
+            thought = f"<think>\n{('dotted', 'striped')[index % 2]} <b>star</b></think>" if step else "no tags"
+            rows.append(row | {"format": 1.0, "text": f"{thought}<answer>[8, 8, 40, 40]</answer>"})
     pd.DataFrame(rows).to_parquet(tmp_path / "validation.parquet")
     (tmp_path / "figures").mkdir()
     Image.new("RGB", (64, 48), "white").save(tmp_path / "figures" / "curve.png")
@@ -66,8 +68,10 @@ def sections(run) -> list[Section]:
 
 
 def test_the_page_in_a_browser(run, sections, browser):
-    """A broken picture, a request to the network, or data that becomes markup: the page looks right in code."""
-    page = write_run_report(run, sections, shown, "locus: a <run>")
+    """A broken picture, a request to the network, or data that becomes markup: the page looks right in code. Claims
+    come before all tables; thoughts stand below their pictures."""
+    claims = judge_run(run)
+    page = write_run_report(run, sections, shown, "locus: a <run>", claims)
     browser.get(page.as_uri())
     assert browser.get_log("browser") == []
     assert browser.title == "locus: a <run>"
@@ -77,7 +81,15 @@ def test_the_page_in_a_browser(run, sections, browser):
         "return performance.getEntriesByType('resource').every(r => r.name.startsWith('data:'))"
     )
     rows = browser.execute_script("return [...document.querySelectorAll('tr')].map(row => row.innerText.split('\\t'))")
-    assert rows[1][:5] == ["mean IoU", "all", "0.200", "0.600", "+0.400"]
+    assert ["mean IoU", "all", "0.200", "0.600", "+0.400"] in [row[:5] for row in rows]
+    said = browser.execute_script("return [...document.querySelectorAll('li')].map(line => line.innerText)")
+    assert len(said) == 6 and said[0].startswith("H1 Cue search doubles: holds. 3.00 times, 95 % [")
+    assert said[1] == "H2 Questions in crowded scenes improve: not measured. (no questions.parquet)"
+    assert browser.execute_script(
+        "return [...document.querySelectorAll('h1 ~ *')].map(e => e.tagName).slice(0, 5)"
+    ) == ["P", "H2", "P", "UL", "DIV"]
+    below = browser.execute_script("return [...document.querySelectorAll('figcaption')].map(e => e.innerText)")
+    assert len(below) == 12 and below[1] == "base: (nothing)\ntrained: striped <b>star</b>"
     assert "<b>attributes</b>" in {row[0] for row in rows}
 
 
@@ -106,4 +118,17 @@ def test_a_diagnosis_that_does_not_suit_is_left_out(run, tmp_path):
 
 def test_gallery_takes_an_answer_without_a_box(run):
     """A missing box that is drawn, or that ends the report."""
-    assert len(gallery(pd.read_parquet(run / "validation.parquet"), shown)) == 12
+    pictures, captions = gallery(pd.read_parquet(run / "validation.parquet"), shown)
+    assert len(pictures) == len(captions) == 12
+
+
+@pytest.mark.parametrize(
+    ("response", "says"),
+    [
+        ("<think>red  star</think><answer>red</answer>", "red star"), ("<think>\nred star", "red star"),
+        ("<think></think><answer>1</answer>", "(nothing)"), ("<answer>1</answer>", "(nothing)"),
+    ],
+)  # fmt: skip
+def test_thoughts(response, says):
+    """An answer shown as a thought; a cut-off thought that is lost."""
+    assert thought(response) == says
