@@ -13,13 +13,17 @@ from collections.abc import Iterator, Mapping
 from typing import Any, cast
 
 import hydra
+import pandas as pd
 import torch
 from hydra.utils import instantiate
 from lightning import Trainer, seed_everything
 from omegaconf import DictConfig
 from torch.utils.data import DataLoader, Sampler
 
+from locus.analysis.diagnoses.context_suppression import FULL, SUPPRESSED
+from locus.analysis.diagnoses.shared import measure
 from locus.boxes import parse_frame
+from locus.evaluation.evaluator import Evaluator
 from locus.files.run_files import AtomicCheckpointIO, write_text
 from locus.policy.backbone import Backbone
 from locus.policy.prompts import PixelLimits, PromptBuilder
@@ -41,8 +45,8 @@ from locus.tasks.cue_search.rationales import NO_RATIONALES, LabelRationales
 from locus.tasks.cue_search.task import CueSearch
 from locus.tasks.datamodule import SampleMaker, Samples
 from locus.tasks.scene_questions import SceneQuestions
-from locus.training.lessons import SceneLessons, think_named
-from locus.training.pretraining import PROGRESS, HeldOut
+from locus.training.lessons import SceneLessons
+from locus.training.pretraining import GREEDY, PROGRESS, VALIDATION_BUDGET, HeldOut
 
 log = logging.getLogger("locus")
 CARD = {
@@ -131,12 +135,33 @@ def pretrain(cfg: DictConfig) -> None:
     trainer.fit(module, train, validation, ckpt_path=run.checkpoint, weights_only=True)
     final = {name: float(value) for name, value in trainer.callback_metrics.items() if name.startswith("val/")}
     finish_record(run, record, {})
-    export(cfg, run, policy, lessons, final)
+    evaluator = Evaluator(policy, lessons.builder, GREEDY, VALIDATION_BUDGET)
+    context = measure(instantiate(cfg.context, _convert_="all"), evaluator, "the policy")
+    context.to_parquet(run.path / "context.parquet", index=False)
+    export(cfg, run, policy, lessons, final, context_table(context))
     write_summary(run, final)
     log.info("run folder: %s", run.path)
 
 
-def export(cfg: DictConfig, run: RunFolder, policy: VLM, lessons: SceneLessons, final: dict[str, float]) -> None:
+def context_table(measured: pd.DataFrame) -> str:
+    """Markdown: accuracy of each kind against the objects in the scene, and with all but the evidence black.
+
+    measured: rows of `Crowding`. Only questions with evidence count, so that all columns are of the same ones.
+    """
+    paired = measured[measured["image"] == SUPPRESSED]["question"]
+    rows = measured[measured["question"].isin(paired)]
+    counts = rows.groupby("level")["objects"].mean()
+    named = {level: f"{count:.0f} objects" for level, count in counts.items()}
+    column = rows["level"].map(named).where(rows["image"] == FULL, "all else black")
+    table = rows.assign(column=column).pivot_table("correct", "kind", "column", sort=False)
+    lines = [" | ".join([str(kind), *(f"{value:.2f}" for value in values)]) for kind, values in table.iterrows()]
+    head = [" | ".join(["question", *table.columns]), "|".join(["---"] * (len(table.columns) + 1))]
+    return "\n".join(f"| {line} |" for line in [*head, *lines])
+
+
+def export(
+    cfg: DictConfig, run: RunFolder, policy: VLM, lessons: SceneLessons, final: dict[str, float], context: str
+) -> None:
     """Writes ``policy/`` in bfloat16, half the size, with its model card."""
     folder = run.path / "policy"
     half = policy.model.to(torch.bfloat16)  # type: ignore[arg-type]  # transformers' decorator hides the signature
@@ -145,22 +170,29 @@ def export(cfg: DictConfig, run: RunFolder, policy: VLM, lessons: SceneLessons, 
     facts = {
         "parameters": f"{sum(parameter.numel() for parameter in policy.parameters()):,}",
         "lessons": f"{cfg.lessons.patch_lessons} of patches with {cfg.lessons.patch_images} images each, then "
-        f"{cfg.trainer.steps - cfg.lessons.patch_lessons} of questions with {cfg.lessons.question_images} images each",
+        f"{cfg.trainer.steps - cfg.lessons.patch_lessons} of questions with {cfg.lessons.question_images} images each "
+        f"and {cfg.lessons.seen_images} beside them whose patches are told",
         "questions an image": sum(cfg.lessons.questions.values()),
         "cue-search prompts": f"{cfg.lessons.cues_per_lesson} a lesson in the last "
         f"{cfg.trainer.steps - cfg.lessons.first_cue_lesson}, of {cfg.lessons.cue_examples} different ones",
+        "thoughts": {
+            "named": "name what is asked about, or cropped",
+            "cues": "name what is cropped; none in answers to questions",
+            "silent": "none",
+        }[cfg.lessons.think],
         "seed": cfg.seed,
     }
-    card = model_card({name.removeprefix("val/"): value for name, value in final.items()}, facts)
+    card = model_card({name.removeprefix("val/"): value for name, value in final.items()}, facts, context)
     write_text(folder / "README.md", card)
 
 
-def model_card(values: Mapping[str, float], facts: Mapping[str, object]) -> str:
+def model_card(values: Mapping[str, float], facts: Mapping[str, object], context: str) -> str:
     """Markdown with the metadata that the Hugging Face hub reads.
 
     Args:
         values: validation by kind, without ``val/``.
         facts: what was trained on, and how long; name -> value.
+        context: a table of what surroundings cost.
     """
     lines = [f"| {words} | {values[name]:.3f} |" for name, words in CARD.items() if name in values]
     told = "\n".join(f"- {name}: {value}" for name, value in facts.items())
@@ -173,12 +205,13 @@ tags: [locus, visual-grounding, synthetic]
 # A tiny Qwen3-VL that knows generated scenes
 
 The embedded backbone of locus: the real `Qwen3VLForConditionalGeneration` and `Qwen3VLProcessor`, small enough for two
-CPU cores. It answers `<think></think><answer>...</answer>`, writes boxes as `[x1, y1, x2, y2]` in pixels of the
+CPU cores. It answers `<think>...</think><answer>...</answer>`, writes boxes as `[x1, y1, x2, y2]` in pixels of the
 processed image, and knows nothing but generated scenes of coloured, patterned shapes on clutter. Not for any other use.
 
-Trained from random weights, supervised, on generated scenes alone: first the object at each patch, then isolated
-questions. It has seen few cue-search prompts, the same ones again and again, so that its cue search is weak on purpose:
-what post-training by local visual cue search adds can then be seen.
+Trained from random weights, supervised, on generated scenes alone. It has learned what is at each patch of sparse and
+crowded scenes alike, but has been asked about sparse ones only: so it sees a crowded scene well and answers questions
+about it badly. This is the paper's visual context rot by construction; whether local visual cue search in crowded scenes
+mends it can then be measured.
 
 {told}
 
@@ -187,6 +220,10 @@ Free decoding of held-out scenes:
 | task | score |
 |---|---|
 {chr(10).join(lines)}
+
+The same questions about the same pixels, with ever more objects around the evidence:
+
+{context}
 
 Licence: Apache-2.0. Made by `python -m locus.pretrain`.
 """

@@ -27,7 +27,8 @@ place plain please point position process purple question reasoning red region r
 search second see select seven shape shapes shown side single six size small solid some square star striped stripes
 system tags teal ten text texture than that the then there these thing think this three tiny to top triangle true two
 under up user vertical violet was what where which white whole with word yellow yes you your zero A
-Assistant First User asks conversation described enclosed expression mind provides respectively solves thinks user within
+Assistant First User asks conversation described enclosed expression mind provides respectively solves thinks user
+within
 How Image Is No Please The There To What Where Which Yes
 """.split()  # noqa: SIM905 - a word list reads best as words
 
