@@ -17,8 +17,9 @@ from hydra.errors import InstantiationException
 from hydra.utils import instantiate
 from omegaconf import DictConfig, OmegaConf
 
-from locus.analysis import ablations
+from locus.analysis import ablations, claims_over_seeds
 from locus.analysis.ablations import cells
+from locus.analysis.claims import STATED
 from locus.analysis.pages.page import Section, write_report
 from locus.analysis.pages.sweep import (
     ablation_bars,
@@ -34,7 +35,7 @@ from locus.analysis.pages.sweep import (
     table_of,
 )
 from locus.analysis.paper import ABLATIONS, ablation_of, against_locus, paper_table
-from locus.analysis.runs import experiment, find, label, load, metrics
+from locus.analysis.runs import axes, experiment, find, label, load, metrics
 from locus.errors import LocusError
 from locus.run.runtime import entry_point
 
@@ -44,6 +45,7 @@ log = logging.getLogger("locus")
 def sections_of(cfg: DictConfig, folder: Path) -> list[Section]:
     """What the page shows; the tables are written to ``tables/``, the curves to ``figures/``."""
     runs = load(cfg.runs, cfg.scores)
+    opening = claim_sections(cfg, runs, folder / "tables")
     sections = [Section("Runs", f"{len(runs)} below {cfg.runs}; settings in which they differ.", table_of(runs))]
     means = means_over_seeds(runs)
     if means is not None:
@@ -53,7 +55,61 @@ def sections_of(cfg: DictConfig, folder: Path) -> list[Section]:
         ablations.save(section.table, folder / "tables" / section.title.lower().replace(" ", "_").replace(":", ""))
     run = browsed(cfg)
     sections += figure_sections(cfg, runs, folder / "figures")
-    return sections + gallery_sections(run) + rollout_sections(cfg, run)
+    return opening + sections + gallery_sections(run) + rollout_sections(cfg, run)
+
+
+def claim_sections(cfg: DictConfig, runs: pd.DataFrame, folder: Path) -> list[Section]:
+    """What opens the page: the claims of every setting over its seeds, and LOCUS against the others; their numbers go
+    to CSV files in the folder. Nothing where finished runs have no tables that decide a claim."""
+    names = setting_of(runs) if axes(runs) else pd.Series("all", index=runs.index)
+    done = runs["status"] == "finished"
+    found = zip(names, runs["seed"], find(cfg.runs), done, strict=True)
+    settings = claims_over_seeds.gathered([(name, seed, run) for name, seed, run, ended in found if ended])
+    if cfg.locus is not None and cfg.locus not in settings:
+        raise LocusError(f"locus={cfg.locus}: no such setting; give one of {' or '.join(settings) or 'finished runs'}")
+    judged = claims_over_seeds.judged(settings)
+    if not judged:
+        return []
+    folder.mkdir(parents=True, exist_ok=True)
+    claims_over_seeds.numbers(judged).to_csv(folder / "claims.csv", index=False)
+    text = (
+        "Finished runs: base against trained policy on the same items; 95 % bootstrap in which scenes and seeds are "
+        "drawn crossed. claims.csv has the numbers, and those beside the claims."
+    )
+    stated = [f"{claim.name}: {claim.statement}" for claim in STATED.values()]
+    verdicts = claims_over_seeds.verdict_table(judged, settings)
+    sections = [
+        Section("Claims over seeds", text, verdicts, lines=stated),
+        Section("Numbers of the claims", "With their 95 % intervals.", claims_over_seeds.number_table(judged)),
+    ]
+    if len(settings) > 1:
+        locus = cfg.locus or locus_among(cfg, runs[done], names[done])
+        controls = claims_over_seeds.against_controls(settings, locus)
+        claims_over_seeds.numbers({name: [claim] for name, claim in controls.items()}).to_csv(
+            folder / "locus_minus_control.csv", index=False
+        )
+        text = (
+            f"LOCUS: {locus}. How much more questions in crowded scenes improve with it than with each other setting "
+            "(H2's mean change; the same questions and seeds; scenes and seeds crossed)."
+        )
+        sections.append(Section("LOCUS minus control", text, claims_over_seeds.control_table(controls)))
+    seeds = claims_over_seeds.by_seed(settings)
+    if len(seeds):
+        seeds.to_csv(folder / "claims_by_seed.csv", index=False)
+        text = (
+            "H2, the mean change of five benchmarks in points: each seed alone, the crossed bootstrap, and the seeds' "
+            "random-effects mean (DerSimonian-Laird, Hartung-Knapp interval), which takes the scenes as given."
+        )
+        sections.append(Section("H2 by seed", text, claims_over_seeds.seed_table(seeds, judged)))
+    return sections
+
+
+def locus_among(cfg: DictConfig, runs: pd.DataFrame, names: pd.Series) -> str:
+    """The setting that is LOCUS: of the paper's table that the runs repeat, else the experiment ``…/locus``, else the
+    first."""
+    ablation = ablation_of(runs, cfg.table or experiment(cfg.runs))
+    ours = names.str.split("/").str[-1] == "locus" if ablation is None else runs[ablation.group] == ablation.locus
+    return str((names[ours] if ours.any() else names).iloc[0])
 
 
 def paper_sections(cfg: DictConfig, runs: pd.DataFrame) -> list[Section]:

@@ -238,7 +238,8 @@ def grounding(table: pd.DataFrame) -> list[Claim]:
 
 def crowding(table: pd.DataFrame) -> list[Claim]:
     """H6, and the change at every number of objects."""
-    rows = paired(table[table["image"] == FULL], ["correct"], ["question", "level"])
+    full = table[table["image"] == FULL]
+    rows = paired(full, ["correct"], ["question", "level"])
     levels = sorted(rows["level"].unique())
     if len(levels) < 2:
         return absent("H6", "fewer than two levels with both policies in crowding.parquet")
@@ -247,7 +248,7 @@ def crowding(table: pd.DataFrame) -> list[Claim]:
     statistics = {"": difference(mean(last), mean(first))} | {str(level): mean(str(level)) for level in levels}
     found = scores(sums, statistics)
     over = f"{extent(rows[rows['level'] == levels[0]], 'questions')} at {len(levels)} levels"
-    objects = table.groupby("level")["objects"].mean()
+    objects = full.groupby("level")["objects"].mean()
     beside = [
         aside(
             decided(STATED["H6"], found[str(level)], over),

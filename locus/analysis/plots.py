@@ -50,7 +50,8 @@ def curves(axes: Axes, measured: pd.DataFrame, along: str, column: str) -> None:
 def _mean(values: pd.Series) -> tuple[float, list[float]]:
     """The mean, and how far below and above it its interval reaches."""
     found = score(pd.DataFrame({"correct": values.to_numpy(float)}), accuracy(), ())
-    return found.value / 100, [(found.value - found.low) / 100, (found.high - found.value) / 100]
+    reach = (found.value - found.low, found.high - found.value)
+    return found.value / 100, [max(0.0, one) / 100 for one in reach]  # below 0 by rounding, where all values are alike
 
 
 def bars(axes: Axes, measured: pd.DataFrame, along: str, column: str, over: str = "policy") -> None:

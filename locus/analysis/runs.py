@@ -10,6 +10,7 @@ from typing import Any
 import pandas as pd
 import yaml
 
+from locus.analysis.claims import CROWDED
 from locus.analysis.run_metrics import AFTER, BEFORE, validations
 from locus.errors import LocusError
 from locus.files.run_files import BEGUN_WITH
@@ -156,10 +157,15 @@ def _base_validation(logged: pd.DataFrame) -> dict[str, float]:
 
 
 def _question_scores(file: Path) -> dict[str, float]:
-    """Accuracy by benchmark of the run's policy, and of its base under ``base/``."""
+    """Accuracy by benchmark of the run's policy, and of its base under ``base/``; of families of scenes other than the
+    crowded one as ``<family>: <benchmark>``."""
     if not file.exists():
         return {}
-    means = pd.read_parquet(file).groupby(["policy", "benchmark"], sort=False)["score"].mean()
+    rows = pd.read_parquet(file)
+    if "family" in rows:
+        named = rows["family"] + ": " + rows["benchmark"]
+        rows["benchmark"] = rows["benchmark"].where(rows["family"] == CROWDED, named)
+    means = rows.groupby(["policy", "benchmark"], sort=False)["score"].mean()
     prefixes = {BEFORE: "base/score/", AFTER: "score/"}
     return {prefixes[policy] + benchmark: float(value) for (policy, benchmark), value in means.items()}
 

@@ -177,8 +177,10 @@ def resampled(
     most = max(1, CELLS // len(table))
     for start in range(0, resamples, most):
         many = min(most, resamples - start)
-        weights = [_times(rng, many, int(group.max()) + 1)[:, group] for group, rng in factors]
-        yield weights[0] if len(weights) == 1 else weights[0] * weights[1]
+        weights, *others = (_times(rng, many, int(group.max()) + 1)[:, group] for group, rng in factors)
+        for other in others:
+            weights *= other
+        yield weights
 
 
 def numbered(table: pd.DataFrame, unit: Sequence[str]) -> np.ndarray:

@@ -211,3 +211,12 @@ def test_the_papers_ablations_are_whole(name):
     ablation = ABLATIONS[name]
     assert ablation.locus in ablation.rows and set(ablation.benchmarks) <= set(RESULTS)
     assert {len(row) for row in [ablation.base, *ablation.rows.values()]} == {len(ablation.benchmarks)}
+
+
+def test_families_of_questions_are_told_apart(sweep):
+    """Sparse scenes averaged into the score of crowded ones."""
+    rows = [("crowded", "before", 0.0), ("crowded", "after", 1.0), ("sparse", "before", 1.0), ("sparse", "after", 0.0)]
+    table = pd.DataFrame(rows, columns=["family", "policy", "score"]).assign(benchmark="counting")
+    table.to_parquet(sweep / "0" / "questions.parquet")
+    first = runs.load(sweep).iloc[0]
+    assert first[["base/score/counting", "score/counting", "score/sparse: counting"]].tolist() == [0.0, 1.0, 0.0]

@@ -78,9 +78,10 @@ def crowding(gains: list[float], scenes: int = 40, seed: int = 0) -> pd.DataFram
             noise = rng.normal(0, 0.05)
             for policy in POLICIES:
                 right = float(hard + (noise if policy == AFTER else 0) < 0.8 - 0.2 * level + gain * (policy == AFTER))
-                for image in ("full", "suppressed"):
+                for image in ("full", "suppressed") if level == len(gains) - 1 else ("full",):
                     row = {"item": f"q-{scene}/{level}/{image}", "unit": str(scene), "question": f"q-{scene}"}
-                    row |= {"kind": "colour", "objects": 2 + 6 * level, "image": image, "level": level}
+                    row |= {"kind": "colour", "objects": 2 + 6 * level if image == "full" else 1}
+                    row |= {"image": image, "level": level}
                     row |= {"correct": right if image == "full" else 1.0, "response": "red"}
                     rows.append(row | {"policy": policy})
     return pd.DataFrame(rows)
@@ -110,9 +111,15 @@ def tables(effect: float = 1.0, seed: int = 0) -> dict[str, pd.DataFrame]:
     }
 
 
-def run_folder(folder: Path, setting: Mapping[str, object], seed: int, effect: float) -> Path:
-    """A finished run with these tables."""
+def run_folder(
+    folder: Path, setting: Mapping[str, object], seed: int, effect: float, experiment: str | None = None
+) -> Path:
+    """A finished run with these tables, of a sweep over experiments where one is given."""
     folder.mkdir(parents=True)
+    if experiment is not None:
+        (folder / ".hydra").mkdir()
+        record = {"hydra": {"runtime": {"choices": {"experiment": experiment, "crop": experiment.split("/")[-1]}}}}
+        (folder / ".hydra" / "hydra.yaml").write_text(yaml.safe_dump(record))
     (folder / "config.yaml").write_text(yaml.safe_dump({"seed": seed, "name": "train", **setting}))
     (folder / "metrics.csv").write_text(f"step,train/iou,val/mean_iou\n0,,0.2\n40,0.5,{0.2 + 0.4 * effect}\n")
     (folder / "summary.json").write_text(json.dumps({"status": "finished", "val/mean_iou": 0.2 + 0.4 * effect}))

@@ -44,10 +44,13 @@ def means_over_seeds(runs: pd.DataFrame) -> pd.DataFrame | None:
 
 
 def setting_of(runs: pd.DataFrame) -> pd.Series:
-    """[runs] the settings of `runs.axes` in one text; where there are none, the run's name."""
+    """[runs] the settings of `runs.axes` in one text, or the experiment alone where it says all; without any, the run's
+    name."""
     settings = axes(runs)
     if not settings:
         return runs["run"]
+    if "experiment" in settings and len(runs[settings].drop_duplicates()) == runs["experiment"].nunique(dropna=False):
+        settings = ["experiment"]
     return runs[settings].map(lambda value: "" if pd.isna(value) else str(value)).agg(", ".join, axis=1)
 
 
@@ -82,13 +85,19 @@ def iou_histograms(folders: Sequence[tuple[str, Path]]) -> Image.Image | None:
 
 
 def attention_by_layer(folders: Sequence[tuple[str, Path]]) -> Image.Image | None:
-    """`layer_curves` of the base and of every setting, its seeds together (paper, Fig. 8); None without any."""
+    """`layer_curves` of the base and of every setting (paper, Fig. 8); None without any.
+
+    An item counts once, by its mean over a setting's seeds: they are asked the same ones.
+    """
     frames = [
         pd.read_parquet(folder / "attention.parquet").replace({"policy": {BEFORE: "base", AFTER: setting}})
         for setting, folder in folders
         if (folder / "attention.parquet").exists()
     ]
-    return layer_curves(pd.concat(frames)) if frames else None
+    if not frames:
+        return None
+    means = pd.concat(frames).groupby(["policy", "item"], sort=False).mean(numeric_only=True)
+    return layer_curves(means.reset_index())
 
 
 def dynamics(metrics: pd.DataFrame, settings: Mapping[str, str] | None = None) -> Image.Image | None:

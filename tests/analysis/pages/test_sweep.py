@@ -13,7 +13,8 @@ from PIL import Image
 from locus.analysis.ablations import cells
 from locus.analysis.pages.page import Section, write_report
 from locus.analysis.pages.rollouts import FOUND, LOOSE, PARSE, TRUNCATED, WRONG, browser_html, failure, groups_of
-from locus.analysis.pages.sweep import corner_fit, dynamics
+from locus.analysis.pages.sweep import attention_by_layer, corner_fit, dynamics
+from tests.support import claim_tables
 from tests.support.runs import command, refused, succeeded, warm_run
 
 
@@ -158,3 +159,17 @@ def test_a_supervised_run_has_a_page(tmp_path):
     succeeded(command("report", f"runs={warm_run()}", f"hydra.run.dir={tmp_path}"))
     page = (tmp_path / "report.html").read_text()
     assert "finished" in page and "Rollouts:" not in page and "Frame of the boxes" not in page
+
+
+def test_attention_of_an_item_counts_once(tmp_path):
+    """Sixty runs of one base that make its interval eight times too narrow; values that are all alike, whose interval
+    by rounding begins above their mean."""
+    table = claim_tables.attention(0.1, items=6)
+    for name in "ab":
+        (tmp_path / name).mkdir()
+        table.to_parquet(tmp_path / name / "attention.parquet")
+    with mock.patch("locus.analysis.pages.sweep.layer_curves") as drawn:
+        attention_by_layer([("locus", tmp_path / "a"), ("locus", tmp_path / "b")])
+    shown = drawn.call_args[0][0]
+    assert len(shown) == 12 and set(shown["policy"]) == {"base", "locus"}
+    assert attention_by_layer([("locus", tmp_path / "a")]) is not None
