@@ -210,8 +210,8 @@ processed image, and knows nothing but generated scenes of coloured, patterned s
 
 Trained from random weights, supervised, on generated scenes alone. It has learned what is at each patch of sparse and
 crowded scenes alike, but has been asked about sparse ones only: so it sees a crowded scene well and answers questions
-about it badly. This is the paper's visual context rot by construction; whether local visual cue search in crowded scenes
-mends it can then be measured.
+about it badly. This is the paper's visual context rot by construction, and what local visual cue search in crowded
+scenes is to mend.
 
 {told}
 
