@@ -45,7 +45,7 @@ from locus.tasks.cue_search.rationales import NO_RATIONALES, LabelRationales
 from locus.tasks.cue_search.task import CueSearch
 from locus.tasks.datamodule import SampleMaker, Samples
 from locus.tasks.scene_questions import SceneQuestions
-from locus.training.lessons import SceneLessons
+from locus.training.lessons import SceneLessons, Thoughts
 from locus.training.pretraining import GREEDY, PROGRESS, VALIDATION_BUDGET, HeldOut
 
 log = logging.getLogger("locus")
@@ -63,6 +63,11 @@ CARD = {
     "cue_format": "cue search, well-formed answers",
 }
 """Scalars of the validation -> what the model card calls them."""
+THOUGHTS = {
+    Thoughts.NAMED: "the words for what is asked about or cropped",
+    Thoughts.CUES: "the words for what is cropped; none for questions",
+    Thoughts.SILENT: "none",
+}
 
 
 class Steps(Sampler[int]):
@@ -81,11 +86,12 @@ class Steps(Sampler[int]):
 def build_lessons(cfg: DictConfig, backbone: Backbone, policy: VLM) -> tuple[SceneLessons, list[HeldOut]]:
     """Lessons of the run, and its validation batches: questions by kind, and cue search."""
     frame, lessons = parse_frame(backbone.frame), cfg.lessons
+    thoughts = Thoughts.parse(lessons.think)
     builder = PromptBuilder(backbone.processor(), PixelLimits())
     source = instantiate(lessons.cue_source, _convert_="all")
     audit = AuditSettings(duplicate_iou=1.0, check_images=False)  # boxes of a scene do not overlap
     crop, sizes = instantiate(cfg.crop, _convert_="all"), (lessons.cue_examples, cfg.validation.cues)
-    rationales = LabelRationales() if lessons.think != "silent" else NO_RATIONALES
+    rationales = LabelRationales() if thoughts.of_cues else NO_RATIONALES
     corpus = audited_corpus(source, crop, *sizes, cfg.seed, audit=audit)
     cues = SampleMaker(CueSearch(corpus, source, rationales=rationales), builder, frame)
     kinds = list(zip(kinds_of(lessons.questions), lessons.questions.values(), strict=True))
@@ -97,7 +103,7 @@ def build_lessons(cfg: DictConfig, backbone: Backbone, policy: VLM) -> tuple[Sce
         frame,
         kinds,
         (lessons.patch_images, lessons.question_images, lessons.seen_images),
-        lessons.think,
+        thoughts,
         lessons.patch_lessons,
         Samples(cues, "train"),
         lessons.cues_per_lesson,
@@ -175,11 +181,7 @@ def export(
         "questions an image": sum(cfg.lessons.questions.values()),
         "cue-search prompts": f"{cfg.lessons.cues_per_lesson} a lesson in the last "
         f"{cfg.trainer.steps - cfg.lessons.first_cue_lesson}, of {cfg.lessons.cue_examples} different ones",
-        "thoughts": {
-            "named": "name what is asked about, or cropped",
-            "cues": "name what is cropped; none in answers to questions",
-            "silent": "none",
-        }[cfg.lessons.think],
+        "thoughts before answers": THOUGHTS[lessons.thoughts],
         "seed": cfg.seed,
     }
     card = model_card({name.removeprefix("val/"): value for name, value in final.items()}, facts, context)

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from enum import StrEnum
 
 import numpy as np
 import torch
@@ -18,7 +19,7 @@ from torch.nn.utils.rnn import pad_sequence
 from torch.utils.data import Dataset
 
 from locus.boxes import to_view
-from locus.errors import LocusError
+from locus.errors import by_name
 from locus.policy.prompts import PromptBuilder
 from locus.scenes.questions import Ask, SceneQuestion, grounding
 from locus.scenes.render import render
@@ -32,10 +33,33 @@ NOTHING = 0
 """The label of a patch without an object; words count from 1."""
 LEAST_OVERLAP = 0.15
 """Share of a patch, or of an object, that must overlap for the patch to be labelled with the object."""
-THINK = ("named", "cues", "silent")
-"""What an answer's thoughts may say: the words for the object in question, or nothing."""
 TRIES = 8
 """How often a kind is asked for before a scene counts as having no such question."""
+
+
+class Thoughts(StrEnum):
+    """Whose answers begin with the words for the object in question."""
+
+    NAMED = "named"
+    """Questions' and cues'."""
+    CUES = "cues"
+    SILENT = "silent"
+    """Nobody's."""
+
+    @property
+    def of_questions(self) -> bool:
+        """Whether an answer to a question names what is asked about."""
+        return self is Thoughts.NAMED
+
+    @property
+    def of_cues(self) -> bool:
+        """Whether an answer to a cue names what is cropped."""
+        return self is not Thoughts.SILENT
+
+    @classmethod
+    def parse(cls, value: str) -> Thoughts:
+        """Raises LocusError for an unknown value."""
+        return by_name("lessons.think", value, {kind.value: kind for kind in cls})
 
 
 @dataclass(frozen=True, eq=False)
@@ -79,7 +103,7 @@ class SceneLessons(Dataset[Lesson]):
         frame: that boxes are written in.
         kinds: questions an image, by kind.
         images: of a patch lesson; of a question lesson with questions, and without.
-        think: ``named`` thinks of the object asked about, or cropped, in words before it answers; ``silent`` does not.
+        thoughts: what is thought before an answer.
         patch_lessons: how many there are, before the others.
         cues: samples of cue search, used again and again.
         cues_per_lesson: prompts of them in a lesson, from lesson ``first_cue_lesson`` on.
@@ -95,14 +119,14 @@ class SceneLessons(Dataset[Lesson]):
         frame: Frame,
         kinds: Sequence[tuple[Ask, int]],
         images: tuple[int, int, int],
-        think: str,
+        thoughts: Thoughts,
         patch_lessons: int,
         cues: Samples,
         cues_per_lesson: int,
         first_cue_lesson: int,
         seed: int,
     ):
-        self.named = think_named(think)
+        self.thoughts = thoughts
         self.sources, self.question_sources = sources, question_sources
         self.builder, self.end_token_id, self.frame = builder, end_token_id, frame
         self.kinds, self.images, self.patch_lessons = kinds, images, patch_lessons
@@ -153,7 +177,9 @@ class SceneLessons(Dataset[Lesson]):
             answer = question.answer
             if not answer:
                 answer = box_text(to_view(question.evidence[0], view))
-            completion = self.completion(completion_text(answer, question.subject if self.named else ""))
+            completion = self.completion(
+                completion_text(answer, question.subject if self.thoughts.of_questions else "")
+            )
             ids = torch.cat([asked, completion])
             place = torch.arange(len(ids))
             looking = place >= len(self.builder.encode(question.text)) - 1
@@ -165,13 +191,6 @@ class SceneLessons(Dataset[Lesson]):
     def completion(self, text: str) -> torch.Tensor:
         """[T] tokens, the end token last."""
         return torch.tensor([*self.builder.encode(text), self.end_token_id])
-
-
-def think_named(think: str) -> bool:
-    """Whether answers begin with the object's words; raises LocusError unless ``think`` is one of `THINK`."""
-    if think not in THINK:
-        raise LocusError(f"lessons.think={think}: give one of {', '.join(THINK)}")
-    return think == "named"
 
 
 def _drawn(sources: Sequence[SceneSource], count: int, rng: np.random.Generator) -> list[Scene]:

@@ -10,6 +10,7 @@ from tests.support.runs import command, succeeded, weights
 
 SMALLEST = (
     *("logger=csv", "lessons.patch_lessons=2", "lessons.patch_images=2", "lessons.question_images=2"),
+    *("lessons.seen_images=1", "context.questions=1"),
     *(
         "lessons.cue_source.count=8",
         "lessons.cue_examples=4",
@@ -32,6 +33,7 @@ def test_the_command(tmp_path):
     assert model.dtype == torch.bfloat16 and AutoProcessor.from_pretrained(whole / "policy")
     card = (whole / "policy" / "README.md").read_text()
     assert "license: apache-2.0" in card and "| cue search, mean IoU |" in card
+    assert "| all else black |" in card and len(pd.read_parquet(whole / "context.parquet")) > 20
     rows = pd.read_csv(whole / "metrics.csv")
     assert (
         rows["train/patch_loss"].count() == 4

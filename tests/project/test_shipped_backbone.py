@@ -23,8 +23,10 @@ from tests.support.runs import command, succeeded
 
 TINY = REPO / "locus" / "assets" / "tiny"
 UNSEEN = SceneSource(1, 128, 128, (4, 7), (10, 26), stretch=1.2, clutter=0.4, seed=31)
-GAIN = 0.05
-"""Of mean IoU in a sixth of the run; the whole run gains 0.5 (docs/results.md)."""
+GAIN = 0.10
+"""Of mean IoU in the default run (docs/results.md)."""
+LOSS = 3.0
+"""Points that a benchmark of questions may lose in one run, by noise of some hundred questions or truly."""
 
 
 def test_it_opens_and_is_small():
@@ -57,13 +59,16 @@ def test_it_answers_questions():
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("seed", [1, 2, 3])
-def test_post_training_improves_its_cue_search(tmp_path, capsys, seed):
-    """The effect that the project exists for, lost by any change to data, rollouts, rewards, loss or weights."""
-    short = "trainer.steps=50", "trainer.validate_every=50", "diagnoses=none", "logger=csv"
-    succeeded(command("train", *short, f"seed={seed}", f"hydra.run.dir={tmp_path}"))
-    validation = pd.read_parquet(tmp_path / "validation.parquet")
-    means = validation.groupby("step")["iou"].mean()
+@pytest.mark.parametrize("seed", [1, 2])
+def test_the_default_run(tmp_path, capsys, seed):
+    """The effect that the project exists for, lost by any change to data, rollouts, rewards, loss or weights.
+
+    Attention moves to the evidence of questions that are never trained on; their answers are kept.
+    """
+    succeeded(command("train", f"seed={seed}", "logger=csv", f"hydra.run.dir={tmp_path}"))
+    claims = pd.read_csv(tmp_path / "claims.csv").set_index("name")["estimate"]
     with capsys.disabled():
-        print(f"\nseed {seed}: validation mean IoU {means.iloc[0]:.3f} -> {means.iloc[-1]:.3f}")
-    assert means.iloc[-1] >= means.iloc[0] + GAIN
+        print(f"\nseed {seed}: {claims.to_dict()}")
+    assert claims["H1 change of the mean IoU"] >= GAIN
+    assert claims["H4 Attention moves to the evidence"] > 0
+    assert min(claims["H2 Questions in crowded scenes improve"], claims["H3 Other questions are kept"]) >= -LOSS

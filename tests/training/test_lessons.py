@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 import torch
 
+from locus.errors import LocusError
 from locus.policy.prompts import PixelLimits, PromptBuilder
 from locus.policy.tiny import TinyQwen3VL
 from locus.scenes.questions import colour, count, grounding
@@ -15,9 +16,10 @@ from locus.scenes.source import ATTRIBUTES, SceneSource
 from locus.tasks.answers import parse_answer
 from locus.tasks.cue_search.audits import audited_corpus
 from locus.tasks.cue_search.crops import CropStrategy
+from locus.tasks.cue_search.rationales import NO_RATIONALES, LabelRationales
 from locus.tasks.cue_search.task import CueSearch
 from locus.tasks.datamodule import SampleMaker, Samples
-from locus.training.lessons import NOTHING, SceneLessons, patch_labels, questions_of, shown_by
+from locus.training.lessons import NOTHING, Questions, SceneLessons, Thoughts, patch_labels, questions_of, shown_by
 from locus.training.pretraining import start_matching
 from locus.types import Box, Frame
 from tests.support.models import tiny_vlm
@@ -27,17 +29,25 @@ def source(seed: int = 1) -> SceneSource:
     return SceneSource(16, 128, 128, (4, 7), (10, 26), seed=seed)
 
 
-@pytest.fixture(scope="module")
-def lessons() -> SceneLessons:
-    """Two patch lessons, then questions."""
+def lessons_that(thoughts: Thoughts) -> SceneLessons:
+    """Two patch lessons, then questions about two sparse images, with a crowded one beside them."""
     processor, scenes = TinyQwen3VL(position_grid=16).processor(), source(2)
     everywhere = CropStrategy({"any": (0.0, 1.0)}, {"any": 1.0}, 4, padding={}, scale={})
     builder = PromptBuilder(processor, PixelLimits())
-    task = CueSearch(audited_corpus(scenes, everywhere, 4, 2, 0), scenes)
+    rationales = LabelRationales() if thoughts.of_cues else NO_RATIONALES
+    task = CueSearch(audited_corpus(scenes, everywhere, 4, 2, 0), scenes, rationales=rationales)
     cues = Samples(SampleMaker(task, builder, Frame.PROCESSED), "train")
     kinds = [(grounding, 2), (colour, 1)]
     end = processor.tokenizer.eos_token_id
-    return SceneLessons([source()], builder, end, Frame.PROCESSED, kinds, (3, 2), 2, cues, 1, 3, seed=0)
+    sparse = SceneSource(16, 128, 128, (1, 3), (10, 26), seed=3)
+    parts = Frame.PROCESSED, kinds, (3, 2, 1), thoughts, 2, cues, 1, 3
+    return SceneLessons([source()], [sparse], builder, end, *parts, seed=0)
+
+
+@pytest.fixture(scope="module")
+def lessons() -> SceneLessons:
+    """Lessons that name what is asked about."""
+    return lessons_that(Thoughts.NAMED)
 
 
 def test_patch_labels_by_hand():
@@ -68,10 +78,39 @@ def test_rows_are_question_then_completion(lessons):
         assert decode(ids[:first]).endswith("?<|im_end|>\n<|im_start|>assistant\n")
         assert decode(ids[: int(looking.nonzero()[0]) + 1]).endswith("?")
         text = decode(ids[learned])
-        assert text.startswith("<think></think><answer>") and text.endswith("</answer><|im_end|>")
+        thought = text.removeprefix("<think>").partition("</think><answer>")[0]
+        assert thought and thought in decode(ids[:first]) and text.endswith("</answer><|im_end|>")
         assert not learned[first:][int(learned.sum()) :].any()
         if "Where" in decode(ids[:first]):
             assert parse_answer(text.removesuffix("<|im_end|>")).well_formed
+
+
+@pytest.mark.parametrize(("thoughts", "of_questions", "of_cues"), [("silent", False, False), ("cues", False, True)])
+def test_thoughts(thoughts, of_questions, of_cues):
+    """A control that differs in more than its thoughts, or not even in them."""
+    lessons = lessons_that(Thoughts.parse(thoughts))
+    decode, asked = lessons.builder.processor.tokenizer.decode, lessons[3].questions
+    texts = [decode(ids[learned]) for ids, learned in zip(*map(torch.Tensor.unbind, flat(asked)), strict=True)]
+    assert all(text.startswith("<think></think>") != of_questions for text in texts)
+    assert all(decode(target).startswith("<think></think>") != of_cues for target in asked.cue_targets)
+
+
+def flat(asked: Questions) -> tuple[torch.Tensor, torch.Tensor]:
+    """[B·G, T] tokens and what is learned of them."""
+    return asked.token_ids.flatten(0, 1), asked.learned.flatten(0, 1)
+
+
+def test_an_unknown_thought_is_refused():
+    """A mistyped setting that trains the default."""
+    with pytest.raises(LocusError, match=r"lessons\.think"):
+        Thoughts.parse("aloud")
+
+
+def test_crowded_images_are_seen_and_not_asked_about(lessons):
+    """Questions about crowds: the base would not be one that has met sparse scenes only."""
+    lesson = lessons[2]
+    assert len(lesson.prompts) == 3 and len(lesson.questions.token_ids) == 2
+    assert len(lesson.boxes) == 3 * 64  # of every image's patches
 
 
 def test_evidence_is_where_the_object_is(lessons):
