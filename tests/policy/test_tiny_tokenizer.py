@@ -16,7 +16,7 @@ from locus.tasks.cue_search.task import cue_search_text
 from locus.types import Box, Frame
 
 TOKENIZER = tiny_tokenizer()
-VOCABULARY = "da7e3b6558f270fd"
+VOCABULARY = "03327666943ad3db"
 
 
 def pieces(text: str) -> list[str]:

@@ -57,7 +57,7 @@ def test_a_real_backbone_gets_numbers_of_its_size():
         65536,
     )
     assert (real.pixels.min_pixels, real.pixels.max_pixels, real.diagnoses.enabled) == (262144, 4194304, False)
-    assert (tiny.optimizer.make.lr, tiny.rollout.sampling.max_new_tokens, tiny.diagnoses.enabled) == (1e-4, 48, True)
+    assert (tiny.optimizer.make.lr, tiny.rollout.sampling.max_new_tokens, tiny.diagnoses.enabled) == (2e-4, 48, True)
 
 
 def test_kinds_of_questions_are_named():
