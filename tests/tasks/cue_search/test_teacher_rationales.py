@@ -134,5 +134,6 @@ def test_training_may_ask_as_it_goes(tmp_path):
     """A source that the method's configuration builds otherwise than the data's; each example asked for once."""
     with endpoint(REPLY) as (url, seen):
         options = ["algorithm=sft", "rationales=endpoint", "rationales.model=m", f"rationales.url={url}"]
+        options += ["rollout.sampling.max_new_tokens=96"]
         train(tmp_path / "run", *options, f"rationales.cache={tmp_path / 'replies.jsonl'}")
     assert len(seen) == 6
