@@ -179,7 +179,7 @@ def export(
         f"{cfg.trainer.steps - cfg.lessons.patch_lessons} of questions with {cfg.lessons.question_images} images each "
         f"and {cfg.lessons.seen_images} beside them whose patches are told",
         "questions an image": sum(cfg.lessons.questions.values()),
-        "cue-search prompts": f"{cfg.lessons.cues_per_lesson} a lesson in the last "
+        "cue-search prompts": f"{cfg.lessons.cues_per_lesson} per lesson in the last "
         f"{cfg.trainer.steps - cfg.lessons.first_cue_lesson}, of {cfg.lessons.cue_examples} different ones",
         "thoughts before answers": THOUGHTS[lessons.thoughts],
         "seed": cfg.seed,

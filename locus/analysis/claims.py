@@ -283,7 +283,7 @@ def judge(tables: Mapping[str, pd.DataFrame]) -> list[Claim]:
     """All claims in order, each followed by the numbers beside it.
 
     Args:
-        tables: name -> rows of one run or of several seeds of one setting, told apart by column ``seed``.
+        tables: name -> rows of one run or of several seeds of one setting, distinguished by column ``seed``.
     """
     claims = []
     for letter, (name, judged) in JUDGES.items():

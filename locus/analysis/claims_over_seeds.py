@@ -34,7 +34,7 @@ Tables: TypeAlias = Mapping[str, pd.DataFrame]
 
 
 def gathered(runs: Sequence[tuple[str, object, Path]]) -> dict[str, Tables]:
-    """Setting -> its tables, with all its runs told apart by column ``seed``.
+    """Setting -> its tables, with all its runs, distinguished by column ``seed``.
 
     runs: (setting, seed, run folder); a seed that a setting has twice is another one the second time.
     """

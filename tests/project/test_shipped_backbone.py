@@ -25,8 +25,8 @@ TINY = REPO / "locus" / "assets" / "tiny"
 UNSEEN = SceneSource(1, 128, 128, (4, 7), (10, 26), stretch=1.2, clutter=0.4, seed=31)
 GAIN = 0.10
 """Of mean IoU in the default run (docs/results.md)."""
-LOSS = 6.0
-"""Points that a benchmark of questions may lose in one run, by noise of some hundred questions or truly."""
+LOSSES = {"H2 Questions in crowded scenes improve": 3.0, "H3 Other questions are kept": 6.0}
+"""Points that a run may lose of 1,000 questions, and of the 99 or 300 of the family that decides, noise included."""
 
 
 def test_it_opens_and_is_small():
@@ -71,4 +71,4 @@ def test_the_default_run(tmp_path, capsys, seed):
         print(f"\nseed {seed}: {claims.to_dict()}")
     assert claims["H1 change of the mean IoU"] >= GAIN
     assert claims["H4 Attention moves to the evidence"] > 0
-    assert min(claims["H2 Questions in crowded scenes improve"], claims["H3 Other questions are kept"]) >= -LOSS
+    assert all(claims[name] >= -most for name, most in LOSSES.items())
