@@ -43,7 +43,7 @@ def write_run_report(
     opening = [claims_section(claims)] if claims else []
     last = []
     if validation["target"].notna().any():
-        text = "Green: true box. Blue: base. Red: trained. Below: what each wrote in its think block."
+        text = "Green: true box. Blue: base. Orange: trained. Below: what each wrote in its think block."
         pictures, captions = gallery(validation, shown)
         last = [Section("Validation images", text, None, pictures, captions=captions)]
     path = run / "report.html"
