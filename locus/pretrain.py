@@ -144,7 +144,8 @@ def pretrain(cfg: DictConfig) -> None:
     evaluator = Evaluator(policy, lessons.builder, GREEDY, VALIDATION_BUDGET)
     context = measure(instantiate(cfg.context, _convert_="all"), evaluator, "the policy")
     context.to_parquet(run.path / "context.parquet", index=False)
-    export(cfg, run, policy, lessons, final, context_table(context))
+    read = instantiate(cfg.probe, _convert_="all").measure(policy.eval(), lessons.builder)
+    export(cfg, run, policy, lessons, final, (context_table(context), probe_table(read)))
     write_summary(run, final)
     log.info("run folder: %s", run.path)
 
@@ -165,10 +166,22 @@ def context_table(measured: pd.DataFrame) -> str:
     return "\n".join(f"| {line} |" for line in [*head, *lines])
 
 
+def probe_table(measured: pd.DataFrame) -> str:
+    """Markdown: what a linear probe reads off the patches. measured: as `PatchProbe.measure` gives it."""
+    table = measured.pivot_table("accuracy", "attribute", "scenes", sort=False)
+    lines = [" | ".join([str(kind), *(f"{value:.2f}" for value in values)]) for kind, values in table.iterrows()]
+    return "\n".join(f"| {line} |" for line in ["attribute | " + " | ".join(table.columns), "---|---|---", *lines])
+
+
 def export(
-    cfg: DictConfig, run: RunFolder, policy: VLM, lessons: SceneLessons, final: dict[str, float], context: str
+    cfg: DictConfig,
+    run: RunFolder,
+    policy: VLM,
+    lessons: SceneLessons,
+    final: dict[str, float],
+    tables: tuple[str, str],
 ) -> None:
-    """Writes ``policy/`` in bfloat16, half the size, with its model card."""
+    """Writes ``policy/`` in bfloat16, half the size, with its model card; tables: of context, and of the probe."""
     folder = run.path / "policy"
     half = policy.model.to(torch.bfloat16)  # type: ignore[arg-type]  # transformers' decorator hides the signature
     half.save_pretrained(folder)
@@ -184,17 +197,18 @@ def export(
         "thoughts before answers": THOUGHTS[lessons.thoughts],
         "seed": cfg.seed,
     }
-    card = model_card({name.removeprefix("val/"): value for name, value in final.items()}, facts, context)
+    card = model_card({name.removeprefix("val/"): value for name, value in final.items()}, facts, *tables)
     write_text(folder / "README.md", card)
 
 
-def model_card(values: Mapping[str, float], facts: Mapping[str, object], context: str) -> str:
+def model_card(values: Mapping[str, float], facts: Mapping[str, object], context: str, probe: str) -> str:
     """Markdown with the metadata that the Hugging Face hub reads.
 
     Args:
         values: validation by kind, without ``val/``.
         facts: what was trained on, and how long; name -> value.
         context: a table of what surroundings cost.
+        probe: a table of what the patches tell.
     """
     lines = [f"| {words} | {values[name]:.3f} |" for name, words in CARD.items() if name in values]
     told = "\n".join(f"- {name}: {value}" for name, value in facts.items())
@@ -226,6 +240,10 @@ Free decoding of held-out scenes:
 The same questions about the same pixels, with ever more objects around the evidence:
 
 {context}
+
+What a linear probe reads off the patches that show an object, in scenes that it was not fitted on:
+
+{probe}
 
 Licence: Apache-2.0. Made by `python -m locus.pretrain`.
 """

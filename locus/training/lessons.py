@@ -140,7 +140,7 @@ class SceneLessons(Dataset[Lesson]):
         scenes = _drawn(self.question_sources, asked_images, rng) if asks else []
         scenes += _drawn(self.sources, seen_images if asks else patch_images, rng)
         prompts = self.builder.image_prompts([render(scene) for scene in scenes])
-        cells = [_cells(prompt, self.builder) for prompt in prompts]
+        cells = [cells_of(prompt, self.builder) for prompt in prompts]
         sizes = [prompt.processed_size for prompt in prompts]
         words, boxes = zip(*map(patch_labels, scenes, cells, sizes), strict=True)
         cues = self.cues_per_lesson if step >= self.first_cue_lesson else 0
@@ -207,7 +207,7 @@ def questions_of(scene: Scene, kinds: Sequence[tuple[Ask, int]], rng: np.random.
     return found
 
 
-def _cells(prompt: Prompt, builder: PromptBuilder) -> tuple[int, int]:
+def cells_of(prompt: Prompt, builder: PromptBuilder) -> tuple[int, int]:
     """Columns and rows of merged patches."""
     merge = builder.processor.image_processor.merge_size
     _, rows, columns = prompt.image_grid_thw[0].tolist()

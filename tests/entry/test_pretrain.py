@@ -10,7 +10,7 @@ from tests.support.runs import command, succeeded, weights
 
 SMALLEST = (
     *("logger=csv", "lessons.patch_lessons=2", "lessons.patch_images=2", "lessons.question_images=2"),
-    *("lessons.seen_images=1", "context.questions=1"),
+    *("lessons.seen_images=1", "context.questions=1", "probe.scenes=2"),
     *(
         "lessons.cue_source.count=8",
         "lessons.cue_examples=4",
@@ -34,6 +34,7 @@ def test_the_command(tmp_path):
     card = (whole / "policy" / "README.md").read_text()
     assert "license: apache-2.0" in card and "| cue search, mean IoU |" in card
     assert "| all else black |" in card and len(pd.read_parquet(whole / "context.parquet")) > 20
+    assert "| attribute | sparse | crowded |" in card
     rows = pd.read_csv(whole / "metrics.csv")
     assert (
         rows["train/patch_loss"].count() == 4
