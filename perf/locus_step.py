@@ -1,4 +1,4 @@
-"""The locus half of `perf.step_time`: ``python -m perf.locus_step FOLDER RESULT``.
+"""The locus half of `perf.step_time`: ``python -m perf.locus_step FOLDER RESULT``, then ``separate`` for plain rows.
 
 A real run's step: Lightning's loop, data module, `GRPOModule`, rollout table and metrics file; no validation, no
 checkpoint.
@@ -19,7 +19,7 @@ from lightning.pytorch.loggers import CSVLogger
 
 from locus.images.sources import ImageFiles
 from locus.policy.backbone import Backbone
-from locus.policy.logprobs import PackedScorer
+from locus.policy.logprobs import PackedScorer, Scorer, SeparateScorer
 from locus.policy.prompts import PixelLimits, PromptBuilder
 from locus.policy.vlm import VLM
 from locus.run.callbacks import RolloutTable
@@ -57,9 +57,11 @@ class StepMeter(Callback):
         self.meter.step_ended()
 
 
-def build(folder: Path, work: Workload, corpus: Corpus, meter: Meter) -> tuple[GRPOModule, TaskDataModule]:
+def build(
+    folder: Path, work: Workload, corpus: Corpus, meter: Meter, scorer: Scorer
+) -> tuple[GRPOModule, TaskDataModule]:
     """Module and data of the run."""
-    backbone = Backbone(FRAME, path=str(folder / "model"))
+    backbone = Backbone(FRAME, path=str(folder / "model"), train_vision=bool(work.train_vision))
     builder = PromptBuilder(backbone.processor(), PixelLimits())
     make = SampleMaker(CueSearch(corpus, ImageFiles(folder / "pictures")), builder, FRAME)
     data = TaskDataModule(make, work.prompts, 1, work.all_steps, 0, 0)
@@ -77,7 +79,7 @@ def build(folder: Path, work: Workload, corpus: Corpus, meter: Meter) -> tuple[G
     module = GRPOModule(
         RunParts(load(), load, data.task, builder.encode, decode, data.draw, work.all_steps),
         Algorithm(work.group),
-        PackedScorer(),
+        scorer,
         sampling,
         validation_sampling=sampling,
         optimizer=partial(torch.optim.AdamW, lr=1e-6, weight_decay=1e-2),
@@ -96,7 +98,8 @@ def main() -> None:
     work, corpus = read_inputs(folder)
     torch.set_num_threads(work.threads)
     before, meter = resident_bytes(), Meter()
-    module, data = build(folder, work, corpus, meter)
+    scorer = SeparateScorer() if "separate" in sys.argv[3:] else PackedScorer()
+    module, data = build(folder, work, corpus, meter, scorer)
     parameters = sum(parameter.numel() for parameter in module.policy.parameters())
     run = result.with_suffix("")  # of this process alone
     trainer = Trainer(

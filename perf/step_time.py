@@ -3,6 +3,7 @@
     python -m perf.step_time             # locus alone
     pip install trl==1.16.0              # not among the requirements
     python -m perf.step_time             # both, and their ratio
+    python -m perf.step_time --prompt-tokens 550 2100 --group 4 8 16 32 --train-vision 1 0 --against trl separate
 
 Same weights (a random Qwen2.5-VL of 6 M parameters, float32, CPU), processor, pictures (616x448 image, 112x112 cue)
 and prompts; G = 8, every completion 64 tokens long, 2 prompts a step, KL to a reference, AdamW, gradient clipping. The
@@ -11,7 +12,7 @@ at is the ratio, absolute times are the machine's. A step lasts from the end of 
 loading and whatever the trainer does between is in it. Peak memory is that of the process beyond its imports. On a
 machine with other work, ``--threads 1`` and ``cpu_ratio`` (processor time, blind to waiting) are the steadier figures.
 
-Prints one JSON object. Times are medians over the measured steps of all rounds.
+Prints one JSON object with a point per combination of sizes. Times are medians over the measured steps of all rounds.
 """
 
 from __future__ import annotations
@@ -22,27 +23,32 @@ import os
 import subprocess
 import sys
 import tempfile
-from collections.abc import Sequence
-from dataclasses import asdict, fields
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict
 from importlib import metadata, util
 from pathlib import Path
 from statistics import median
 from typing import Any
 
+from perf.grid import add_grid, points
 from perf.step_workload import Workload, write_inputs
+
+HALVES = {"locus": ("locus_step",), "separate": ("locus_step", "separate"), "trl": ("trl_step",)}
+"""What is timed -> the module that times it, and its last argument."""
 
 
 def run_half(name: str, folder: Path, number: int, work: Workload) -> dict[str, Any]:
-    """One process of ``perf.<name>_step``; its report. Raises SystemExit with its stderr if it fails."""
+    """One process of one of `HALVES`; its report. Raises SystemExit with its stderr if it fails."""
+    module, *arguments = HALVES[name]
     result = folder / f"{name}-{number}.json"
     threads = dict.fromkeys(("OMP_NUM_THREADS", "MKL_NUM_THREADS"), str(work.threads))
     offline = {"HF_HUB_OFFLINE": "1", "TRANSFORMERS_OFFLINE": "1", "CUDA_VISIBLE_DEVICES": ""}
     done = subprocess.run(
-        [sys.executable, "-m", f"perf.{name}_step", str(folder), str(result)],
+        [sys.executable, "-m", f"perf.{module}", str(folder), str(result), *arguments],
         env=os.environ | threads | offline, capture_output=True, text=True, check=False,
     )  # fmt: skip
     if done.returncode:
-        raise SystemExit(f"perf.{name}_step failed:\n{done.stderr}")
+        raise SystemExit(f"perf.{module} failed:\n{done.stderr}")
     return json.loads(result.read_text())
 
 
@@ -60,10 +66,10 @@ def summary(rounds: Sequence[dict[str, Any]]) -> dict[str, Any]:
     }
 
 
-def ratios(locus: Sequence[dict[str, Any]], trl: Sequence[dict[str, Any]]) -> dict[str, Any]:
+def ratios(locus: Sequence[dict[str, Any]], other: Sequence[dict[str, Any]]) -> dict[str, Any]:
     """How many times faster and smaller locus is; ``ratio_by_round`` shows the spread."""
-    seconds = [[median(step["step"] for step in report["steps"]) for report in rounds] for rounds in (locus, trl)]
-    mine, theirs = summary(locus), summary(trl)
+    seconds = [[median(step["step"] for step in report["steps"]) for report in rounds] for rounds in (locus, other)]
+    mine, theirs = summary(locus), summary(other)
     return {
         "ratio": round(theirs["seconds_per_step"] / mine["seconds_per_step"], 2),
         "cpu_ratio": round(theirs["cpu_seconds_per_step"] / mine["cpu_seconds_per_step"], 2),
@@ -72,35 +78,50 @@ def ratios(locus: Sequence[dict[str, Any]], trl: Sequence[dict[str, Any]]) -> di
     }
 
 
-def measure(work: Workload, rounds: int, with_trl: bool) -> dict[str, Any]:
-    """Runs the halves by turns; the object that is printed."""
-    libraries = ("torch", "transformers", "lightning", *(["trl"] if with_trl else []))
-    report: dict[str, Any] = {
-        "versions": {"python": sys.version.split()[0], **{name: metadata.version(name) for name in libraries}},
-        "load_average": os.getloadavg(),
-        "rounds": rounds,
-        "workload": asdict(work),
-    }
-    halves: dict[str, list[dict[str, Any]]] = {"locus": [], **({"trl": []} if with_trl else {})}
+def rounds_of(work: Workload, rounds: int, names: Sequence[str]) -> dict[str, list[dict[str, Any]]]:
+    """Runs `HALVES` by turns, ``rounds`` processes each; their reports."""
+    halves: dict[str, list[dict[str, Any]]] = {name: [] for name in names}
     with tempfile.TemporaryDirectory() as folder:
         write_inputs(Path(folder), work)
         for number in range(rounds):
             for name, reports in halves.items():
                 reports.append(run_half(name, Path(folder), number, work))
-    report |= {name: summary(reports) for name, reports in halves.items()}
-    return report | (ratios(**halves) if with_trl else {"note": "TRL was not timed: not installed, or left out"})
+    return halves
+
+
+def measure(work: Workload, rounds: int, against: Sequence[str]) -> dict[str, Any]:
+    """One point: sizes, a summary of each half, and ``against`` with the ratios to each of the others."""
+    halves = rounds_of(work, rounds, ["locus", *against])
+    compared = {name: ratios(halves["locus"], halves[name]) for name in against}
+    return {
+        "workload": asdict(work),
+        **{name: summary(reports) for name, reports in halves.items()},
+        "against": compared,
+    }
+
+
+def machine(libraries: Sequence[str]) -> dict[str, Any]:
+    """What the figures depend on beside the sizes."""
+    versions = {"python": sys.version.split()[0], **{name: metadata.version(name) for name in libraries}}
+    return {"versions": versions, "cores": os.cpu_count(), "load_average": os.getloadavg()}
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    installed = ["trl"] if util.find_spec("trl") else []
     parser.add_argument("--rounds", type=int, default=2, help="processes per trainer, by turns")
-    parser.add_argument("--without-trl", action="store_true", help="time locus alone even if trl is installed")
-    for field in fields(Workload):
-        parser.add_argument("--" + field.name.replace("_", "-"), type=int, default=field.default)
-    options = vars(parser.parse_args())
-    rounds, without_trl = options.pop("rounds"), options.pop("without_trl")
-    with_trl = util.find_spec("trl") is not None and not without_trl
-    print(json.dumps(measure(Workload(**options), rounds, with_trl), indent=2))
+    parser.add_argument(
+        "--against", nargs="*", choices=("trl", "separate"), default=installed, help="default: trl, if installed"
+    )
+    add_grid(parser)
+    options: Mapping[str, Any] = vars(parser.parse_args())
+    work, against = points(dict(options)), options["against"]
+    if "trl" in against and not installed:
+        raise SystemExit("--against trl: pip install trl==1.16.0 first")
+    libraries = ("torch", "transformers", "lightning", *(name for name in against if name in installed))
+    report = {**machine(libraries), "rounds": options["rounds"]}
+    report["points"] = [measure(point, options["rounds"], against) for point in work]
+    print(json.dumps(report, indent=2))
 
 
 if __name__ == "__main__":

@@ -29,6 +29,8 @@ from locus.tasks.cue_search.reward import BoxReward
 from locus.training.advantages import has_spread
 from locus.types import Box, Frame, Response, View
 
+PICTURES = {550: (616, 448), 2100: (1568, 952), 8000: (3136, 1960)}
+"""About so many prompt tokens -> width and height of the image that gives them, beside cue and text."""
 FRAME = Frame.PROCESSED
 
 
@@ -48,6 +50,8 @@ class Workload:
     cue: int = 112
     """Side of the cue, in pixels."""
     text_layers: int = 6
+    train_vision: int = 1
+    """0: the vision tower is frozen."""
     warmup: int = 1
     """Steps of each process before the measured ones."""
     steps: int = 4

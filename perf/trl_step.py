@@ -121,6 +121,7 @@ def main() -> None:
         callbacks=[callback],
     )
     callback.watch(trainer)
+    trainer.model.model.visual.requires_grad_(bool(work.train_vision))
     parameters = sum(parameter.numel() for parameter in trainer.model.parameters())
     trainer.train()
     result.write_text(json.dumps(meter.result(work, parameters, before)))

@@ -5,11 +5,22 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
+from argparse import ArgumentParser
 from importlib import util
 from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
+from PIL import Image
+from torch.nn.attention import SDPBackend, sdpa_kernel
+from torch.utils.flop_counter import FlopCounterMode
+
+from locus.policy.backbone import Backbone
+from locus.policy.prompts import PixelLimits, PromptBuilder
+from perf.grid import add_grid, points
+from perf.limit import least_flops
+from perf.step_workload import FRAME, Workload
 
 TINY = {
     **{"rounds": 1, "warmup": 0, "steps": 1, "threads": 1, "group": 2, "new-tokens": 3},
@@ -19,9 +30,10 @@ IMAGE_TOKENS = 4 * 3 + 2 * 2
 """Of a 112x84 image and a 56x56 cue: one token per 28x28 pixels."""
 
 
-def step_time(repo: Path, *arguments: str) -> dict[str, Any]:
-    sizes = [f"--{name}={value}" for name, value in TINY.items()]
-    command = [sys.executable, "-m", "perf.step_time", *sizes, *arguments]
+def report_of(repo: Path, name: str, *arguments: str, **sizes: int) -> dict[str, Any]:
+    """What ``perf.<name>`` prints at the smallest sizes."""
+    tiny = [f"--{name}={value}" for name, value in (TINY | sizes).items()]
+    command = [sys.executable, "-m", f"perf.{name}", *tiny, *arguments]
     done = subprocess.run(command, cwd=repo, capture_output=True, text=True, check=False)
     assert not done.returncode, done.stderr
     return json.loads(done.stdout)
@@ -39,20 +51,86 @@ def check_half(report: dict[str, Any], phases: set[str], vision_forwards: int) -
 @pytest.mark.slow
 def test_step_time(repo):
     """The measuring code breaks with the next change of a constructor, and nobody sees it for months."""
-    report = step_time(repo, "--without-trl")
-    assert "TRL was not timed" in report["note"] and "trl" not in report
-    check_half(report["locus"], {"data", "rollout", "reference", "update", "rest"}, vision_forwards=2)
+    report = report_of(repo, "step_time", "--against", "separate")
+    (point,) = report["points"]
+    phases = {"data", "rollout", "reference", "update", "rest"}
+    check_half(point["locus"], phases, vision_forwards=2)
+    check_half(point["separate"], phases, vision_forwards=1 + 2 * TINY["group"])
+    assert point["against"]["separate"]["ratio"] > 0
 
 
 @pytest.mark.slow
 @pytest.mark.skipif(util.find_spec("trl") is None, reason="needs trl, which is not among the requirements")
 def test_step_time_against_trl(repo):
     """The two halves drift apart in what they measure, and the ratio compares different work."""
-    report = step_time(repo)
-    check_half(report["trl"], {"rollout", "reference", "update", "rest"}, vision_forwards=3 * TINY["group"])
+    (point,) = report_of(repo, "step_time", "--against", "trl")["points"]
+    check_half(point["trl"], {"rollout", "reference", "update", "rest"}, vision_forwards=3 * TINY["group"])
     for name in ("prompt_tokens", "parameters", "completion_length"):
-        assert report["locus"][name] == report["trl"][name]
-    assert report["ratio"] > 0 and report["cpu_ratio"] > 0 and len(report["ratio_by_round"]) == 1
+        assert point["locus"][name] == point["trl"][name]
+    ratios = point["against"]["trl"]
+    assert ratios["ratio"] > 0 and ratios["cpu_ratio"] > 0 and len(ratios["ratio_by_round"]) == 1
+
+
+def test_grid():
+    """Every combination of the lists is a point, and an image of its size unless one is given."""
+    parser = ArgumentParser()
+    add_grid(parser)
+    options = vars(parser.parse_args(["--prompt-tokens", "550", "2100", "--group", "4", "8", "--train-vision", "0"]))
+    found = points(options)
+    assert [(work.width, work.group) for work in found] == [(616, 4), (616, 8), (1568, 4), (1568, 8)]
+    assert not any(work.train_vision for work in found) and not options
+    given = vars(parser.parse_args(["--width=112", "--prompt-tokens", "2100"]))
+    assert points(given)[0].width == 112
+
+
+def test_the_least_work_is_what_torch_counts():
+    """Of a prompt and its images through the stock model: the formulas against PyTorch's counter, to two percent."""
+    work = Workload(group=1, new_tokens=1, prompts=1, width=224, height=168, cue=56)
+    backbone = Backbone(FRAME, architecture=work.architecture)
+    builder = PromptBuilder(backbone.processor(), PixelLimits())
+    images = [Image.new("RGB", size) for size in ((work.width, work.height), (work.cue, work.cue))]
+    prompt, model = builder.build("one", "Where is it?", images), backbone.load().model
+    with FlopCounterMode(display=False) as counter, sdpa_kernel(SDPBackend.MATH), torch.no_grad():
+        model(
+            input_ids=prompt.input_ids[None],
+            mm_token_type_ids=prompt.mm_token_type_ids[None],
+            pixel_values=prompt.pixel_values,
+            image_grid_thw=prompt.image_grid_thw,
+            logits_to_keep=1,
+        )
+    # The stock model computes all pairs of a causal prompt, where half of them are needed.
+    length, text = prompt.length, model.config.get_text_config()
+    spared = 4 * text.hidden_size * text.num_hidden_layers * length * (length - 1) / 2
+    least = least_flops(model, work, length)["rollout"]
+    assert least == pytest.approx(counter.get_total_flops() - spared, rel=0.02)
+
+
+@pytest.mark.slow
+def test_limit(repo):
+    """Every phase has its least and its measured time."""
+    (point,) = report_of(repo, "limit")["points"]
+    assert point["gflops"] > 0
+    for phase in ("rollout", "reference", "update"):
+        assert 0 < point[phase]["least_s"] < point[phase]["measured_s"] and point[phase]["over_limit"] > 1
+
+
+@pytest.mark.slow
+def test_memory(repo):
+    """Peaks of all halves, and the growth over the smallest group."""
+    arguments = ("--group", "2", "4", "--against", "separate")
+    small, large = report_of(repo, "memory", *arguments)["points"]
+    assert set(small["peak_mb"]) == {"locus", "separate"} and "growth" not in small
+    assert large["workload"]["group"] == 4 and large["growth"] > 0
+
+
+@pytest.mark.slow
+def test_threads(repo):
+    """A default step with one thread and two, alone and beside a busy process."""
+    command = [sys.executable, "-m", "perf.threads", "--steps", "2", "--rounds", "1"]
+    done = subprocess.run(command, cwd=repo, capture_output=True, text=True, check=True)
+    report = json.loads(done.stdout)
+    assert {(one["threads"], one["busy"]) for one in report["settings"]} == {(1, 0), (1, 1), (2, 0), (2, 1)}
+    assert all(one["seconds_per_step"] > 0 for one in report["settings"])
 
 
 @pytest.mark.slow
