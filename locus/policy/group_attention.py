@@ -4,7 +4,7 @@ A plan says how keys are laid out and travels to every attention layer as the ke
 is plain SDPA. A row is [prompt | c1 | … | cG]; one plan computes its prompt, once, another its completions:
 
 - `Prefill`: the prompt attends to itself; every layer's keys and values are kept, once per prompt.
-- `Continuation` scores written completions: each attends to the prompt and to itself.
+- `Continuation` scores written completions: each attends to the prompt and to itself (`joined_attention`).
 - `Decoding` writes completions, token by token.
 
 Shapes: B prompts, G rollouts per prompt, P prompt tokens (right-padded), T completion tokens, H heads, K key-value
@@ -19,10 +19,12 @@ from typing import Any, Protocol
 
 import torch
 import torch.nn.functional as F
-from einops import rearrange, repeat
+from einops import rearrange
 from transformers import AttentionInterface
 from transformers.integrations.sdpa_attention import sdpa_attention_forward
 from transformers.masking_utils import AttentionMaskInterface, sdpa_mask
+
+from locus.policy.joined_attention import Layout, joined_attention
 
 NAME = "locus_group"
 
@@ -92,39 +94,23 @@ class Watched(Prefill):
 
 @dataclass(frozen=True, eq=False)
 class Continuation:
-    """G completions a prompt, [c1 | … | cG] in one row, padded to one length on the right."""
+    """Completions as a pack without padding, [1, H, N, D]: row after row, a prompt's rows side by side."""
 
     prefill: Prefill
-    group: int
-    length: int
-    """Completion tokens fed forward, per rollout."""
+    fed: torch.Tensor
+    """[B, G, T] bool: the completion tokens that are in the pack, of each row the first ones."""
 
     @cached_property
-    def mask(self) -> torch.Tensor:
-        """[B·G, 1, T, P + T] bool: the prompt without its padding, and what was written before."""
-        prompt = self.prefill.prompt_mask
-        seen = repeat(prompt, "b p -> (b g) 1 t p", g=self.group, t=self.length)
-        causal = torch.ones(self.length, self.length, dtype=torch.bool, device=prompt.device).tril()
-        return torch.cat([seen, causal.expand(len(seen), 1, -1, -1)], dim=-1)
+    def layout(self) -> Layout:
+        prompt_tokens = self.prefill.prompt_mask.sum(-1).tolist()
+        return Layout.of(self.fed.sum(-1).tolist(), prompt_tokens, self.fed.device)
 
     def attend(
         self, layer: int, query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, scale: float
     ) -> torch.Tensor:
-        def rows(states: torch.Tensor) -> torch.Tensor:
-            return rearrange(states, "b h (g t) d -> (b g) h t d", g=self.group)
-
-        def after_prompt(shared: torch.Tensor, own: torch.Tensor) -> torch.Tensor:
-            return torch.cat([repeat(shared, "b h p d -> (b g) h p d", g=self.group), rows(own)], dim=2)
-
-        output = F.scaled_dot_product_attention(
-            rows(query),
-            after_prompt(self.prefill.keys[layer], key),  # [B·G, K, P + T, D]
-            after_prompt(self.prefill.values[layer], value),
-            attn_mask=self.mask,
-            scale=scale,
-            enable_gqa=query.shape[1] != key.shape[1],
-        )
-        return rearrange(output, "(b g) h t d -> b h (g t) d", g=self.group)
+        pack = (query[0].transpose(0, 1), key[0].transpose(0, 1), value[0].transpose(0, 1))
+        shared = (self.prefill.keys[layer], self.prefill.values[layer])
+        return joined_attention(*pack, *shared, self.layout, scale).transpose(0, 1)[None]
 
 
 @dataclass(frozen=True, eq=False)
@@ -135,15 +121,16 @@ class WatchedContinuation(Continuation):
     heads: int = 1
     """The first of each watched layer."""
     scores: list[torch.Tensor] = field(default_factory=list)
-    """One [B, G, heads, T, P] a watched layer, before the softmax."""
+    """One [B, G, heads, T, P] a watched layer, before the softmax; of tokens that are not in the pack, zero."""
 
     def attend(
         self, layer: int, query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, scale: float
     ) -> torch.Tensor:
         if layer in self.layers:
-            asked = rearrange(query[:, : self.heads] * scale, "b h (g t) d -> b g h t d", g=self.group)
+            asked = query.new_zeros(*self.fed.shape, self.heads, query.shape[-1])  # [B, G, T, heads, D]
+            asked[self.fed] = query[0, : self.heads].transpose(0, 1) * scale
             shared = self.prefill.keys[layer].repeat_interleave(query.shape[1] // key.shape[1], dim=1)
-            self.scores.append(torch.einsum("bghtd,bhpd->bghtp", asked, shared[:, : self.heads]))
+            self.scores.append(torch.einsum("bgthd,bhpd->bghtp", asked, shared[:, : self.heads]))
         return super().attend(layer, query, key, value, scale)
 
 

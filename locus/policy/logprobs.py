@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Any, Protocol
 
 import torch
 from torch.nn.utils.rnn import pad_sequence
@@ -16,6 +16,11 @@ from torch.utils.checkpoint import checkpoint
 
 from locus.policy.vlm import VLM, EncodedPrompts, VisionFeatures
 from locus.types import Prompt
+
+LOGITS_BYTES = 2**29
+"""Of the logits that exist at a time when scoring: 3,500 positions of a vocabulary of 38k, 880 of one of 152k."""
+BLOCK_BYTES = 2**26
+"""Of the logits whose exponentials exist at a time."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -36,6 +41,10 @@ class CompletionBatch:
         shape = (len(groups), len(groups[0]), -1)
         return cls(ids.view(shape).to(device), mask.view(shape).to(device))
 
+    def only(self, rows: torch.Tensor) -> CompletionBatch:
+        """With all other rows, of [B, G] bool, empty."""
+        return CompletionBatch(self.token_ids, self.mask & rows.to(self.mask.device)[..., None])
+
 
 @dataclass(frozen=True, eq=False)
 class TokenScores:
@@ -48,9 +57,22 @@ class TokenScores:
     mask: torch.Tensor
     """[B, G, T] bool."""
 
+    @classmethod
+    def joined(cls, parts: Sequence[TokenScores]) -> TokenScores:
+        """Of the same completions, scored in parts."""
+        logprobs, entropy, mask = (
+            torch.stack([getattr(part, name) for part in parts]) for name in ("logprobs", "entropy", "mask")
+        )
+        return cls(logprobs.sum(0), entropy.sum(0), mask.any(0))
+
 
 class Scorer(Protocol):
     """Scores the completions of each prompt under a policy."""
+
+    def encode(
+        self, policy: VLM, prompts: Sequence[Prompt], features: Sequence[VisionFeatures] | None
+    ) -> EncodedPrompts | None:
+        """What the completions of a prompt can share, with gradient; None where they share nothing."""
 
     def __call__(
         self,
@@ -69,30 +91,56 @@ class Scorer(Protocol):
 
 def sampling_logits(policy: VLM, hidden: torch.Tensor, temperature: float) -> torch.Tensor:
     """[..., D] -> [..., V] float32 logits of the sampling distribution; the one place that defines it."""
-    logits = policy.lm_head(hidden).float()
+    logits = policy.lm_head(hidden).float()  # in place from here: a copy of 1,000 x 152k logits is 0.6 GB
     if temperature not in (0.0, 1.0):  # 0 is greedy, whose log-probs are those at 1
-        logits = logits / temperature
-    return logits.index_fill(-1, policy.forbidden, torch.finfo(torch.float32).min)
+        logits = logits.div_(temperature)
+    return logits.index_fill_(-1, policy.forbidden, torch.finfo(torch.float32).min)
 
 
 def head_scores(
     policy: VLM, hidden: torch.Tensor, targets: torch.Tensor, temperature: float
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """hidden [N, D], targets [N] -> log-probs [N] and entropy [N]."""
-    logits = sampling_logits(policy, hidden, temperature)
-    normaliser = logits.logsumexp(-1)
-    logprobs = logits.gather(-1, targets[:, None])[:, 0] - normaliser
-    with torch.no_grad():
-        entropy = normaliser - ((logits - normaliser[:, None]).exp() * logits).sum(-1)
+    """hidden [N, D], targets [N] -> log-probs [N] and entropy [N], the latter without gradient."""
+    logprobs, entropy = _LogSoftmaxAt.apply(sampling_logits(policy, hidden, temperature), targets)
     return logprobs, entropy
+
+
+class _LogSoftmaxAt(torch.autograd.Function):
+    """Log-softmax at one place of each row, and its entropy: beside the logits, only their gradient is whole."""
+
+    @staticmethod
+    def forward(ctx: Any, logits: torch.Tensor, targets: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        normaliser, entropy = logits.new_empty(len(logits)), logits.new_empty(len(logits))
+        rows = max(1, BLOCK_BYTES // (4 * logits.shape[-1]))
+        for block in torch.arange(len(logits)).split(rows):
+            here = slice(int(block[0]), int(block[-1]) + 1)
+            largest = logits[here].amax(-1)
+            weights = (logits[here] - largest[:, None]).exp_()
+            total = weights.sum(-1)
+            normaliser[here] = largest + total.log()
+            entropy[here] = normaliser[here] - torch.linalg.vecdot(weights, logits[here]) / total
+        ctx.save_for_backward(logits, targets, normaliser)
+        ctx.mark_non_differentiable(entropy)
+        return logits.gather(-1, targets[:, None])[:, 0] - normaliser, entropy
+
+    @staticmethod
+    def backward(ctx: Any, *grads: torch.Tensor) -> tuple[torch.Tensor, None]:
+        logits, targets, normaliser = ctx.saved_tensors
+        gradient = (logits - normaliser[:, None]).exp_().mul_(-grads[0][:, None])
+        return gradient.scatter_add_(-1, targets[:, None], grads[0][:, None]), None
 
 
 @dataclass(frozen=True)
 class PackedScorer:
     """The group forward: one encoded prompt a group, logits only where completion tokens are predicted."""
 
-    chunk: int = 8192
-    """Positions that hold full-vocabulary logits at a time; chunks are recomputed in the backward pass."""
+    chunk: int | None = None
+    """Positions that hold full-vocabulary logits at a time, recomputed in the backward pass; None: `LOGITS_BYTES`."""
+
+    def encode(
+        self, policy: VLM, prompts: Sequence[Prompt], features: Sequence[VisionFeatures] | None
+    ) -> EncodedPrompts | None:
+        return policy.encode(prompts, features)
 
     def __call__(
         self,
@@ -103,14 +151,14 @@ class PackedScorer:
         features: Sequence[VisionFeatures] | None = None,
         encoded: EncodedPrompts | None = None,
     ) -> TokenScores:
-        encoded = policy.encode(prompts, features) if encoded is None else encoded
-        hidden = policy.completion_hidden(encoded, completions.token_ids)
+        encoded = encoded or policy.encode(prompts, features)
         mask = completions.mask
-        states, targets = hidden[mask], completions.token_ids[mask]  # [N, D], [N]: padding never meets the head
+        states, targets = policy.completion_hidden(encoded, completions.token_ids, mask), completions.token_ids[mask]
+        chunk = self.chunk or max(1, LOGITS_BYTES // (4 * policy.lm_head.out_features))
         parts = []
-        for start in range(0, len(targets), self.chunk):
-            arguments = (policy, states[start : start + self.chunk], targets[start : start + self.chunk], temperature)
-            many = len(targets) > self.chunk and torch.is_grad_enabled()
+        for start in range(0, len(targets), chunk):
+            arguments = (policy, states[start : start + chunk], targets[start : start + chunk], temperature)
+            many = len(targets) > chunk and torch.is_grad_enabled()
             parts.append(checkpoint(head_scores, *arguments, use_reentrant=False) if many else head_scores(*arguments))
         logprobs, entropy = (torch.cat(part) for part in zip(*parts, strict=True))
         zeros = torch.zeros(mask.shape, device=mask.device)
@@ -120,6 +168,11 @@ class PackedScorer:
 @dataclass(frozen=True)
 class SeparateScorer:
     """The plain path: every rollout its own row through the stock forward, pictures encoded again each time."""
+
+    def encode(
+        self, policy: VLM, prompts: Sequence[Prompt], features: Sequence[VisionFeatures] | None
+    ) -> EncodedPrompts | None:
+        return None
 
     def __call__(
         self,
@@ -135,6 +188,8 @@ class SeparateScorer:
         for b, prompt in enumerate(prompts):
             for g in range(completions.mask.shape[1]):
                 length = int(completions.mask[b, g].sum())
+                if length == 0:
+                    continue
                 target = completions.token_ids[b, g, :length]
                 ids = torch.cat([prompt.input_ids.to(policy.device), target])[None]
                 types = torch.cat([prompt.mm_token_type_ids, torch.zeros(length, dtype=torch.long)])[None]

@@ -210,28 +210,35 @@ class VLM(nn.Module):
         return hidden
 
     def completion_hidden(
-        self, prompts: EncodedPrompts, token_ids: torch.Tensor, plan_type: Callable[..., Continuation] = Continuation
+        self,
+        prompts: EncodedPrompts,
+        token_ids: torch.Tensor,
+        mask: torch.Tensor,
+        plan_type: Callable[..., Continuation] = Continuation,
     ) -> torch.Tensor:
-        """Hidden states that predict each completion token.
+        """Hidden states that predict each completion token; only real tokens go through the layers.
 
         Args:
             prompts: B encoded prompts.
-            token_ids: [B, G, T] completions, padded on the right with any valid id.
+            token_ids: [B, G, T] completions, padded on the right.
+            mask: [B, G, T] bool, False at padding; a row may be all padding.
             plan_type: makes the plan; another one may keep what it sees.
 
         Returns:
-            [B, G, T, D]: the state at t predicts token t. The last token is predicted, not fed.
+            [n, D]: one for each token of the mask, in its order. A row's last token is predicted, not fed.
         """
-        _, group, length = token_ids.shape
-        first = prompts.hidden[:, None, None].expand(-1, group, 1, -1)  # shared by the group
-        if length == 1:
-            return first
-        fed = token_ids[:, :, :-1].flatten(1)  # [B, G·(T-1)]
-        steps = torch.arange(length - 1, device=self.device).repeat(group)
-        positions = (prompts.next_position[:, None] + steps).expand(3, -1, -1)
-        plan = plan_type(prompts.prefill, group, length - 1)
-        hidden = self._language_model(self.model.get_input_embeddings()(fed), positions, plan)
-        return torch.cat([first, hidden.unflatten(1, (group, length - 1))], dim=2)
+        fed = mask[:, :, 1:]  # a token is fed where another follows
+        count = int(fed.sum())
+        before = torch.arange(len(mask), device=self.device)[:, None, None].repeat(1, *mask.shape[1:])
+        if count == 0:
+            return prompts.hidden[before[mask]]
+        steps = torch.arange(fed.shape[-1], device=self.device)
+        positions = (prompts.next_position[:, None, None] + steps).expand(fed.shape)[fed]
+        embeddings = self.model.get_input_embeddings()(token_ids[:, :, :-1][fed])
+        hidden = self._language_model(embeddings[None], positions.expand(3, 1, -1), plan_type(prompts.prefill, fed))
+        # What predicts a row's first token is its prompt's last state, shared by the group.
+        before[:, :, 1:][fed] = len(mask) + torch.arange(count, device=self.device)
+        return torch.cat([prompts.hidden, hidden[0]]).index_select(0, before[mask])
 
     def _language_model(
         self,

@@ -47,15 +47,17 @@ class TrainerSettings:
     """Ends the run once the validation headline reaches this."""
     logprobs: str = "packed"
     """packed (the group forward) or separate (plain rows)."""
-    logprobs_chunk: int = 8192
-    """Positions that hold full-vocabulary logits at a time, when packed."""
+    logprobs_chunk: int | None = None
+    """Positions that hold full-vocabulary logits at a time, when packed; None for as many as fill half a gigabyte."""
     order: Order | None = None
     """Which examples a step trains on; the task takes it."""
 
     def __post_init__(self) -> None:
         names = ("steps", "prompts_per_step", "validation_batch", "validate_every", "checkpoint_every")
-        for name in (*names, "keep_checkpoints", "logprobs_chunk"):
+        for name in (*names, "keep_checkpoints"):
             whole(f"trainer.{name}", getattr(self, name))
+        if self.logprobs_chunk is not None:
+            whole("trainer.logprobs_chunk", self.logprobs_chunk)
         whole("trainer.workers", self.workers, 0)
         if self.stop_at is not None:
             number("trainer.stop_at", self.stop_at, float("-inf"))
@@ -83,7 +85,7 @@ class RolloutSettings:
     sampling: Sampling
     validation: Sampling
     token_budget: int
-    """Padded tokens that are decoded, or scored with gradient, at a time."""
+    """Tokens that are decoded, or scored with gradient, at a time; scoring splits a group above it."""
 
     def __post_init__(self) -> None:
         whole("rollout.token_budget", self.token_budget)

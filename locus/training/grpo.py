@@ -9,7 +9,8 @@ new ones, detached; where such a step is one micro-batch, the encoded prompts of
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -18,7 +19,7 @@ import torch
 from locus.files.progress import Phases
 from locus.policy.logprobs import CompletionBatch, Scorer, TokenScores
 from locus.policy.reference import reference_of
-from locus.policy.rollouts import micro_batches
+from locus.policy.split_groups import PromptBatch, cut_from_graph, prompt_batches
 from locus.policy.vlm import VLM, EncodedPrompts, VisionFeatures
 from locus.training.advantages import group_advantages, has_spread
 from locus.training.algorithm import Algorithm
@@ -95,12 +96,12 @@ class GRPOModule(PolicyModule):
         It can when one update sees all prompts in one micro-batch: then holding the graph during the rollout costs no
         more memory than the update needs anyway.
         """
-        tokens = self.algorithm.group_size * self.sampling.max_new_tokens
+        tokens = max(prompt.length for prompt in prompts) + self.algorithm.group_size * self.sampling.max_new_tokens
         if self.algorithm.updates_per_rollout > 1 or self.algorithm.refill:
             return None
         if self.policy.recomputes or self.policy.drops_out:
             return None
-        if len(micro_batches(prompts, tokens, self.token_budget)) > 1:
+        if len(prompts) * tokens > self.token_budget:
             return None
         return self.policy.eval().encode(prompts)
 
@@ -138,12 +139,12 @@ class GRPOModule(PolicyModule):
         off_policy = self.algorithm.updates_per_rollout > 1
         if self.reference is None and not off_policy:
             return done
-        for indices in self.micro_batches(scored):
-            batch = [scored[i] for i in indices]
+        for prompts in self.prompt_batches(scored):
+            batch = [scored[i] for i in prompts.groups]
             # A frozen tower is the same in policy and reference, so its features are, too.
-            reference = self.reference_logprobs(batch)
-            old = self.score(self.policy, batch).logprobs if off_policy else None
-            for row, i in enumerate(indices):
+            reference = self.reference_logprobs(batch, prompts)
+            old = self.score(self.policy, batch, prompts).logprobs if off_policy else None
+            for row, i in enumerate(prompts.groups):
                 done[i] = replace(
                     scored[i],
                     old=None if old is None else old[row],
@@ -151,12 +152,12 @@ class GRPOModule(PolicyModule):
                 )
         return done
 
-    def reference_logprobs(self, batch: list[ScoredGroup]) -> torch.Tensor | None:
+    def reference_logprobs(self, batch: list[ScoredGroup], prompts: PromptBatch) -> torch.Tensor | None:
         """[B, G, T] under the reference; None without one."""
         if self.reference is None:
             return None
         with self.reference.on(self.device) as reference:
-            return self.score(reference, batch).logprobs
+            return self.score(reference, batch, prompts).logprobs
 
     def mini_batches(self, scored: list[ScoredGroup]) -> Iterable[list[ScoredGroup]]:
         """The groups of each optimiser step: ``mini_batches`` parts that differ by one at most, ``epochs`` times."""
@@ -170,42 +171,60 @@ class GRPOModule(PolicyModule):
 
         encoded: the prompts of the whole mini-batch under the policy as it is now, see `encode_for_update`.
         """
-        lengths = [len(ids) for entry in mini_batch for ids in entry.token_ids]
-        totals = Totals(sum(lengths), len(lengths), self.sampling.max_new_tokens)
         finite = True
         self.policy.train()
         self.optimizer.zero_grad()
-        for indices in [range(len(mini_batch))] if encoded else self.micro_batches(mini_batch):
-            batch = [mini_batch[i] for i in indices]
-            scores = self.score(self.policy, batch, encoded)
-            old = _stack([entry.old for entry in batch], scores)
-            terms = self.algorithm.loss(
-                scores.logprobs,
-                scores.logprobs.detach() if old is None else old,
-                _stack([entry.reference for entry in batch], scores),
-                torch.stack([entry.advantages for entry in batch]).to(self.device),
-                scores.mask,
-                totals,
-            )
-            sums.add(terms, scores, [entry.group for entry in batch])
-            finite = finite and bool(terms.loss.isfinite())
+        for loss in self.losses(mini_batch, sums, encoded):
+            finite = bool(loss.isfinite())
             if not finite:
                 break
-            self.manual_backward(terms.loss)
+            self.manual_backward(loss)
         sums.add_update(self.apply_update(finite))
 
-    def score(self, policy: VLM, batch: list[ScoredGroup], encoded: EncodedPrompts | None = None) -> TokenScores:
-        """Log-probs of a micro-batch's completions under ``policy``."""
+    def losses(
+        self, mini_batch: list[ScoredGroup], sums: TokenSums, encoded: EncodedPrompts | None
+    ) -> Iterator[torch.Tensor]:
+        """The loss of each micro-batch, whose backward pass must be done before the next is asked for."""
+        lengths = [len(ids) for entry in mini_batch for ids in entry.token_ids]
+        totals = Totals(sum(lengths), len(lengths), self.sampling.max_new_tokens)
+        whole = [PromptBatch.whole(range(len(mini_batch)), self.algorithm.group_size)]
+        for prompts in whole if encoded else self.prompt_batches(mini_batch):
+            batch = [mini_batch[i] for i in prompts.groups]
+            for scores in self.scores(self.policy, batch, prompts, encoded):
+                old = _stack([entry.old for entry in batch], scores)
+                terms = self.algorithm.loss(
+                    scores.logprobs,
+                    scores.logprobs.detach() if old is None else old,
+                    _stack([entry.reference for entry in batch], scores),
+                    torch.stack([entry.advantages for entry in batch]).to(self.device),
+                    scores.mask,
+                    totals,
+                )
+                sums.add(terms, scores, [entry.group for entry in batch])
+                yield terms.loss
+
+    def scores(
+        self, policy: VLM, batch: list[ScoredGroup], prompts: PromptBatch, encoded: EncodedPrompts | None = None
+    ) -> Iterator[TokenScores]:
+        """Log-probs of each micro-batch under ``policy``; after the last, gradient runs through the prompts."""
         completions = CompletionBatch.of([entry.token_ids for entry in batch], self.device)
         features = [entry.features for entry in batch if entry.features is not None] or None
-        prompts = [entry.group.sample.prompt for entry in batch]
-        return self.scorer(policy, prompts, completions, self.sampling.temperature, features, encoded)
+        given = [entry.group.sample.prompt for entry in batch]
+        encoded = encoded or self.scorer.encode(policy, given, features)
+        with cut_from_graph(encoded) if encoded else nullcontext() as shared:
+            for rows in prompts.parts:
+                part = completions.only(rows)
+                yield self.scorer(policy, given, part, self.sampling.temperature, features, shared)
 
-    def micro_batches(self, scored: Sequence[ScoredGroup]) -> list[list[int]]:
-        """Indices of groups per micro-batch, by token budget."""
-        longest = max(len(ids) for entry in scored for ids in entry.token_ids)
-        prompts = [entry.group.sample.prompt for entry in scored]
-        return micro_batches(prompts, self.algorithm.group_size * longest, self.token_budget)
+    def score(self, policy: VLM, batch: list[ScoredGroup], prompts: PromptBatch | None = None) -> TokenScores:
+        """Log-probs of these groups' completions under ``policy``, all at once unless ``prompts`` has parts."""
+        prompts = prompts or PromptBatch.whole(range(len(batch)), self.algorithm.group_size)
+        return TokenScores.joined(list(self.scores(policy, batch, prompts)))
+
+    def prompt_batches(self, scored: Sequence[ScoredGroup]) -> list[PromptBatch]:
+        """What is scored together, by token budget."""
+        lengths = [[len(ids) for ids in entry.token_ids] for entry in scored]
+        return prompt_batches([entry.group.sample.prompt for entry in scored], lengths, self.token_budget)
 
 
 def _stack(rows: Sequence[torch.Tensor | None], scores: TokenScores) -> torch.Tensor | None:

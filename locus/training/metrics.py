@@ -6,7 +6,7 @@ import math
 from collections import Counter
 from collections.abc import Sequence
 
-import torch
+from torch.nn.utils.rnn import pad_sequence
 
 from locus.policy.logprobs import TokenScores
 from locus.types import LossTerms, RolloutGroup
@@ -30,9 +30,9 @@ class TokenSums:
         self._loss += terms.loss.item()
         self._tokens += terms.tokens
         if not self._updates:
-            written = torch.cat([r.completion.logprobs for group in groups for r in group.rollouts])
-            gap = (scores.logprobs.detach()[scores.mask].cpu() - written).abs().max().item()
-            self._largest["rollout_mismatch"] = max(self._largest["rollout_mismatch"], gap)
+            written = pad_sequence([r.completion.logprobs for group in groups for r in group.rollouts], True)
+            gap = (scores.logprobs.detach().flatten(0, 1).cpu() - written)[scores.mask.flatten(0, 1).cpu()].abs().max()
+            self._largest["rollout_mismatch"] = max(self._largest["rollout_mismatch"], gap.item())
 
     def add_update(self, grad_norm: float) -> None:
         """One optimiser step; skipped if the norm is not finite."""

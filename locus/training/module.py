@@ -47,7 +47,7 @@ class PolicyModule(LightningModule):
         optimizer: parameters -> optimiser.
         warmup_ratio: share of the run's updates with linear warm-up; then the rate is constant.
         clip_norm: of the gradient.
-        token_budget: padded tokens per micro-batch.
+        token_budget: tokens that are decoded, or scored, at a time.
         max_skipped: updates in a row that may be skipped for a non-finite loss or gradient.
         seed: of the sampling.
         updates_per_step: optimiser steps per training step.

@@ -193,13 +193,15 @@ class PretrainModule(LightningModule):
         ids, learned = asked.token_ids.to(self.device), asked.learned.to(self.device)
         plans: list[WatchedContinuation] = []
 
-        def plan(prefill: Prefill, group: int, length: int) -> WatchedContinuation:
-            plans.append(WatchedContinuation(prefill, group, length, MATCHING_LAYERS, self.matching_heads))
+        def plan(prefill: Prefill, fed: torch.Tensor) -> WatchedContinuation:
+            plans.append(WatchedContinuation(prefill, fed, MATCHING_LAYERS, self.matching_heads))
             return plans[-1]
 
         encoded = self.policy.encode(prompts, features)
-        hidden = self.policy.completion_hidden(encoded, ids, plan)
-        total, count = -head_scores(self.policy, hidden[learned], ids[learned], 1.0)[0].sum(), learned.sum()
+        mask = learned.flip(-1).cumsum(-1).flip(-1) > 0  # up to the last token that is learned
+        hidden = self.policy.completion_hidden(encoded, ids, mask, plan)
+        answers = hidden[learned[mask]]
+        total, count = -head_scores(self.policy, answers, ids[learned], 1.0)[0].sum(), learned.sum()
         if asked.cues:
             cues = CompletionBatch.of([[target] for target in asked.cue_targets], self.device)
             total = total - self.scorer(self.policy, asked.cues, cues, 1.0).logprobs.sum()

@@ -13,7 +13,7 @@ import torch
 from locus.errors import LocusError
 from locus.files.progress import Phases
 from locus.policy.logprobs import CompletionBatch, Scorer
-from locus.policy.rollouts import micro_batches
+from locus.policy.split_groups import prompt_batches
 from locus.tasks.answers import after_opened
 from locus.training.module import PolicyModule, RunParts
 from locus.types import Prompt, Sample
@@ -47,9 +47,9 @@ class SFTModule(PolicyModule):
             tokens = sum(len(target) for target in targets)
             self.policy.train()
             self.optimizer.zero_grad()
-            for indices in micro_batches(prompts, max(len(target) for target in targets), self.token_budget):
-                completions = CompletionBatch.of([[targets[i]] for i in indices], self.device)
-                scores = self.scorer(self.policy, [prompts[i] for i in indices], completions, temperature=1.0)
+            for batch in prompt_batches(prompts, [[len(target)] for target in targets], self.token_budget):
+                completions = CompletionBatch.of([[targets[i]] for i in batch.groups], self.device)
+                scores = self.scorer(self.policy, [prompts[i] for i in batch.groups], completions, temperature=1.0)
                 loss = -scores.logprobs.sum() / tokens
                 finite = finite and bool(loss.isfinite())
                 if not finite:

@@ -54,7 +54,7 @@ def test_a_continuation_can_be_watched(kv_heads: int):
         return plans[0]
 
     with torch.no_grad():
-        vlm.completion_hidden(vlm.encode(prompts), batch.token_ids, plan)
+        vlm.completion_hidden(vlm.encode(prompts), batch.token_ids, torch.ones_like(batch.mask), plan)
         (scores,) = plans[0].scores  # [B, G, heads, T-1, P]
         stock = AutoModelForImageTextToText.from_config(deepcopy(vlm.model.config), attn_implementation="eager").eval()
         stock.load_state_dict(vlm.model.state_dict())

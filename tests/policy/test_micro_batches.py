@@ -6,18 +6,12 @@ import random
 import re
 
 import pytest
-import torch
 from omegaconf import OmegaConf
 
 from locus.errors import LocusError
 from locus.policy.rollouts import micro_batches
 from locus.types import Prompt
-
-
-def prompt(name: str, length: int) -> Prompt:
-    """A prompt of this many tokens."""
-    ids = torch.zeros(length, dtype=torch.long)
-    return Prompt(name, ids, ids, torch.zeros(0), torch.zeros(2, 3, dtype=torch.long), (64, 64))
+from tests.support.group_forward import blank_prompt
 
 
 def padded(prompts: list[Prompt], batch: list[int], completion_tokens: int) -> int:
@@ -27,7 +21,7 @@ def padded(prompts: list[Prompt], batch: list[int], completion_tokens: int) -> i
 
 def test_by_hand():
     """Lengths 10, 30, 20, 10 with 10 more each, budget 60: 20 + 20 fill 40, a third row would pad all to 30."""
-    prompts = [prompt("a", 10), prompt("b", 30), prompt("c", 20), prompt("d", 10)]
+    prompts = [blank_prompt("a", 10), blank_prompt("b", 30), blank_prompt("c", 20), blank_prompt("d", 10)]
     assert micro_batches(prompts, 10, 60) == [[0, 3], [2], [1]]
     assert micro_batches(prompts, 10, 90) == [[0, 3, 2], [1]]
     assert micro_batches(prompts, 10, 160) == [[0, 3, 2, 1]]
@@ -40,7 +34,7 @@ def test_by_hand():
 def test_budget_is_kept_and_nothing_is_lost(seed):
     """The sum of lengths in place of the padded size; a prompt dropped, or trained on twice."""
     rng = random.Random(seed)
-    prompts = [prompt(str(i), rng.randrange(1, 300)) for i in range(rng.randrange(1, 40))]
+    prompts = [blank_prompt(str(i), rng.randrange(1, 300)) for i in range(rng.randrange(1, 40))]
     extra = rng.randrange(100)
     budget = rng.randrange(400, 2000)
     batches = micro_batches(prompts, extra, budget)
@@ -53,7 +47,7 @@ def test_budget_is_kept_and_nothing_is_lost(seed):
 def test_the_same_micro_batches_in_any_order():
     """Sums in floating point depend on who is with whom: permuting a batch must not, also among equal lengths."""
     rng = random.Random(0)
-    prompts = [prompt(f"p{i:02d}", 10 * rng.randrange(1, 4)) for i in range(24)]
+    prompts = [blank_prompt(f"p{i:02d}", 10 * rng.randrange(1, 4)) for i in range(24)]
 
     def names(order: list[int]) -> list[list[str]]:
         shuffled = [prompts[i] for i in order]
@@ -67,7 +61,7 @@ def test_the_same_micro_batches_in_any_order():
 
 def test_a_prompt_alone_above_the_budget(compose_app):
     """Cut, its image tokens would no longer fit its pixels: it is refused by name, with the keys that help."""
-    prompts = [prompt("small", 10), prompt("coco-9-51", 91)]
+    prompts = [blank_prompt("small", 10), blank_prompt("coco-9-51", 91)]
     assert micro_batches(prompts, 9, 100) == [[0], [1]]  # exactly the budget
     with pytest.raises(LocusError) as caught:
         micro_batches(prompts, 10, 100)

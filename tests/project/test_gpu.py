@@ -6,7 +6,9 @@ import pandas as pd
 import pytest
 import torch
 
+from locus.policy.joined_attention import Layout, joined_attention
 from locus.policy.logprobs import CompletionBatch, PackedScorer, SeparateScorer
+from tests.support.group_forward import LAYOUTS, packed_states
 from tests.support.models import completions, prompts, tiny_vlm
 from tests.support.runs import SMALLEST, command, succeeded
 
@@ -28,3 +30,18 @@ def test_packed_logprobs_are_those_of_separate_rows(family: str):
     with torch.no_grad():
         packed, separate = (scorer(vlm, records, batch, 1.0).logprobs for scorer in (PackedScorer(), SeparateScorer()))
     torch.testing.assert_close(packed, separate, rtol=0, atol=1e-4)
+
+
+@pytest.mark.parametrize(("dtype", "largest"), [(torch.float32, 1e-4), (torch.bfloat16, 2e-2)])
+def test_joined_attention_is_that_of_the_cpu(dtype: torch.dtype, largest: float):
+    """A log-sum-exp in another base, or a backward pass that computes it anew from its own keys alone."""
+    lengths, prompt_tokens = LAYOUTS["several buckets"]
+    given = packed_states(lengths, prompt_tokens, 4, 2)
+    on_gpu = [part.detach().to("cuda", dtype).requires_grad_() for part in given]
+    found = joined_attention(*on_gpu, Layout.of(lengths, prompt_tokens, torch.device("cuda")), 0.25)
+    expected = joined_attention(*given, Layout.of(lengths, prompt_tokens, torch.device("cpu")), 0.25)
+    weights = torch.randn(found.shape, generator=torch.Generator().manual_seed(1))
+    gradients = torch.autograd.grad((found.float() * weights.cuda()).sum(), on_gpu)
+    for one, other in zip(gradients, torch.autograd.grad((expected * weights).sum(), given), strict=True):
+        assert float((one.float().cpu() - other).norm() / other.norm()) < largest
+    assert float((found.float().cpu() - expected).norm() / expected.norm()) < largest

@@ -2,18 +2,31 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import pytest
 import torch
 from transformers import AutoModelForImageTextToText
 
+from locus.policy.joined_attention import SHORT
 from locus.policy.logprobs import PackedScorer, TokenScores
 from locus.policy.vlm import VLM
+from locus.types import Prompt
 from tests.support.models import FAMILIES, completions, gradients, prompts
 
 FAMILY = pytest.mark.parametrize("family", FAMILIES)
 HEADS = pytest.mark.parametrize("kv_heads", [1, 2])  # of two query heads: grouped-query attention, and not
 LOGPROB, ENTROPY, RELATIVE = 1e-5, 5e-5, 1e-4
 CPU = torch.device("cpu")
+WIDTH = 16
+"""Of a head in `packed_states`."""
+LAYOUTS = {
+    "ragged": ([[3, 1, 7], [5, 0, 2]], [11, 8]),
+    "a prompt without rows": ([[2, 4], [0, 0], [1, 3]], [6, 9, 4]),
+    "several buckets": ([[SHORT - 1, 2 * SHORT + 3], [SHORT + 1, 1]], [5, 40]),
+    "one row": ([[6]], [70]),
+}
+"""Lengths of the rows, and of the prompts."""
 
 
 def weighted(scores: TokenScores) -> torch.Tensor:
@@ -39,3 +52,18 @@ def stock_model(vlm: VLM) -> torch.nn.Module:
     stock = AutoModelForImageTextToText.from_config(config, attn_implementation="sdpa").eval()
     stock.load_state_dict(vlm.model.state_dict())
     return stock
+
+
+def packed_states(lengths: Sequence[Sequence[int]], prompt_tokens: Sequence[int], heads: int, kv_heads: int,
+           dtype: torch.dtype = torch.float32) -> list[torch.Tensor]:  # fmt: skip
+    """Query, key and value of a pack, keys and values of its prompts; as in a layer, tokens before heads in memory."""
+    generator = torch.Generator().manual_seed(0)
+    tokens, size, longest = sum(map(sum, lengths)), len(lengths), max(prompt_tokens)
+    shapes = [(tokens, n, WIDTH) for n in (heads, kv_heads, kv_heads)] + [(size, kv_heads, longest, WIDTH)] * 2
+    return [torch.randn(shape, generator=generator, dtype=dtype).requires_grad_() for shape in shapes]
+
+
+def blank_prompt(name: str, length: int) -> Prompt:
+    """A prompt of this many tokens."""
+    ids = torch.zeros(length, dtype=torch.long)
+    return Prompt(name, ids, ids, torch.zeros(0), torch.zeros(2, 3, dtype=torch.long), (64, 64))

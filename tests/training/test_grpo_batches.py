@@ -8,9 +8,14 @@ import pytest
 import torch
 
 from locus.policy.logprobs import CompletionBatch, SeparateScorer
+from locus.policy.lora import LoRA
+from locus.training.grpo import GRPOModule
 from locus.training.loss import Loss
 from locus.types import LossTerms
 from tests.support.miniature import GROUP, LARGE_BUDGET, PROMPTS, SMALL_BUDGET, Run, first_batch, fit, frozen_copy, grpo
+
+SPLIT_BUDGET = 182
+"""Tokens of a prompt and of one or two completions."""
 
 
 class RecordingLoss(Loss):
@@ -51,6 +56,19 @@ def test_a_step_takes_as_many_updates_as_it_says(spread: None, prompts: int, min
     assert taken == module.updates_per_step == mini_batches
 
 
+def score_with(module: GRPOModule, budget: int) -> None:
+    """Makes the update, and not the rollout, obey a token budget."""
+    roll_out = module.roll_out
+
+    def rolled_out(*arguments: Any) -> Any:
+        module.token_budget = LARGE_BUDGET
+        groups = roll_out(*arguments)
+        module.token_budget = budget
+        return groups
+
+    module.roll_out, module.token_budget = rolled_out, budget
+
+
 def with_both_budgets(updates: int, train_vision: bool = True) -> list[Run]:
     """The same step in one micro-batch and in three."""
     runs, sizes = [], []
@@ -73,6 +91,26 @@ def test_micro_batches_do_not_change_the_gradient(spread: None, train_vision: bo
         assert float((one - other).norm() / one.norm()) < 1e-5
 
 
+@pytest.mark.parametrize("weights", [None, LoRA(rank=4)])
+@pytest.mark.parametrize("updates", [1, 2])
+def test_a_group_in_parts_is_the_group(spread: None, weights: LoRA | None, updates: int):
+    """Parts that are normalised by themselves, old or reference log-probs of another row, metrics counted twice."""
+    runs, calls = [], []
+    for split in (False, True):
+        loss = RecordingLoss(kl_coefficient=0.5)
+        module, data = grpo(weights=weights, epochs=updates, loss=loss, prompts=3)
+        if split:
+            score_with(module, SPLIT_BUDGET)
+        runs.append(fit(module, data))
+        calls.append(len(loss.calls))
+    assert calls[0] == updates and calls[1] >= 2 * 3 * updates
+    for pair in zip(*(run.optimizer.gradients for run in runs), strict=True):
+        one, other = (torch.cat([g.flatten() for g in gradients]) for gradients in pair)
+        assert float((one - other).norm() / one.norm()) < 1e-5
+    one, other = ({n: v for n, v in run.rows[0].items() if n.startswith("train/")} for run in runs)
+    assert one == pytest.approx(other, rel=1e-4, abs=1e-5)
+
+
 def test_micro_batches_do_not_change_the_metrics(spread: None):
     """A scalar in the logs that depends on the memory at hand: runs on two machines could not be compared."""
     one, other = (run.rows[0] for run in with_both_budgets(updates=2))
@@ -91,7 +129,8 @@ def test_fixed_logprobs_belong_to_their_prompts(budget: int):
             parameter *= 1.5
     groups = module.roll_out(first_batch(data), module.sampling, GROUP, step=0)
     scored = [module.with_advantages(group, features) for group, features in groups]
-    assert sum(module.micro_batches(scored), []) != list(range(PROMPTS))  # another order than the batch's
+    order = [i for prompts in module.prompt_batches(scored) for i in prompts.groups]
+    assert order != list(range(PROMPTS))  # another order than the batch's
     for entry in module.with_fixed_logprobs(scored):
         batch = CompletionBatch.of([entry.token_ids], module.device)
         with torch.no_grad():

@@ -25,6 +25,7 @@ class Poisoned:
 
     def __init__(self, calls: Sequence[int]):
         self.calls, self.count = calls, 0
+        self.encode = PackedScorer().encode
 
     def __call__(self, policy: VLM, *arguments: Any) -> TokenScores:
         scores = PackedScorer()(policy, *arguments)

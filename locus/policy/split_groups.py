@@ -1,0 +1,98 @@
+"""Which completions are scored at a time: memory bounds a micro-batch, not a group.
+
+A prompt is encoded once; where its completions do not fit beside it, they follow in parts, each with a graph of its
+own, and the gradient that the parts leave on the prompt's keys and values runs through the prompt once, at the end.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+
+import torch
+
+from locus.errors import LocusError
+from locus.policy.group_attention import Prefill
+from locus.policy.vlm import EncodedPrompts
+from locus.types import Prompt
+
+
+@dataclass(frozen=True, eq=False)
+class PromptBatch:
+    """Groups whose prompts are encoded together, and which of their rows are scored at a time."""
+
+    groups: list[int]
+    """[B'] indices."""
+    parts: list[torch.Tensor]
+    """One [B', G] bool a micro-batch; each row is in one of them."""
+
+    @classmethod
+    def whole(cls, groups: Sequence[int], group: int) -> PromptBatch:
+        """All rows at once."""
+        return cls(list(groups), [torch.ones(len(groups), group, dtype=torch.bool)])
+
+
+def prompt_batches(prompts: Sequence[Prompt], lengths: Sequence[Sequence[int]], budget: int) -> list[PromptBatch]:
+    """Groups that are scored together, such that a micro-batch holds at most ``budget`` tokens.
+
+    Prompts are ordered by length, then id: little padding, and the same batches whatever the order they came in.
+
+    Args:
+        prompts: B prompts.
+        lengths: of their completions, [B][G].
+        budget: of the prompts, padded to the longest, and the completions that are scored with them, not padded. A
+            group above it is split.
+
+    Raises:
+        LocusError: a prompt with one completion exceeds the budget.
+    """
+    order = sorted(range(len(prompts)), key=lambda i: (prompts[i].length, prompts[i].prompt_id))
+    batches: list[PromptBatch] = []
+    together: list[int] = []  # that fit without a split
+    completion_tokens = 0
+    for index in order:
+        tokens, group = prompts[index].length, lengths[index]
+        if tokens + sum(group) > budget:
+            batches.append(PromptBatch([index], [part[None] for part in _parts(prompts[index], group, budget)]))
+            continue
+        if together and (len(together) + 1) * tokens + completion_tokens + sum(group) > budget:
+            batches.append(PromptBatch.whole(together, len(group)))
+            together, completion_tokens = [], 0
+        together.append(index)
+        completion_tokens += sum(group)
+    return [*batches, PromptBatch.whole(together, len(lengths[together[0]]))] if together else batches
+
+
+def _parts(prompt: Prompt, lengths: Sequence[int], budget: int) -> list[torch.Tensor]:
+    """Rows of one group as [G] bool masks, longest first: rows of like length are attended together."""
+    if prompt.length + max(lengths) > budget:
+        raise LocusError(
+            f"prompt {prompt.prompt_id} and a completion have {prompt.length + max(lengths)} tokens, the budget is "
+            f"{budget}: raise rollout.token_budget, or lower pixels.max_pixels or rollout.sampling.max_new_tokens"
+        )
+    parts: list[torch.Tensor] = []
+    room = 0
+    for row in sorted(range(len(lengths)), key=lambda row: -lengths[row]):
+        if lengths[row] > room:
+            parts.append(torch.zeros(len(lengths), dtype=torch.bool))
+            room = budget - prompt.length
+        parts[-1][row] = True
+        room -= lengths[row]
+    return parts
+
+
+@contextmanager
+def cut_from_graph(encoded: EncodedPrompts) -> Iterator[EncodedPrompts]:
+    """The prompts as leaves, so that what continues them has a graph of its own.
+
+    Gradient gathers on the leaves; where the block ends without an error, it runs through the prompts' graph.
+    """
+    prefill = encoded.prefill
+    roots = [encoded.hidden, *prefill.keys, *prefill.values]
+    hidden, *states = leaves = [root.detach().requires_grad_(root.requires_grad) for root in roots]
+    keys, values = states[: len(prefill.keys)], states[len(prefill.keys) :]
+    yield replace(encoded, hidden=hidden, prefill=Prefill(prefill.prompt_mask, keys, values))
+    gathered = [root for root, leaf in zip(roots, leaves, strict=True) if leaf.grad is not None]
+    if gathered:
+        torch.autograd.backward(gathered, [leaf.grad for leaf in leaves if leaf.grad is not None])
