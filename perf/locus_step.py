@@ -21,6 +21,7 @@ from locus.images.sources import ImageFiles
 from locus.policy.backbone import Backbone
 from locus.policy.logprobs import PackedScorer, Scorer, SeparateScorer
 from locus.policy.prompts import PixelLimits, PromptBuilder
+from locus.policy.rollouts import RolloutDecoding
 from locus.policy.vlm import VLM
 from locus.run.callbacks import RolloutTable
 from locus.run.runtime import quiet_lightning
@@ -86,6 +87,7 @@ def build(
         warmup_ratio=0.05,
         clip_norm=1.0,
         token_budget=32768,
+        decoding=RolloutDecoding(32768),
         max_skipped=5,
         seed=0,
     )

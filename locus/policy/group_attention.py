@@ -5,7 +5,7 @@ is plain SDPA. A row is [prompt | c1 | … | cG]; one plan computes its prompt, 
 
 - `Prefill`: the prompt attends to itself; every layer's keys and values are kept, once per prompt.
 - `Continuation` scores written completions: each attends to the prompt and to itself (`joined_attention`).
-- `Decoding` writes completions, token by token.
+- `locus.policy.decoding` writes completions, token by token.
 
 Shapes: B prompts, G rollouts per prompt, P prompt tokens (right-padded), T completion tokens, H heads, K key-value
 heads, D head width.
@@ -132,58 +132,6 @@ class WatchedContinuation(Continuation):
             shared = self.prefill.keys[layer].repeat_interleave(query.shape[1] // key.shape[1], dim=1)
             self.scores.append(torch.einsum("bgthd,bhpd->bghtp", asked, shared[:, : self.heads]))
         return super().attend(layer, query, key, value, scale)
-
-
-@dataclass(eq=False)
-class Decoding:
-    """One new token for each of A active rows of each prompt; the rows' own keys are written in place.
-
-    The prompt's keys [B, K, P, D] serve all rows at once, so memory grows with P + A·T, not A·(P + T), and no key is
-    copied while decoding.
-    """
-
-    prefill: Prefill
-    own_keys: torch.Tensor
-    """[L, B, K, A, T, D], filled up to ``step``."""
-    own_values: torch.Tensor
-    step: int = 0
-
-    @classmethod
-    def start(cls, prefill: Prefill, rows: int, length: int) -> Decoding:
-        """Empty buffers for ``length`` tokens of ``rows`` rows a prompt."""
-        size, heads, _, width = prefill.keys[0].shape
-        own = prefill.keys[0].new_empty(len(prefill.keys), size, heads, rows, length, width)
-        return cls(prefill, own, torch.empty_like(own))
-
-    def attend(
-        self, layer: int, query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, scale: float
-    ) -> torch.Tensor:
-        size, heads, rows, width = query.shape
-        self.own_keys[layer, :, :, :, self.step] = key
-        self.own_values[layer, :, :, :, self.step] = value
-        keys = self.own_keys[layer, :, :, :, : self.step + 1]  # [B, K, A, t, D]
-        values = self.own_values[layer, :, :, :, : self.step + 1]
-
-        query = rearrange(query * scale, "b (k r) a d -> b k a r d", k=key.shape[1])
-        shared = query.flatten(2, 3) @ self.prefill.keys[layer].transpose(-1, -2)  # [B, K, A·r, P]
-        if self.prefill.bias is not None:
-            shared = shared + self.prefill.bias
-        own = query @ keys.transpose(-1, -2)  # [B, K, A, r, t]
-        scores = torch.cat([shared.unflatten(2, own.shape[2:4]), own], dim=-1)
-        weights = scores.softmax(dim=-1, dtype=torch.float32).to(query.dtype)
-        from_prompt, from_own = weights.split([shared.shape[-1], own.shape[-1]], dim=-1)
-        output = (from_prompt.flatten(2, 3) @ self.prefill.values[layer]).view_as(query) + from_own @ values
-        return rearrange(output, "b k a r d -> b (k r) a d")
-
-    def select(self, prompts: torch.Tensor, rows: torch.Tensor) -> Decoding:
-        """Keeps these prompts [B'] and of each these rows [B', A']; the others are retired."""
-        index = rows[None, :, None, :, None, None]
-
-        def keep(states: torch.Tensor) -> torch.Tensor:
-            states = states[:, prompts]
-            return states.gather(3, index.expand(*states.shape[:3], -1, *states.shape[4:]))
-
-        return Decoding(self.prefill.select(prompts), keep(self.own_keys), keep(self.own_values), self.step)
 
 
 def _causal(query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, scale: float) -> torch.Tensor:

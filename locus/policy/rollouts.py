@@ -1,75 +1,50 @@
-"""Sampling G completions per prompt: one prefill per prompt, many prompts decoded together, finished rows retired.
+"""Sampling G completions per prompt: one prefill per prompt, many prompts decoded together.
 
-A prompt's random numbers depend on (seed, step, prompt id) alone, so the same prompt gets the same completions in any
-batch, in any order, and after a resume.
-Shapes: B prompts, G rollouts per prompt, A active rows, T completion tokens, V vocabulary.
+Random numbers are a prompt's own (`sampling`), so its completions are the same whatever is decoded beside it.
+Shapes: N prompts in all, G rollouts per prompt, P prompt tokens, T completion tokens.
 """
 
 from __future__ import annotations
 
-import hashlib
-from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from enum import StrEnum
 
 import torch
 
-from locus.errors import LocusError
-from locus.policy.group_attention import Decoding
-from locus.policy.logprobs import sampling_logits
+from locus.errors import LocusError, whole
+from locus.policy.cohorts import CohortDecoder
+from locus.policy.decoding import joined
+from locus.policy.inference import inference_policy
+from locus.policy.sampling import Draft
+from locus.policy.static_decoding import StaticDecoder
 from locus.policy.vlm import VLM, EncodedPrompts
 from locus.types import Completion, Prompt, Sampling
 
-RETIRE_SHARE = 0.75
-"""Finished rows are taken out once the rest fill less than this share of the rows; each time copies the cache."""
+
+class DecodeStep(StrEnum):
+    """How one token is decoded for all rows."""
+
+    DYNAMIC = "dynamic"
+    """Buffers grow, finished rows are retired."""
+    STATIC = "static"
+    """All shapes are fixed; what is finished is computed in vain."""
+    COMPILED = "compiled"
+    """The same through torch.compile: CUDA graphs on a GPU."""
 
 
-def prompt_generator(seed: int, step: int, prompt_id: str) -> torch.Generator:
-    """A generator that is the same wherever and whenever this prompt is sampled at this step."""
-    digest = hashlib.sha256(f"{seed}/{step}/{prompt_id}".encode()).digest()
-    return torch.Generator().manual_seed(int.from_bytes(digest[:8], "little", signed=True))
+@dataclass(frozen=True)
+class RolloutDecoding:
+    """How rollouts are decoded, and how much is held meanwhile."""
 
+    budget: int
+    """Cached tokens: those of the prompts, and those that the rows' buffers hold."""
+    step: DecodeStep | str = DecodeStep.DYNAMIC
 
-def choose_tokens(logits: torch.Tensor, uniform: torch.Tensor, sampling: Sampling) -> torch.Tensor:
-    """[..., V] sampling logits and [...] uniform numbers in [0, 1) -> [...] token ids, by inverse distribution.
-
-    Top-p keeps the smallest set of tokens whose probability reaches p (Holtzman et al. 2020, arXiv 1904.09751);
-    temperature 0 takes the likeliest.
-    """
-    if sampling.temperature == 0:
-        return logits.argmax(-1)
-    probabilities = logits.softmax(-1)
-    if sampling.top_p < 1:
-        ordered, order = probabilities.sort(dim=-1, descending=True, stable=True)
-        ordered = ordered.masked_fill(ordered.cumsum(-1) - ordered >= sampling.top_p, 0)
-        probabilities = torch.zeros_like(probabilities).scatter(-1, order, ordered)
-    cumulative = probabilities.double().cumsum(-1)
-    threshold = uniform.to(cumulative).unsqueeze(-1) * cumulative[..., -1:]
-    return torch.searchsorted(cumulative, threshold, right=True).squeeze(-1)
-
-
-@dataclass(frozen=True, eq=False)
-class _Rows:
-    """The rows still being written; row j of prompt i belongs to rollout ``row[i, j]`` of prompt ``prompt[i]``."""
-
-    prompt: torch.Tensor
-    """[B'] index into the batch."""
-    row: torch.Tensor
-    """[B', A] index into the group."""
-    finished: torch.Tensor
-    """[B', A] bool."""
-
-    def retire(self) -> tuple[torch.Tensor, torch.Tensor] | None:
-        """Prompts and rows worth keeping, or None while too few have finished to pay for the copy."""
-        active = (~self.finished).sum(1)
-        kept, width = active > 0, int(active.max())
-        if int(kept.sum()) * width > RETIRE_SHARE * self.finished.numel():
-            return None
-        prompts = kept.nonzero()[:, 0]
-        rows = self.finished[prompts].long().argsort(dim=1, stable=True)[:, :width]  # unfinished rows first
-        return prompts, rows
-
-    def select(self, prompts: torch.Tensor, rows: torch.Tensor) -> _Rows:
-        return _Rows(self.prompt[prompts], self.row[prompts].gather(1, rows), self.finished[prompts].gather(1, rows))
+    def __post_init__(self) -> None:
+        whole("rollout.decode_budget", self.budget)
+        if self.step not in list(DecodeStep):
+            raise LocusError(f"rollout.decode_step={self.step} must be one of {', '.join(DecodeStep)}")
 
 
 @torch.no_grad()
@@ -86,62 +61,65 @@ def sample_groups(
 
     Args:
         policy: in evaluation mode.
-        prompts: B prompts; the batch must fit in memory (see `micro_batches`).
+        prompts: N prompts; the batch must fit in memory (see `micro_batches`).
         encoded: the same prompts, after `VLM.encode`.
         seed, step: with the prompt's id they fix the random numbers.
 
     Returns:
-        B lists of G completions, in the order of ``prompts``.
+        N lists of G completions, in the order of ``prompts``.
     """
-    size, length, device = len(prompts), sampling.max_new_tokens, policy.device
-    uniform = torch.stack(
-        [
-            torch.rand(group, length, generator=prompt_generator(seed, step, prompt.prompt_id), dtype=torch.float64)
-            for prompt in prompts
-        ]
-    ).to(device)
-    token_ids = torch.zeros(size, group, length, dtype=torch.long, device=device)
-    logprobs = torch.zeros(size, group, length, device=device)
-    lengths = torch.zeros(size, group, dtype=torch.long, device=device)
-    ends = torch.tensor(policy.end_token_ids, device=device)
-
-    decoding, next_position = Decoding.start(encoded.prefill, group, length - 1), encoded.next_position
-    hidden = encoded.hidden[:, None].expand(
-        -1, group, -1
-    )  # [B, G, D]: the first token of all rows has one distribution
-    every = torch.arange(group, device=device).expand(size, -1)
-    rows = _Rows(torch.arange(size, device=device), every, torch.zeros_like(every, dtype=torch.bool))
-    for t in range(length):
-        logits = sampling_logits(policy, hidden, sampling.temperature)
-        here = rows.prompt[:, None], rows.row
-        tokens = choose_tokens(logits, uniform[*here, t], sampling)
-        chosen = logits.gather(-1, tokens[..., None])[..., 0] - logits.logsumexp(-1)
-        alive = ~rows.finished
-        token_ids[*here, t] = torch.where(alive, tokens, 0)
-        logprobs[*here, t] = torch.where(alive, chosen, 0)
-        lengths[here] += alive
-        rows = replace(rows, finished=rows.finished | torch.isin(tokens, ends))
-        if t + 1 == length or bool(rows.finished.all()):
-            break
-        if (keep := rows.retire()) is not None:
-            rows, decoding = rows.select(*keep), decoding.select(*keep)
-            next_position, tokens = next_position[keep[0]], tokens[keep[0]].gather(1, keep[1])
-        hidden = policy.decode(tokens, next_position, decoding)
-    return _completions(token_ids.cpu(), logprobs.cpu(), lengths.cpu(), set(policy.end_token_ids))
+    policy = inference_policy(policy)
+    draft = Draft(policy, prompts, group, sampling, seed, step)
+    CohortDecoder(policy, prompts, draft, lambda indices: encoded).run(range(len(prompts)))
+    return draft.completions()
 
 
-def _completions(
-    token_ids: torch.Tensor, logprobs: torch.Tensor, lengths: torch.Tensor, ends: set[int]
+@torch.no_grad()
+def sample_in_turn(
+    policy: VLM,
+    prompts: Sequence[Prompt],
+    encode: Callable[[Sequence[int]], EncodedPrompts],
+    group: int,
+    sampling: Sampling,
+    seed: int,
+    step: int,
+    decoding: RolloutDecoding,
 ) -> list[list[Completion]]:
-    groups = []
-    for ids, scores, sizes in zip(token_ids, logprobs, lengths.tolist(), strict=True):
-        groups.append(
-            [
-                Completion(row[:size].clone(), score[:size].clone(), int(row[size - 1]) in ends)
-                for row, score, size in zip(ids, scores, sizes, strict=True)
-            ]
+    """As `sample_groups`, for more prompts than are held at a time: they wait, and enter when there is room.
+
+    Args:
+        policy: see `inference_policy`.
+        encode: indices of prompts that enter -> these, encoded; a prompt may be asked for again.
+        decoding: the budget of what is held, and the way of the step.
+
+    Raises:
+        LocusError: a prompt alone exceeds the budget.
+    """
+    order = sorted(range(len(prompts)), key=lambda i: (prompts[i].length, prompts[i].prompt_id))
+    longest = prompts[order[-1]]
+    tokens = longest.length + group * (sampling.max_new_tokens - 1)
+    if tokens > decoding.budget:
+        raise LocusError(
+            f"prompt {longest.prompt_id} and its completions have {tokens} tokens, the budget is {decoding.budget}: "
+            "raise rollout.decode_budget, or lower pixels.max_pixels or rollout.sampling.max_new_tokens"
         )
-    return groups
+    draft = Draft(policy, prompts, group, sampling, seed, step)
+    if decoding.step == DecodeStep.DYNAMIC:
+        CohortDecoder(policy, prompts, draft, encode, decoding.budget).run(order)
+    else:
+        compiled = decoding.step == DecodeStep.COMPILED
+        StaticDecoder(policy, prompts, draft, encode, decoding.budget, compiled).run(order)
+    return draft.completions()
+
+
+def encode_in_parts(policy: VLM, prompts: Sequence[Prompt], token_budget: int) -> EncodedPrompts:
+    """As `VLM.encode`, in micro-batches of ``token_budget`` padded tokens; the prompts ascend in length."""
+    parts = [policy.encode([prompts[i] for i in part]) for part in micro_batches(prompts, 0, token_budget)]
+    if len(parts) == 1:
+        return parts[0]
+    features = [feature for part in parts for feature in part.features]
+    hidden, next_position = (torch.cat([getattr(part, name) for part in parts]) for name in ("hidden", "next_position"))
+    return EncodedPrompts(features, hidden, joined([part.prefill for part in parts]), next_position)
 
 
 def micro_batches(prompts: Sequence[Prompt], completion_tokens: int, budget: int) -> list[list[int]]:

@@ -19,7 +19,8 @@ from torch.nn.utils.rnn import pad_sequence
 from transformers import PreTrainedModel
 
 from locus.errors import LocusError
-from locus.policy.group_attention import NAME, AttentionPlan, Continuation, Decoding, Prefill, Watched
+from locus.policy import group_attention, vision_attention
+from locus.policy.group_attention import AttentionPlan, Continuation, Prefill, Watched
 from locus.types import Frame, Prompt
 
 
@@ -72,7 +73,7 @@ class VLM(nn.Module):
             raise LocusError(
                 "sliding-window attention is not supported: set use_sliding_window to false in config.json"
             )
-        model.set_attn_implementation({"text_config": NAME, "vision_config": "sdpa"})
+        model.set_attn_implementation({"text_config": group_attention.NAME, "vision_config": vision_attention.NAME})
         self.model = model
         self.frame = frame
         self.end_token_ids = tuple(end_token_ids)
@@ -200,14 +201,9 @@ class VLM(nn.Module):
         assert isinstance(prefill, Watched)
         return torch.stack(prefill.weights)
 
-    def decode(self, token_ids: torch.Tensor, next_position: torch.Tensor, decoding: Decoding) -> torch.Tensor:
-        """One token for each active row: ids [B, A], first completion position [B] -> hidden [B, A, D]."""
-        positions = (next_position[:, None] + decoding.step).expand(token_ids.shape)
-        hidden = self._language_model(
-            self.model.get_input_embeddings()(token_ids), positions.expand(3, -1, -1), decoding
-        )
-        decoding.step += 1
-        return hidden
+    def decode(self, token_ids: torch.Tensor, positions: torch.Tensor, plan: AttentionPlan) -> torch.Tensor:
+        """One token for each active row: ids and M-RoPE positions [B, A] -> hidden [B, A, D]."""
+        return self._language_model(self.model.get_input_embeddings()(token_ids), positions.expand(3, -1, -1), plan)
 
     def completion_hidden(
         self,

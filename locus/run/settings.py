@@ -12,6 +12,7 @@ from omegaconf import DictConfig, OmegaConf
 
 from locus.errors import LocusError, by_name, number, whole
 from locus.policy.logprobs import PackedScorer, Scorer, SeparateScorer
+from locus.policy.rollouts import RolloutDecoding
 from locus.tasks.order import Order
 from locus.training.algorithm import SFT, Algorithm, Optimization
 from locus.types import Sampling
@@ -22,6 +23,7 @@ RECIPE = {
     "optimizer.make.lr": "lr",
     "rollout.sampling.max_new_tokens": "max_new_tokens",
     "rollout.token_budget": "token_budget",
+    "rollout.decode_budget": "decode_budget",
     "pixels.min_pixels": "min_pixels",
     "pixels.max_pixels": "max_pixels",
     "diagnoses.enabled": "diagnose",
@@ -85,7 +87,8 @@ class RolloutSettings:
     sampling: Sampling
     validation: Sampling
     token_budget: int
-    """Tokens that are decoded, or scored with gradient, at a time; scoring splits a group above it."""
+    """Tokens that are encoded, or scored, at a time; scoring splits a group above it."""
+    decoding: RolloutDecoding
 
     def __post_init__(self) -> None:
         whole("rollout.token_budget", self.token_budget)
@@ -118,11 +121,12 @@ class TrainSettings:
         sampling, validation = (sampling_of(cfg, f"rollout.{name}") for name in ("sampling", "validation"))
         built = (instantiate(cfg[name]) for name in ("optimizer", "algorithm"))
         trainer = instantiate(cfg.trainer, _convert_="all")
+        decoding = RolloutDecoding(cfg.rollout.decode_budget, cfg.rollout.decode_step)
         return cls(
             cfg.seed,
             cfg.preflight_prompts,
             trainer,
-            RolloutSettings(sampling, validation, cfg.rollout.token_budget),
+            RolloutSettings(sampling, validation, cfg.rollout.token_budget, decoding),
             *built,
         )
 
@@ -133,6 +137,7 @@ class TrainSettings:
             "scorer": self.trainer.scorer,
             "validation_sampling": self.rollout.validation,
             "token_budget": self.rollout.token_budget,
+            "decoding": self.rollout.decoding,
             "optimizer": self.optimizer.make,
             "warmup_ratio": self.optimizer.warmup_ratio,
             "clip_norm": self.optimizer.clip_norm,

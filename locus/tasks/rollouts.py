@@ -6,7 +6,8 @@ from collections.abc import Callable, Sequence
 
 import torch
 
-from locus.policy.rollouts import micro_batches, sample_groups
+from locus.policy.inference import inference_policy
+from locus.policy.rollouts import RolloutDecoding, encode_in_parts, sample_groups, sample_in_turn
 from locus.policy.vlm import VLM, EncodedPrompts, VisionFeatures
 from locus.tasks.task import Task
 from locus.types import Completion, Response, Rollout, RolloutGroup, Sample, Sampling
@@ -23,6 +24,7 @@ def roll_out(
     seed: int,
     step: int,
     token_budget: int,
+    decoding: RolloutDecoding,
     encoded: EncodedPrompts | None = None,
 ) -> list[tuple[RolloutGroup, VisionFeatures]]:
     """Samples -> graded groups with their vision features, in the order of ``samples``.
@@ -31,21 +33,30 @@ def roll_out(
         decode: [T] completion tokens -> text.
         group: G, rollouts per sample.
         seed, step: with a sample's id they fix its random numbers.
-        token_budget: padded tokens decoded at a time.
-        encoded: the prompts of all samples, where they are known already.
+        token_budget: padded tokens of prompts encoded at a time.
+        decoding: what is held while decoding, and how.
+        encoded: the prompts of all samples, where they are known already; they are decoded together.
     """
-    policy.eval()
-    done: dict[int, tuple[RolloutGroup, VisionFeatures]] = {}
     prompts = [sample.prompt for sample in samples]
-    parts = [range(len(prompts))] if encoded else micro_batches(prompts, group * sampling.max_new_tokens, token_budget)
-    for indices in parts:
-        batch = [prompts[i] for i in indices]
-        known = encoded or policy.encode(batch)
-        completions = sample_groups(policy, batch, known, group, sampling, seed, step)
-        for i, row, features in zip(indices, completions, known.features, strict=True):
-            rollouts = tuple(graded(task, samples[i], one, decode(one.token_ids)) for one in row)
-            done[i] = RolloutGroup(samples[i], rollouts), features
-    return [done[i] for i in range(len(samples))]
+    numbers = group, sampling, seed, step
+    features: dict[int, VisionFeatures] = {}
+    policy = inference_policy(policy.eval())
+    if encoded is not None:
+        completions = sample_groups(policy, prompts, encoded, *numbers)
+        features |= enumerate(encoded.features)
+    else:
+
+        def encode(indices: Sequence[int]) -> EncodedPrompts:
+            entering = encode_in_parts(policy, [prompts[i] for i in indices], token_budget)
+            features.update(zip(indices, entering.features, strict=True))
+            return entering
+
+        completions = sample_in_turn(policy, prompts, encode, *numbers, decoding)
+    groups = []
+    for i, (sample, row) in enumerate(zip(samples, completions, strict=True)):
+        rollouts = tuple(graded(task, sample, one, decode(one.token_ids)) for one in row)
+        groups.append((RolloutGroup(sample, rollouts), features[i]))
+    return groups
 
 
 def graded(task: Task, sample: Sample, completion: Completion, text: str) -> Rollout:

@@ -14,7 +14,8 @@ from torch.optim.lr_scheduler import LambdaLR, LRScheduler
 
 from locus.errors import LocusError
 from locus.policy.lora import fingerprint, frozen_state
-from locus.policy.rollouts import prompt_generator
+from locus.policy.rollouts import RolloutDecoding
+from locus.policy.sampling import prompt_generator
 from locus.policy.vlm import VLM, EncodedPrompts, VisionFeatures
 from locus.tasks.rollouts import roll_out
 from locus.tasks.task import Task
@@ -47,7 +48,8 @@ class PolicyModule(LightningModule):
         optimizer: parameters -> optimiser.
         warmup_ratio: share of the run's updates with linear warm-up; then the rate is constant.
         clip_norm: of the gradient.
-        token_budget: tokens that are decoded, or scored, at a time.
+        token_budget: tokens that are encoded, or scored, at a time.
+        decoding: of rollouts.
         max_skipped: updates in a row that may be skipped for a non-finite loss or gradient.
         seed: of the sampling.
         updates_per_step: optimiser steps per training step.
@@ -62,6 +64,7 @@ class PolicyModule(LightningModule):
         warmup_ratio: float,
         clip_norm: float,
         token_budget: int,
+        decoding: RolloutDecoding,
         max_skipped: int,
         seed: int,
         updates_per_step: int = 1,
@@ -76,7 +79,7 @@ class PolicyModule(LightningModule):
         self.validation_sampling, self.seed = validation_sampling, seed
         self.make_optimizer, self.clip_norm = optimizer, clip_norm
         self.warmup_updates = max(1, round(warmup_ratio * parts.steps * updates_per_step))
-        self.token_budget, self.max_skipped = token_budget, max_skipped
+        self.token_budget, self.decoding, self.max_skipped = token_budget, decoding, max_skipped
         self.updates_per_step, self.completions_per_prompt = updates_per_step, completions_per_prompt
         self.finished_steps = 0
         """Finished training steps: one rollout batch, or one batch of targets, with its updates."""
@@ -107,6 +110,7 @@ class PolicyModule(LightningModule):
             seed=self.seed,
             step=step,
             token_budget=self.token_budget,
+            decoding=self.decoding,
             encoded=encoded,
         )
 

@@ -25,6 +25,7 @@ from locus.errors import LocusError
 from locus.policy.group_attention import Prefill, WatchedContinuation
 from locus.policy.logprobs import CompletionBatch, PackedScorer, head_scores
 from locus.policy.prompts import PromptBuilder
+from locus.policy.rollouts import RolloutDecoding
 from locus.policy.vlm import VLM, EncodedPrompts, VisionFeatures
 from locus.scenes.source import ATTRIBUTES
 from locus.tasks.rollouts import roll_out
@@ -245,6 +246,7 @@ class PretrainModule(LightningModule):
             seed=0,
             step=0,
             token_budget=VALIDATION_BUDGET,
+            decoding=RolloutDecoding(VALIDATION_BUDGET),
         )
         grades = [group.rollouts[0].grade for group, _ in groups]
         self.record({f"val/{name}": mean(one.parts[part] for one in grades) for part, name in batch.names.items()})

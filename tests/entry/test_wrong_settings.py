@@ -23,6 +23,7 @@ from tests.support.runs import SMALLEST, finish, refused, spawn
         (["algorithm.mini_batches=0"], ["algorithm.mini_batches=0"]),
         (["trainer.prompts_per_step=25"], ["24 training examples", "trainer.prompts_per_step"]),
         (["rollout.token_budget=100"], ["the budget is 100", "rollout.token_budget"]),
+        (["rollout.decode_budget=100"], ["the budget is 100", "rollout.decode_budget"]),
         (["data.train_examples=0"], ["data.train_examples=0"]),
         (["crop.mixture={large: 0.0}"], ["crop"]),
         (
@@ -50,6 +51,8 @@ OUT_OF_RANGE = {
     "rollout.sampling.max_new_tokens=0": "max_new_tokens",
     "rollout.sampling.max_new_tokens=many": "rollout.sampling.max_new_tokens",
     "rollout.token_budget=many": "rollout.token_budget",
+    "rollout.decode_budget=many": "rollout.decode_budget",
+    "rollout.decode_step=graph": "rollout.decode_step",
     "data.train_examples=many": "data.train_examples",
     "data.validation_examples=0": "data.validation_examples",
     "algorithm.mini_batches=9": "trainer.prompts_per_step",

@@ -13,7 +13,7 @@ from locus.policy.logprobs import CompletionBatch, PackedScorer
 from locus.policy.rollouts import sample_groups
 from locus.types import Completion, Sampling
 from tests.support.group_forward import CPU, FAMILY, HEADS, LOGPROB, stock_model
-from tests.support.models import FAMILIES, LENGTHS, backbone, completions, prompts, tiny_vlm, token_ids
+from tests.support.models import FAMILIES, LENGTHS, completions, prompts, tiny_vlm, token_ids
 
 
 # --- Rollouts against scores ----------------------------------------------------------------------------------
@@ -173,13 +173,6 @@ def test_without_a_plan_the_model_is_stock_sdpa(family: str):
                 image_grid_thw=r.image_grid_thw,
             ).logits[0]
             torch.testing.assert_close(row[-r.length :], alone, rtol=0, atol=5e-5)
-
-
-@FAMILY
-def test_loaded_vision_tower_uses_sdpa(family: str):
-    """The group attention set on the vision tower, where a plan never comes."""
-    vlm = backbone(family).load()
-    assert vlm.model.config.vision_config._attn_implementation == "sdpa"
 
 
 def test_prompt_lengths_of_these_tests_differ():

@@ -7,9 +7,10 @@ from collections.abc import Sequence
 import pytest
 import torch
 
-from locus.policy import rollouts
+from locus.policy import cohorts
 from locus.policy.logprobs import sampling_logits
-from locus.policy.rollouts import choose_tokens, prompt_generator, sample_groups
+from locus.policy.rollouts import sample_groups
+from locus.policy.sampling import choose_tokens, prompt_generator
 from locus.policy.vlm import VLM
 from locus.types import Completion, Prompt, Sampling
 from tests.support.models import FAMILIES, prompts, tiny_vlm
@@ -249,9 +250,9 @@ def test_finished_rows_are_retired_and_results_do_not_change(family: str, monkey
     vlm, records = policy(family), prompts(family)
     settings = {"group": 8, "max_new_tokens": 24}
     retired, shapes = decoded_rows(vlm, records, **settings)
-    monkeypatch.setattr(rollouts, "RETIRE_SHARE", 0.0)
+    monkeypatch.setattr(cohorts, "RETIRE_SHARE", 0.0)
     kept, all_shapes = decoded_rows(vlm, records, **settings)
-    monkeypatch.setattr(rollouts, "RETIRE_SHARE", 1.0)
+    monkeypatch.setattr(cohorts, "RETIRE_SHARE", 1.0)
     eager, eager_shapes = decoded_rows(vlm, records, **settings)
     assert set(all_shapes) == {(3, 8)}
     assert len(shapes) == len(all_shapes) and shapes[0] == (3, 8)

@@ -18,9 +18,11 @@ def test_every_backbone_has_its_recipe(backbone, compose_app):
     cfg = compose_app("train", [f"backbone={backbone}"])
     settings = TrainSettings.of(cfg)
     found = cfg.optimizer.make.lr, settings.rollout.sampling.max_new_tokens, settings.rollout.token_budget
-    found += cfg.pixels.min_pixels, cfg.pixels.max_pixels, cfg.diagnoses.enabled
+    found += settings.rollout.decoding.budget, cfg.pixels.min_pixels, cfg.pixels.max_pixels, cfg.diagnoses.enabled
     tiny = backbone.startswith("tiny")
-    assert found == ((2e-4, 48, 32768, None, None, True) if tiny else (1e-6, 2048, 65536, 262144, 4194304, False))
+    assert found == (
+        (2e-4, 48, 32768, 32768, None, None, True) if tiny else (1e-6, 2048, 65536, 262144, 262144, 4194304, False)
+    )
     assert settings.rollout.validation.max_new_tokens == found[1]
 
 

@@ -13,6 +13,7 @@ from lightning import Trainer
 from lightning.pytorch.loggers.logger import DummyLogger
 
 from locus.policy.logprobs import PackedScorer
+from locus.policy.rollouts import RolloutDecoding
 from locus.policy.vlm import VLM
 from locus.scenes.source import SceneSource
 from locus.tasks.cue_search.corpus import Corpus
@@ -117,6 +118,7 @@ def grpo(steps: int = 1, prompts: int = PROMPTS, lr: float = 1e-2, train_vision:
         warmup_ratio=warmup_ratio,
         clip_norm=clip_norm,
         token_budget=budget,
+        decoding=RolloutDecoding(budget),
         max_skipped=max_skipped,
         seed=0,
     )
@@ -201,6 +203,7 @@ def sft(
         warmup_ratio=0.0,
         clip_norm=1.0 if steps > 1 else 1e9,
         token_budget=budget,
+        decoding=RolloutDecoding(budget),
         max_skipped=2,
         seed=0,
     ), data

@@ -1,0 +1,47 @@
+"""A policy as its rollouts run it: adapters merged, weights in the type that is computed in."""
+
+from __future__ import annotations
+
+import copy
+from typing import Any
+
+import torch
+from torch import nn
+
+from locus.policy.vlm import VLM
+
+
+def compute_dtype(policy: VLM) -> torch.dtype:
+    """The type that linear layers compute in here and now: autocast's where it is on, else the weights'."""
+    device = policy.device.type
+    return torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else policy.lm_head.weight.dtype
+
+
+@torch.no_grad()
+def inference_policy(policy: VLM) -> VLM:
+    """The policy itself where nothing is gained, else a copy of its linear layers; good until an update.
+
+    Autocast casts a linear layer's weights at every call, which is once per token when decoding; here it is once per
+    phase, and results are the same to the last bit: embeddings, convolutions and norms are shared with the policy.
+    Adapters are added to the weights in float32, as in their export; that rounds otherwise than adding the outputs.
+    """
+    dtype = compute_dtype(policy)
+    linear = [part for part in policy.modules() if isinstance(part, nn.Linear)]
+    if not policy.adapters and all(layer.weight.dtype == dtype for layer in linear):
+        return policy
+    shared: dict[int, Any] = {id(tensor): tensor for tensor in [*policy.parameters(), *policy.buffers()]}
+    copied = copy.deepcopy(policy, shared)  # what is in the memo is not copied
+    adapters, copied.adapters = copied.adapters, {}
+    for name, adapted in adapters.items():
+        layer = adapted.get_base_layer()
+        layer.weight = _frozen(layer.weight.float() + adapted.get_delta_weight("default"), dtype)
+        copied.model.set_submodule(name, layer)
+    for part in copied.modules():
+        if isinstance(part, nn.Linear):
+            part.weight = _frozen(part.weight, dtype)
+            part.bias = None if part.bias is None else _frozen(part.bias, dtype)
+    return copied
+
+
+def _frozen(tensor: torch.Tensor, dtype: torch.dtype) -> nn.Parameter:
+    return nn.Parameter(tensor.to(dtype), requires_grad=False)

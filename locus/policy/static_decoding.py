@@ -1,0 +1,158 @@
+"""Decoding at fixed shapes, which torch.compile and CUDA graphs can take: slots for prompts, rows for their groups.
+
+A slot whose group is finished is computed in vain until a waiting prompt takes it over.
+Shapes: N prompts in all, B slots, G rollouts per prompt, P tokens of the longest prompt, T completion tokens, C = T - 1
+tokens that a row's buffer holds, H heads, K key-value heads, D head width.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import torch
+
+from locus.policy.decoding import attend_to_both
+from locus.policy.group_attention import Prefill
+from locus.policy.inference import compute_dtype
+from locus.policy.logprobs import sampling_logits
+from locus.policy.sampling import Draft
+from locus.policy.vlm import VLM, EncodedPrompts
+from locus.types import Prompt
+
+PROMPT_MULTIPLE = 64
+"""P is rounded up to a multiple of this, so that a compiled step serves more than one batch."""
+CHECK_EVERY = 8
+"""Tokens between two looks at what is finished: each waits for the device."""
+ENTER_SHARE = 0.25
+"""Waiting prompts enter once this share of the slots is free."""
+
+
+@dataclass(eq=False)
+class StaticDecoding:
+    """An attention plan: one new token for every row of every slot, each slot at a step of its own."""
+
+    prompt_keys: list[torch.Tensor]
+    """One [B, K, P, D] a layer."""
+    prompt_values: list[torch.Tensor]
+    prompt_bias: torch.Tensor
+    """[B, 1, 1, P] to add to scores: -inf behind a prompt."""
+    keys: list[torch.Tensor]
+    """Of the rows themselves: one [B, K, G, C, D] a layer."""
+    values: list[torch.Tensor]
+    steps: torch.Tensor
+    """[B] tokens in the rows' buffers."""
+
+    @classmethod
+    def like(
+        cls, prefill: Prefill, slots: int, group: int, shape: tuple[int, int], dtype: torch.dtype
+    ) -> StaticDecoding:
+        """Empty slots for prompts with such keys; shape is (P, C)."""
+        _, heads, _, width = prefill.keys[0].shape
+        prompt, length = shape
+
+        def zeros(*size: int) -> list[torch.Tensor]:  # what is masked must be finite
+            return [states.new_zeros(*size, width, dtype=dtype) for states in prefill.keys]
+
+        of_prompts = zeros(slots, heads, prompt), zeros(slots, heads, prompt)
+        own = zeros(slots, heads, group, length), zeros(slots, heads, group, length)
+        device = prefill.prompt_mask.device
+        bias = torch.full((slots, 1, 1, prompt), float("-inf"), device=device)
+        return cls(*of_prompts, bias, *own, torch.zeros(slots, dtype=torch.long, device=device))
+
+    def tensors(self) -> list[torch.Tensor]:
+        """All of them."""
+        layers = self.prompt_keys, self.prompt_values, self.keys, self.values
+        return [self.prompt_bias, self.steps, *(states for part in layers for states in part)]
+
+    def enter(self, slots: torch.Tensor, prefill: Prefill) -> None:
+        """Prompts [B'] take these slots [B'] over."""
+        tokens = prefill.prompt_mask.shape[1]
+        for mine, theirs in ((self.prompt_keys, prefill.keys), (self.prompt_values, prefill.values)):
+            for layer, states in zip(mine, theirs, strict=True):
+                layer[slots, :, :tokens] = states.to(layer.dtype)
+        bias = torch.full((len(slots), *self.prompt_bias.shape[1:]), float("-inf"), device=slots.device)
+        bias[..., :tokens].masked_fill_(prefill.prompt_mask[:, None, None], 0)
+        self.prompt_bias[slots] = bias
+        self.steps[slots] = 0
+
+    def attend(
+        self, layer: int, query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, scale: float
+    ) -> torch.Tensor:
+        keys, values = self.keys[layer], self.values[layer]
+        last = self.steps.clamp(max=keys.shape[3] - 1)[:, None, None, None, None]  # of a finished slot: stays in bounds
+        for states, new in ((keys, key), (values, value)):
+            states.scatter_(3, last.expand(*states.shape[:3], 1, states.shape[4]), new[:, :, :, None].to(states.dtype))
+        unwritten = torch.arange(keys.shape[3], device=keys.device) > last
+        own_bias = torch.zeros(unwritten.shape, device=keys.device).masked_fill(unwritten, float("-inf"))
+        prompt = self.prompt_keys[layer], self.prompt_values[layer]
+        return attend_to_both(query * scale, prompt, self.prompt_bias, (keys, values), own_bias)
+
+
+class StaticDecoder:
+    """Decodes as many slots as the budget of cached tokens holds; waiting prompts take over what becomes free."""
+
+    def __init__(
+        self,
+        policy: VLM,
+        prompts: Sequence[Prompt],
+        draft: Draft,
+        encode: Callable[[Sequence[int]], EncodedPrompts],
+        budget: int,
+        compiled: bool = False,
+    ):
+        self.policy, self.draft, self.encode, self.compiled = policy, draft, encode, compiled
+        _, self.group, self.length = draft.token_ids.shape
+        longest = max(prompt.length for prompt in prompts)
+        self.width = -(-longest // PROMPT_MULTIPLE) * PROMPT_MULTIPLE
+        self.slots = max(1, min(len(prompts), budget // (self.width + self.group * (self.length - 1))))
+        shape, device = (self.slots, self.group), policy.device
+        self.plan: StaticDecoding | None = None
+        self.prompt = torch.zeros(self.slots, dtype=torch.long, device=device)
+        self.row = torch.arange(self.group, device=device).expand(shape)
+        self.next_position = torch.zeros(self.slots, dtype=torch.long, device=device)
+        self.tokens = torch.zeros(shape, dtype=torch.long, device=device)
+        self.finished = torch.ones(shape, dtype=torch.bool, device=device)
+
+    def run(self, waiting: Sequence[int]) -> None:
+        """Until nobody waits and all rows are finished."""
+        waiting, decode = list(waiting), self.policy.decode
+        if self.compiled:
+            decode = torch.compile(decode, fullgraph=True, dynamic=False, mode="reduce-overhead")
+        while True:
+            free = self.finished.all(1).nonzero()[:, 0].tolist()
+            if waiting and len(free) >= min(len(waiting), max(1, int(ENTER_SHARE * self.slots))):
+                entering, waiting = waiting[-len(free) :], waiting[: -len(free)]
+                self.enter(free[: len(entering)], entering)
+            elif len(free) == self.slots:
+                return
+            for _ in range(CHECK_EVERY if self.length > 1 else 0):
+                self.decode(decode)
+
+    def enter(self, slots: Sequence[int], indices: Sequence[int]) -> None:
+        """Prompts take over free slots, with their first tokens, whose distribution all rows of a group share."""
+        encoded = self.encode(indices)
+        if self.plan is None:
+            shape = self.width, self.length - 1
+            self.plan = StaticDecoding.like(encoded.prefill, self.slots, self.group, shape, compute_dtype(self.policy))
+            for tensor in self.plan.tensors() if self.compiled else ():
+                torch._dynamo.mark_static_address(tensor)  # else CUDA graphs would copy the caches, or not be used
+        places = torch.tensor(slots, device=self.policy.device)
+        self.plan.enter(places, encoded.prefill)
+        self.prompt[places], self.next_position[places] = torch.tensor(indices).to(places), encoded.next_position
+        hidden = encoded.hidden[:, None].expand(-1, self.group, -1)
+        logits = sampling_logits(self.policy, hidden, self.draft.sampling.temperature)
+        begun = torch.full((len(slots), self.group), self.length == 0, device=places.device)
+        tokens, finished = self.draft.write(logits, self.prompt[places], self.row[places], 0, begun)
+        self.tokens[places], self.finished[places] = tokens, finished | (self.length == 1)
+
+    def decode(self, decode: Callable[..., torch.Tensor]) -> None:
+        """One more token for every row of every slot."""
+        assert self.plan is not None
+        positions = (self.next_position + self.plan.steps)[:, None].expand(self.tokens.shape)
+        hidden = decode(self.tokens, positions, self.plan)
+        logits = sampling_logits(self.policy, hidden, self.draft.sampling.temperature)
+        self.plan.steps.add_(1).clamp_(max=self.length - 1)
+        place = self.plan.steps[:, None]
+        tokens, finished = self.draft.write(logits, self.prompt, self.row, place, self.finished)
+        self.tokens, self.finished = tokens, finished | (place == self.length - 1)
