@@ -79,6 +79,7 @@ def build_data(cfg: DictConfig, backbone: Backbone, start_step: int) -> TaskData
         workers=cfg.trainer.workers,
         seed=cfg.seed,
         start_step=start_step,
+        worker_timeout=cfg.trainer.worker_timeout,
     )
 
 

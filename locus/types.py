@@ -135,6 +135,28 @@ class Query:
 
 
 @dataclass(frozen=True, slots=True, eq=False)
+class Pixels:
+    """Patches of images as the processor has resized them: an eighth of the bytes of what the vision tower takes."""
+
+    levels: torch.Tensor
+    """[patches, channels, values] uint8."""
+    table: torch.Tensor
+    """[channels, 256] float32: what the processor makes of each level, to the last bit."""
+    frames: int
+    """How often the vision tower takes each patch, for a still image stands for as many frames of a film."""
+
+    def values(self, device: torch.device | None = None) -> torch.Tensor:
+        """[patches, channels * frames * values] float32, as the processor gives them."""
+        levels, table = self.levels.to(device), self.table.to(device)
+        patches, channels, values = levels.shape
+        normalised = table.new_empty(patches, channels, self.frames, values)
+        for channel in range(channels):
+            looked_up = table[channel].index_select(0, levels[:, channel].flatten().int())
+            normalised[:, channel] = looked_up.view(patches, 1, values)
+        return normalised.flatten(1)
+
+
+@dataclass(frozen=True, slots=True, eq=False)
 class Prompt:
     """One prompt, ready for a model. It owns its pixels: nothing slices flat pixel tensors by sample."""
 
@@ -143,8 +165,8 @@ class Prompt:
     """[P] int64, unpadded, image placeholders expanded."""
     mm_token_type_ids: torch.Tensor
     """[P] int64: 0 text, 1 image, 2 video."""
-    pixel_values: torch.Tensor
-    """[patches of all its images, patch values] float32."""
+    pixels: Pixels
+    """Of all its images."""
     image_grid_thw: torch.Tensor
     """[images, 3] int64."""
     processed_size: tuple[float, float]
@@ -155,6 +177,11 @@ class Prompt:
     @property
     def length(self) -> int:
         return int(self.input_ids.shape[0])
+
+    @property
+    def pixel_values(self) -> torch.Tensor:
+        """[patches of all its images, patch values] float32, computed now."""
+        return self.pixels.values()
 
 
 class Example(Protocol):

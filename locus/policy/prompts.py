@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -12,7 +12,10 @@ from PIL import Image
 from transformers import ProcessorMixin
 
 from locus.errors import LocusError
-from locus.types import Prompt
+from locus.types import Pixels, Prompt
+
+AS_LEVELS = {"do_rescale": False, "do_normalize": False, "return_tensors": "pt"}
+"""Has an image processor resize and cut into patches only: levels of colour, 0 to 255 (uint8)."""
 
 
 @dataclass(frozen=True)
@@ -49,8 +52,7 @@ class PixelLimits:
 class PictureInputs:
     """Processed images of one prompt."""
 
-    pixels: torch.Tensor
-    """[patches, patch values] float32."""
+    pixels: Pixels
     grids: torch.Tensor
     """[images, 3] int64."""
 
@@ -67,6 +69,7 @@ class PromptBuilder:
         self.pixels = pixels
         self._around: dict[int, tuple[str, str]] = {}
         self.before, self.after = self._around_text(1)
+        self._table = level_table(self.processor.image_processor)
         self.opened = opened_by_template(self.after)
 
     @property
@@ -81,12 +84,12 @@ class PromptBuilder:
     def picture_inputs(self, images: Sequence[Image.Image]) -> PictureInputs:
         """Images -> what the vision tower takes; raises LocusError when the processor refuses one."""
         if not images:
-            return PictureInputs(torch.empty(0, 0), torch.empty(0, 3, dtype=torch.long))
+            return PictureInputs(self._pixels(torch.empty(0, dtype=torch.uint8)), torch.empty(0, 3, dtype=torch.long))
         try:
-            inputs = self.processor.image_processor([self.pixels(image) for image in images], return_tensors="pt")
+            inputs = self.processor.image_processor([self.pixels(image) for image in images], **AS_LEVELS)
         except ValueError as error:  # sides of ratio over 200
             raise LocusError(f"the processor refuses the image: {error}") from error
-        return PictureInputs(inputs["pixel_values"], inputs["image_grid_thw"])
+        return PictureInputs(self._pixels(inputs["pixel_values"]), inputs["image_grid_thw"])
 
     def prompt(self, prompt_id: str, pictures: PictureInputs, text: str) -> Prompt:
         """A whole prompt of processed images."""
@@ -97,8 +100,11 @@ class PromptBuilder:
         """One prompt per image, ending where its question would begin: questions follow as completions."""
         # In one call: the processor's own overhead is ten times the work on a small image.
         pictures = self.picture_inputs(images)
-        pixels = pictures.pixels.split(pictures.grids.prod(-1).tolist())
-        parts = [PictureInputs(values, grid[None]) for values, grid in zip(pixels, pictures.grids, strict=True)]
+        levels = pictures.pixels.levels.split(pictures.grids.prod(-1).tolist())
+        parts = [
+            PictureInputs(replace(pictures.pixels, levels=one), grid[None])
+            for one, grid in zip(levels, pictures.grids, strict=True)
+        ]
         return [self._prompt(str(index), part, self.before, "", "") for index, part in enumerate(parts)]
 
     def turn(self, question: str) -> str:
@@ -112,6 +118,13 @@ class PromptBuilder:
     def decode(self, token_ids: torch.Tensor) -> str:
         """[T] completion tokens -> text, special tokens removed."""
         return self.processor.tokenizer.decode(token_ids, skip_special_tokens=True)
+
+    def _pixels(self, patches: torch.Tensor) -> Pixels:
+        """[patches, channels * frames * values] levels, each frame the same, as one frame's."""
+        image_processor = self.processor.image_processor
+        values, frames = image_processor.patch_size**2, image_processor.temporal_patch_size
+        levels = patches.view(-1, len(self._table), frames, values)[:, :, 0].contiguous()
+        return Pixels(levels, self._table, frames)
 
     def _prompt(self, prompt_id: str, pictures: PictureInputs, before: str, rest: str, opened: str) -> Prompt:
         image_processor, image_token = self.processor.image_processor, self.processor.image_token
@@ -138,6 +151,26 @@ class PromptBuilder:
             before, after = text.split(marker)
             self._around[images] = before, after
         return self._around[images]
+
+
+def level_table(image_processor: Any) -> torch.Tensor:
+    """[channels, 256] float32: what an image processor makes of each of the 256 levels of each channel.
+
+    Read off an image that has them all, so that looking a level up gives the processor's own value to the last bit, on
+    any device. Raises LocusError for a processor that does not give levels.
+    """
+    side = image_processor.patch_size * image_processor.merge_size
+    width = side * math.ceil(256 / side)
+    ramp = torch.arange(side * width, dtype=torch.int).remainder(256).to(torch.uint8).view(1, side, width)
+    image, still = Image.fromarray(ramp[0].numpy()).convert("RGB"), {"do_resize": False, "return_tensors": "pt"}
+    levels, values = (image_processor([image], **still | how)["pixel_values"] for how in (AS_LEVELS, {}))
+    if levels.dtype != torch.uint8:
+        raise LocusError(f"{type(image_processor).__name__} is not supported: it gives no whole levels of colour")
+    shape = -1, 3, image_processor.temporal_patch_size * image_processor.patch_size**2
+    table = torch.empty(3, 256)
+    for channel in range(3):
+        table[channel][levels.view(shape)[:, channel].long()] = values.view(shape)[:, channel]
+    return table
 
 
 def opened_by_template(prompt: str) -> str:

@@ -113,7 +113,7 @@ class VLM(nn.Module):
         none = VisionFeatures(torch.empty(0, self.lm_head.in_features, device=self.device), ())
         if not pictured:
             return [none for _ in prompts]
-        pixels = torch.cat([prompt.pixel_values for prompt in pictured]).to(self.device)
+        pixels = torch.cat([prompt.pixels.values(self.device) for prompt in pictured])
         grids = torch.cat([prompt.image_grid_thw for prompt in pictured]).to(self.device)
         with torch.set_grad_enabled(torch.is_grad_enabled() and self.train_vision):
             output = self.model.model.get_image_features(pixels, grids, return_dict=True)

@@ -45,6 +45,8 @@ class TrainerSettings:
     checkpoint_every: int
     keep_checkpoints: int
     workers: int = 0
+    worker_timeout: float = 600
+    """Seconds that a step waits for a worker before the run ends."""
     stop_at: float | None = None
     """Ends the run once the validation headline reaches this."""
     logprobs: str = "packed"
@@ -61,6 +63,7 @@ class TrainerSettings:
         if self.logprobs_chunk is not None:
             whole("trainer.logprobs_chunk", self.logprobs_chunk)
         whole("trainer.workers", self.workers, 0)
+        number("trainer.worker_timeout", self.worker_timeout, 0, above=True)
         if self.stop_at is not None:
             number("trainer.stop_at", self.stop_at, float("-inf"))
         by_name("trainer.logprobs", self.logprobs, self._scorers)

@@ -7,10 +7,10 @@ from itertools import chain, islice
 
 import torch
 from lightning import LightningDataModule
-from torch.utils.data import DataLoader, Dataset, Sampler
 
 from locus.errors import LocusError
 from locus.policy.prompts import PromptBuilder
+from locus.tasks.loader import BatchLoader
 from locus.tasks.task import Key, Split, Task
 from locus.types import Example, Frame, Sample, View
 
@@ -37,7 +37,7 @@ class SampleMaker:
         return Sample(example, prompt, View(self.frame, prompt.processed_size if query.images else None))
 
 
-class TrainingSamples(Dataset[Sample]):
+class TrainingSamples:
     """Samples by the keys of a task's training examples: none depends on order of access, worker or epoch."""
 
     def __init__(self, make: SampleMaker) -> None:
@@ -47,7 +47,7 @@ class TrainingSamples(Dataset[Sample]):
         return self.make(self.make.task.example(key))
 
 
-class Samples(Dataset[Sample]):
+class Samples:
     """The examples of a split as samples, in their order."""
 
     def __init__(self, make: SampleMaker, split: Split) -> None:
@@ -60,7 +60,7 @@ class Samples(Dataset[Sample]):
         return self.make(self.examples[index])
 
 
-class StepSampler(Sampler[list[Key]]):
+class StepSampler:
     """Keys of one batch per training step: step s gives the same batch wherever a run was resumed.
 
     Args:
@@ -90,9 +90,10 @@ class TaskDataModule(LightningDataModule):
         prompts_per_step: B.
         validation_batch: prompts per validation batch.
         steps: of the run.
-        workers: processes that prepare images; 0 does it in the main process.
+        workers: processes that prepare images, a step ahead; 0 does it in the main process.
         seed: of the order.
         start_step: the first step, when resuming.
+        worker_timeout: seconds that a step waits for a worker.
     """
 
     def __init__(
@@ -104,21 +105,24 @@ class TaskDataModule(LightningDataModule):
         workers: int,
         seed: int,
         start_step: int = 0,
+        worker_timeout: float = 600,
     ):
         super().__init__()
         self.make, self.task = make, make.task
         self.prompts_per_step, self.validation_batch, self.steps = prompts_per_step, validation_batch, steps
-        self.workers, self.seed, self.start_step = workers, seed, start_step
+        self.workers, self.seed, self.start_step, self.worker_timeout = workers, seed, start_step, worker_timeout
         self.train, self.validation = TrainingSamples(make), Samples(make, "validation")
 
-    def train_dataloader(self) -> DataLoader[Sample]:
+    def train_dataloader(self) -> BatchLoader[Sample]:
         """One batch per step, from ``start_step`` on."""
         sampler = StepSampler(self.task, self.prompts_per_step, self.steps, self.start_step, self.seed)
-        return DataLoader(self.train, batch_sampler=sampler, collate_fn=list, num_workers=self.workers)
+        return BatchLoader(self.train, sampler, self.workers, self.worker_timeout)
 
-    def val_dataloader(self) -> DataLoader[Sample]:
+    def val_dataloader(self) -> BatchLoader[Sample]:
         """All validation examples, in their order."""
-        return DataLoader(self.validation, self.validation_batch, collate_fn=list, num_workers=self.workers)
+        count, size = len(self.validation), self.validation_batch
+        batches = [range(start, min(start + size, count)) for start in range(0, count, size)]
+        return BatchLoader(self.validation, batches, self.workers, self.worker_timeout)
 
     def transfer_batch_to_device(self, batch: list[Sample], device: torch.device, index: int) -> list[Sample]:
         """Leaves samples where they are: the policy moves what it needs, when it needs it."""
@@ -126,7 +130,8 @@ class TaskDataModule(LightningDataModule):
 
     def draw(self, step: int, attempt: int, count: int, used: Set[str] = frozenset()) -> list[Sample]:
         """Fresh samples for a refill, none whose id is in ``used``; a function of its arguments and the seed."""
-        return [self.train[key] for key in self.task.fresh(step, attempt, count, self.seed, used)]
+        keys = self.task.fresh(step, attempt, count, self.seed, used)
+        return next(iter(BatchLoader(self.train, [keys], self.workers, self.worker_timeout)))
 
     def first(self, split: str, count: int) -> Sequence[Sample]:
         """``count`` samples of the first steps, or of the first validation examples, fewer where there are no more."""

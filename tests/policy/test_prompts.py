@@ -11,7 +11,7 @@ from PIL import Image
 
 from locus.boxes import to_view
 from locus.errors import LocusError
-from locus.policy.prompts import PixelLimits, PromptBuilder, opened_by_template
+from locus.policy.prompts import PixelLimits, PromptBuilder, level_table, opened_by_template
 from locus.tasks.answers import after_opened, box_text, completion_text
 from locus.tasks.cue_search.task import cue_search_text
 from locus.tasks.datamodule import SampleMaker
@@ -187,6 +187,31 @@ def test_records_own_their_pixels(family: str):
     make, images = builder(family), [NoiseImages().open(example(*size).image_path) for size in SIZES]
     for part, image in zip(make.image_prompts(images), images, strict=True):
         assert same(part, make.image_prompts([image])[0])
+
+
+@FAMILY
+@pytest.mark.parametrize("pixels", PIXELS)
+def test_pixels_are_the_processors_to_the_last_bit(family: str, pixels: str):
+    """Images travel as levels of colour, an eighth of the bytes: normalising them later must round as the processor."""
+    processor = backbone(family).processor()
+    processor.image_processor.image_mean, processor.image_processor.image_std = [0.48, 0.5, 0.41], [0.27, 0.26, 0.3]
+    for make in (PromptBuilder(processor, PIXELS[pixels]), PromptBuilder(backbone(family).processor(), PIXELS[pixels])):
+        images = [NoiseImages().open(example(*size).image_path) for size in SIZES]
+        expected = make.processor.image_processor([PIXELS[pixels](image) for image in images], return_tensors="pt")
+        made = make.picture_inputs(images).pixels
+        assert made.values().dtype == torch.float32 and torch.equal(made.values(), expected["pixel_values"])
+        assert made.levels.dtype == torch.uint8 and 8 * made.levels.nbytes == expected["pixel_values"].nbytes
+
+
+@FAMILY
+def test_the_table_has_every_level(family: str):
+    """A level without a value would be a number left over in memory; channels mixed up would tint the images."""
+    processor = backbone(family).processor().image_processor
+    processor.image_mean, processor.image_std = [0.1, 0.4, 0.7], [0.2, 0.3, 0.6]
+    grey = torch.arange(256, dtype=torch.float64) / 255
+    for channel, (mean, std) in enumerate(zip(processor.image_mean, processor.image_std, strict=True)):
+        table = level_table(processor)[channel].double()
+        torch.testing.assert_close(table, (grey - mean) / std, rtol=1e-6, atol=1e-6)
 
 
 TEXT = 'Where is "the {odd} cup"? <think>\n[x1, y1] é 北京'

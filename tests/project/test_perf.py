@@ -133,6 +133,40 @@ def test_threads(repo):
     assert all(one["seconds_per_step"] > 0 for one in report["settings"])
 
 
+def report_of(repo: Path, *command: str) -> dict[str, Any]:
+    """What a measurement prints."""
+    done = subprocess.run([sys.executable, "-m", *command], cwd=repo, capture_output=True, text=True, check=False)
+    assert not done.returncode, done.stderr
+    return json.loads(done.stdout)
+
+
+@pytest.mark.slow
+def test_data(repo):
+    """Batches that are handed over in other ways than those of a run, or figures that do not fit each other."""
+    sizes = ("--examples=6", "--prompts=4", "--new-tokens=2", "--steps=1", "--rounds=1", "--step-prompts=1")
+    report = report_of(repo, "perf.data", *sizes)
+    for limits, samples in report["samples"].items():
+        assert samples["examples_per_second_and_core"] > 0 and set(samples["ms_per_example"]) >= {"decoding"}
+        assert samples["mb_per_example_normalised"] == pytest.approx(8 * samples["mb_per_example"], rel=0.01)
+        handover = report["handover"][limits]
+        assert handover["batch_mb"] == pytest.approx(4 * samples["mb_per_example"], rel=0.3)
+        assert handover["shared_memory_mb"] < 1
+    for waiting in report["waiting"].values():
+        assert 0 < waiting["share"] < 1 and waiting["seconds_waiting"] < waiting["seconds_per_step"]
+
+
+@pytest.mark.slow
+def test_scaling(repo):
+    """Stages that have lost one of a run's, or sizes that are not those asked for."""
+    sizes = ("--rounds=1", "--threads=1", "--steps=1", "--examples", "200", "400", "--groups", "2", "4")
+    report = report_of(repo, "perf.scaling", *sizes, "--widths", "112", "224")
+    for rows in report["start_up"].values():
+        assert list(rows) == ["200", "400"] and rows["200"]["ratio"] == 1
+        assert all(row["seconds"] >= row["stages"]["data"] > 0 and row["cpu_seconds"] > 0 for row in rows.values())
+    assert list(report["group"]) == ["G=2", "G=4"] and list(report["image"]) == ["112x84", "224x168"]
+    assert report["image"]["224x168"]["prompt_tokens"] > report["image"]["112x84"]["prompt_tokens"]
+
+
 @pytest.mark.slow
 def test_attention(repo):
     """Maps that differ from those of the whole attention, or a table without a row."""

@@ -127,7 +127,7 @@ def text_prompt(family: str, text: str = "Where is the red star?") -> Prompt:
         prompt,
         input_ids=ids,
         mm_token_type_ids=torch.zeros_like(ids),
-        pixel_values=prompt.pixel_values[:0],
+        pixels=replace(prompt.pixels, levels=prompt.pixels.levels[:0]),
         image_grid_thw=prompt.image_grid_thw[:0],
     )
 

@@ -96,8 +96,9 @@ class Corpus:
         """SHA-256 of the rows in order, without the image paths: those may differ between machines."""
         digest = hashlib.sha256()
         for split, examples in self.splits.items():
-            for row in examples.columns.drop_columns("image_path").to_pylist():
-                digest.update(json.dumps([split, *row.values()]).encode() + b"\n")
+            columns = [column.to_pylist() for column in examples.columns.drop_columns("image_path").columns]
+            for row in zip(*columns, strict=True):
+                digest.update(json.dumps([split, *row]).encode() + b"\n")
         return digest.hexdigest()
 
     def summary(self) -> dict[str, Any]:

@@ -90,7 +90,8 @@ class CueSearch(Task[CueExample]):
             if counts := cues[split].audit(corpus.splits[split]):
                 audits[name] = counts
                 log.info("%s: %s", name, ", ".join(f"{count} {what}" for what, count in counts.items()))
-        self.corpus = replace(corpus, audits=corpus.audits | audits)
+        # Unless it must be another one, for the hash that was checked when it was loaded is not computed again.
+        self.corpus = replace(corpus, audits=corpus.audits | audits) if audits else corpus
         self.source, self.reward, self.cues = source, reward or BoxReward(), cues
         self.order, self.rationales = order or Uniform(), rationales
         self.bins = np.array(corpus.train.columns["bin"].to_pylist())
