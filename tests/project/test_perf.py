@@ -30,7 +30,7 @@ IMAGE_TOKENS = 4 * 3 + 2 * 2
 """Of a 112x84 image and a 56x56 cue: one token per 28x28 pixels."""
 
 
-def report_of(repo: Path, name: str, *arguments: str, **sizes: int) -> dict[str, Any]:
+def sized_report(repo: Path, name: str, *arguments: str, **sizes: int) -> dict[str, Any]:
     """What ``perf.<name>`` prints at the smallest sizes."""
     tiny = [f"--{name}={value}" for name, value in (TINY | sizes).items()]
     command = [sys.executable, "-m", f"perf.{name}", *tiny, *arguments]
@@ -51,7 +51,7 @@ def check_half(report: dict[str, Any], phases: set[str], vision_forwards: int) -
 @pytest.mark.slow
 def test_step_time(repo):
     """The measuring code breaks with the next change of a constructor, and nobody sees it for months."""
-    report = report_of(repo, "step_time", "--against", "separate")
+    report = sized_report(repo, "step_time", "--against", "separate")
     (point,) = report["points"]
     phases = {"data", "rollout", "reference", "update", "rest"}
     check_half(point["locus"], phases, vision_forwards=2)
@@ -63,7 +63,7 @@ def test_step_time(repo):
 @pytest.mark.skipif(util.find_spec("trl") is None, reason="needs trl, which is not among the requirements")
 def test_step_time_against_trl(repo):
     """The two halves drift apart in what they measure, and the ratio compares different work."""
-    (point,) = report_of(repo, "step_time", "--against", "trl")["points"]
+    (point,) = sized_report(repo, "step_time", "--against", "trl")["points"]
     check_half(point["trl"], {"rollout", "reference", "update", "rest"}, vision_forwards=3 * TINY["group"])
     for name in ("prompt_tokens", "parameters", "completion_length"):
         assert point["locus"][name] == point["trl"][name]
@@ -108,7 +108,7 @@ def test_the_least_work_is_what_torch_counts():
 @pytest.mark.slow
 def test_limit(repo):
     """Every phase has its least and its measured time."""
-    (point,) = report_of(repo, "limit")["points"]
+    (point,) = sized_report(repo, "limit")["points"]
     assert point["gflops"] > 0
     for phase in ("rollout", "reference", "update"):
         assert 0 < point[phase]["least_s"] < point[phase]["measured_s"] and point[phase]["over_limit"] > 1
@@ -118,7 +118,7 @@ def test_limit(repo):
 def test_memory(repo):
     """Peaks of all halves, and the growth over the smallest group."""
     arguments = ("--group", "2", "4", "--against", "separate")
-    small, large = report_of(repo, "memory", *arguments)["points"]
+    small, large = sized_report(repo, "memory", *arguments)["points"]
     assert set(small["peak_mb"]) == {"locus", "separate"} and "growth" not in small
     assert large["workload"]["group"] == 4 and large["growth"] > 0
 
