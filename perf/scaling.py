@@ -140,16 +140,16 @@ def _stages(runs: Sequence[Report]) -> Report:
     return {"seconds": round(median(beyond), 2), "cpu_seconds": cpu, "stages": stages}
 
 
-def _against_first(rows: dict[str, Report], name: str) -> None:
-    """Adds ``ratio``, to the first row's."""
+def _against_first(rows: dict[str, Report], name: str, ratio: str = "ratio") -> None:
+    """Adds the ratio to the first row's."""
     first = next(iter(rows.values()))[name]
     for row in rows.values():
-        row["ratio"] = round(row[name] / first, 2)
+        row[ratio] = round(row[name] / first, 2)
 
 
 # --- A step -----------------------------------------------------------------------------------------------------
 def measure_steps(works: Mapping[str, Workload], rounds: int) -> dict[str, Report]:
-    """Workloads by turns: seconds, phases and memory of a step, and the ratio to the first one's seconds."""
+    """Workloads by turns: seconds, phases and memory of a step, and the ratios to the first one's times."""
     reports: dict[str, list[Report]] = {name: [] for name in works}
     with tempfile.TemporaryDirectory() as folder:
         for name, work in works.items():
@@ -162,6 +162,7 @@ def measure_steps(works: Mapping[str, Workload], rounds: int) -> dict[str, Repor
     kept = ("seconds_per_step", "cpu_seconds_per_step", "phases", "peak_mb", "prompt_tokens")
     rows = {name: {key: row[key] for key in kept} for name, row in rows.items()}
     _against_first(rows, "seconds_per_step")
+    _against_first(rows, "cpu_seconds_per_step", "cpu_ratio")
     return rows
 
 
