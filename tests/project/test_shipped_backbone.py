@@ -12,6 +12,7 @@ from transformers import AutoModelForImageTextToText, AutoProcessor, Qwen3VLForC
 
 from locus.policy.backbone import Backbone
 from locus.policy.prompts import PixelLimits, PromptBuilder
+from locus.policy.rollouts import RolloutDecoding
 from locus.scenes.questions import colour, grounding
 from locus.scenes.source import SceneSource
 from locus.tasks.datamodule import SampleMaker, Samples
@@ -50,11 +51,12 @@ def test_it_answers_questions():
     """Weights that do not belong to this tokenizer, processor or frame answer at chance."""
     backbone = Backbone("processed", path=str(TINY))
     policy, make = backbone.load(), PromptBuilder(backbone.processor(), PixelLimits())
-    greedy = Sampling(temperature=0.0, max_new_tokens=24)
+    greedy, budget = Sampling(temperature=0.0, max_new_tokens=24), 32_768
     for ask, least in ((colour, 0.6), (grounding, 0.5)):  # by chance 0.1, and next to 0
         task = SceneQuestions(UNSEEN, ask, 60, seed=0)
         samples = Samples(SampleMaker(task, make, policy.frame), "validation")
-        groups = [group for group, _ in roll_out(policy, task, samples, make.decode, greedy, 1, 0, 0, 32_768)]
+        rolled_out = roll_out(policy, task, samples, make.decode, greedy, 1, 0, 0, budget, RolloutDecoding(budget))
+        groups = [group for group, _ in rolled_out]
         assert task.validation_metrics(groups)["accuracy"] >= least
 
 
