@@ -200,7 +200,7 @@ def main() -> None:
     parser.add_argument("--step-prompts", type=int, default=2, help="of a training step")
     parser.add_argument("--new-tokens", type=int, default=64)
     parser.add_argument("--steps", type=int, default=3)
-    parser.add_argument("--rounds", type=int, default=2)
+    parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--workers", type=int, default=2)
     options = parser.parse_args()
     quiet_lightning()

@@ -109,7 +109,7 @@ def machine(libraries: Sequence[str]) -> dict[str, Any]:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     installed = ["trl"] if util.find_spec("trl") else []
-    parser.add_argument("--rounds", type=int, default=2, help="processes per trainer, by turns")
+    parser.add_argument("--rounds", type=int, default=3, help="processes per trainer, by turns")
     parser.add_argument(
         "--against", nargs="*", choices=("trl", "separate"), default=installed, help="default: trl, if installed"
     )

@@ -1,10 +1,11 @@
 """Attention of completions to their prompt and to themselves: two attentions, joined by their log-sum-exp.
 
-The prompt's keys are never copied and no mask is made: all tokens of a prompt's completions are the queries of one
-attention to its keys, and each completion attends causally to itself in another. From outputs o and log-sum-exps l of
-the two, the whole is Σ o·exp(l - L) with L = logaddexp(l) (Dao et al. 2022, arXiv 2205.14135, for blocks of keys). A
-fused kernel's backward pass takes output and log-sum-exp; given those of the whole, it yields its part's share of the
-whole gradient (Liu et al. 2023, arXiv 2310.01889, for blocks on many devices).
+The prompt's keys are not copied per completion (on a GPU, grouped heads repeat one layer's at a time) and no mask is
+made: all tokens of a prompt's completions are the queries of one attention to its keys, and each completion attends
+causally to itself in another. From outputs o and log-sum-exps l of the two, the whole is Σ o·exp(l - L) with
+L = logaddexp(l) (Dao et al. 2022, arXiv 2205.14135, for blocks of keys). A fused kernel's backward pass takes output
+and log-sum-exp; given those of the whole, it yields its part's share of the whole gradient (Liu et al. 2023,
+arXiv 2310.01889, for blocks on many devices).
 
 Completions are a pack: row after row without padding, a prompt's rows side by side.
 Shapes: B prompts, R rows, N tokens of all rows, P prompt tokens, T tokens of the longest row, H heads, K key-value

@@ -112,8 +112,8 @@ class _LogSoftmaxAt(torch.autograd.Function):
     def forward(ctx: Any, logits: torch.Tensor, targets: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         normaliser, entropy = logits.new_empty(len(logits)), logits.new_empty(len(logits))
         rows = max(1, BLOCK_BYTES // (4 * logits.shape[-1]))
-        for block in torch.arange(len(logits)).split(rows):
-            here = slice(int(block[0]), int(block[-1]) + 1)
+        for start in range(0, len(logits), rows):
+            here = slice(start, start + rows)
             largest = logits[here].amax(-1)
             weights = (logits[here] - largest[:, None]).exp_()
             total = weights.sum(-1)
@@ -156,7 +156,7 @@ class PackedScorer:
         states, targets = policy.completion_hidden(encoded, completions.token_ids, mask), completions.token_ids[mask]
         chunk = self.chunk or max(1, LOGITS_BYTES // (4 * policy.lm_head.out_features))
         parts = []
-        for start in range(0, len(targets), chunk):
+        for start in range(0, max(1, len(targets)), chunk):  # once for no completion at all
             arguments = (policy, states[start : start + chunk], targets[start : start + chunk], temperature)
             many = len(targets) > chunk and torch.is_grad_enabled()
             parts.append(checkpoint(head_scores, *arguments, use_reentrant=False) if many else head_scores(*arguments))
@@ -186,6 +186,10 @@ class SeparateScorer:
         logprobs = torch.zeros(completions.mask.shape, device=policy.device)
         entropy = torch.zeros_like(logprobs)
         for b, prompt in enumerate(prompts):
+            images = {}
+            if len(prompt.image_grid_thw):
+                images = {"pixel_values": prompt.pixel_values, "image_grid_thw": prompt.image_grid_thw}
+                images = {name: value.to(policy.device) for name, value in images.items()}
             for g in range(completions.mask.shape[1]):
                 length = int(completions.mask[b, g].sum())
                 if length == 0:
@@ -193,10 +197,6 @@ class SeparateScorer:
                 target = completions.token_ids[b, g, :length]
                 ids = torch.cat([prompt.input_ids.to(policy.device), target])[None]
                 types = torch.cat([prompt.mm_token_type_ids, torch.zeros(length, dtype=torch.long)])[None]
-                images = {}
-                if len(prompt.image_grid_thw):
-                    images = {"pixel_values": prompt.pixel_values, "image_grid_thw": prompt.image_grid_thw}
-                    images = {name: value.to(policy.device) for name, value in images.items()}
                 hidden = policy.model.model(
                     input_ids=ids, mm_token_type_ids=types.to(policy.device), use_cache=False, **images
                 ).last_hidden_state[0, prompt.length - 1 : -1]

@@ -61,7 +61,7 @@ def sample_groups(
 
     Args:
         policy: in evaluation mode.
-        prompts: N prompts; the batch must fit in memory (see `micro_batches`).
+        prompts: N prompts; the batch must fit in memory.
         encoded: the same prompts, after `VLM.encode`.
         seed, step: with the prompt's id they fix the random numbers.
 
@@ -114,7 +114,7 @@ def sample_in_turn(
 
 def encode_in_parts(policy: VLM, prompts: Sequence[Prompt], token_budget: int) -> EncodedPrompts:
     """As `VLM.encode`, in micro-batches of ``token_budget`` padded tokens; the prompts ascend in length."""
-    parts = [policy.encode([prompts[i] for i in part]) for part in micro_batches(prompts, 0, token_budget)]
+    parts = [policy.encode([prompts[i] for i in part]) for part in micro_batches(prompts, token_budget)]
     if len(parts) == 1:
         return parts[0]
     features = [feature for part in parts for feature in part.features]
@@ -122,15 +122,14 @@ def encode_in_parts(policy: VLM, prompts: Sequence[Prompt], token_budget: int) -
     return EncodedPrompts(features, hidden, joined([part.prefill for part in parts]), next_position)
 
 
-def micro_batches(prompts: Sequence[Prompt], completion_tokens: int, budget: int) -> list[list[int]]:
+def micro_batches(prompts: Sequence[Prompt], budget: int) -> list[list[int]]:
     """Indices of prompts, grouped so that a padded micro-batch holds at most ``budget`` tokens.
 
     Prompts are ordered by length, then id: little padding, and the same micro-batches whatever the order they came in.
 
     Args:
         prompts: B prompts.
-        completion_tokens: tokens that follow each prompt, G·T.
-        budget: of B'·(P + G·T) padded tokens; a single prompt above it is refused, never truncated.
+        budget: of B'·P padded tokens; a single prompt above it is refused, never truncated.
 
     Raises:
         LocusError: a prompt alone exceeds the budget.
@@ -138,11 +137,11 @@ def micro_batches(prompts: Sequence[Prompt], completion_tokens: int, budget: int
     order = sorted(range(len(prompts)), key=lambda i: (prompts[i].length, prompts[i].prompt_id))
     batches: list[list[int]] = []
     for index in order:
-        tokens = prompts[index].length + completion_tokens
+        tokens = prompts[index].length
         if tokens > budget:
             raise LocusError(
-                f"prompt {prompts[index].prompt_id} and its completions have {tokens} tokens, the budget is {budget}: "
-                "raise rollout.token_budget, or lower pixels.max_pixels or rollout.sampling.max_new_tokens"
+                f"prompt {prompts[index].prompt_id} has {tokens} tokens, the budget is {budget}: raise "
+                "rollout.token_budget, or lower pixels.max_pixels"
             )
         if batches and (len(batches[-1]) + 1) * tokens <= budget:  # ascending, so this prompt is the longest
             batches[-1].append(index)

@@ -6,7 +6,7 @@ own, and the gradient that the parts leave on the prompt's keys and values runs 
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 
@@ -66,11 +66,7 @@ def prompt_batches(prompts: Sequence[Prompt], lengths: Sequence[Sequence[int]], 
 
 def _parts(prompt: Prompt, lengths: Sequence[int], budget: int) -> list[torch.Tensor]:
     """Rows of one group as [G] bool masks, longest first: rows of like length are attended together."""
-    if prompt.length + max(lengths) > budget:
-        raise LocusError(
-            f"prompt {prompt.prompt_id} and a completion have {prompt.length + max(lengths)} tokens, the budget is "
-            f"{budget}: raise rollout.token_budget, or lower pixels.max_pixels or rollout.sampling.max_new_tokens"
-        )
+    check_room([prompt], max(lengths), budget)
     parts: list[torch.Tensor] = []
     room = 0
     for row in sorted(range(len(lengths)), key=lambda row: -lengths[row]):
@@ -80,6 +76,17 @@ def _parts(prompt: Prompt, lengths: Sequence[int], budget: int) -> list[torch.Te
         parts[-1][row] = True
         room -= lengths[row]
     return parts
+
+
+def check_room(prompts: Iterable[Prompt], completion_tokens: int, budget: int) -> None:
+    """Raises LocusError unless each prompt fits the budget together with one completion of so many tokens."""
+    for prompt in prompts:
+        if (tokens := prompt.length + completion_tokens) > budget:
+            raise LocusError(
+                f"prompt {prompt.prompt_id} and one completion of {completion_tokens} have {tokens} tokens, the budget "
+                f"is {budget}: raise rollout.token_budget, or lower pixels.max_pixels or "
+                "rollout.sampling.max_new_tokens"
+            )
 
 
 @contextmanager

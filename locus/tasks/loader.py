@@ -130,18 +130,20 @@ class _Worker:
     def _ended(self) -> NoReturn:
         self.process.join(LEAVING)
         code = self.process.exitcode
-        how = (
-            f"killed by {signal.Signals(-code).name}" if code is not None and code < 0 else f"ended with status {code}"
-        )
+        if code is not None and code < 0:
+            raise LocusError(
+                f"a worker that prepares images was killed by {signal.Signals(-code).name}: SIGKILL mostly means that "
+                "the machine is out of memory; lower trainer.workers or trainer.prompts_per_step, then resume the run"
+            ) from None
         raise LocusError(
-            f"a worker that prepares images was {how}: SIGKILL mostly means that the machine is out of memory; lower "
-            "trainer.workers or trainer.prompts_per_step, then resume the run"
+            f"a worker that prepares images ended with status {code}: see its traceback above, or run with "
+            "trainer.workers=0"
         ) from None
 
     def stop(self) -> None:
         """Ends the process at once, whatever it does: it holds nothing that would be lost."""
         self.process.kill()
-        self.process.join()
+        self.process.join(LEAVING)  # a read that cannot be interrupted outlives even that
         self.pipe.close()
 
 
@@ -164,7 +166,20 @@ def _answer(items: Items[Any], keys: Sequence[Any]) -> bytes:
     except Exception as error:
         if not isinstance(error, LocusError):
             error.add_note(f"in a worker:\n{traceback.format_exc()}")
-        return pickle.dumps(error)
+        return _pickled_error(error)
+
+
+def _pickled_error(error: Exception) -> bytes:
+    """The error, or one that says the same where it cannot be sent."""
+    try:
+        sent = pickle.dumps(error)
+        pickle.loads(sent)
+        return sent
+    except Exception:
+        same = RuntimeError(f"{type(error).__name__}: {error}")
+        for note in getattr(error, "__notes__", ()):
+            same.add_note(note)
+        return pickle.dumps(same)
 
 
 class _Pickler(pickle.Pickler):

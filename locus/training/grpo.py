@@ -9,8 +9,8 @@ new ones, detached; where such a step is one micro-batch, the encoded prompts of
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
-from contextlib import nullcontext
+from collections.abc import Generator, Iterable, Sequence
+from contextlib import closing, nullcontext
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -19,14 +19,15 @@ import torch
 from locus.files.progress import Phases
 from locus.policy.logprobs import CompletionBatch, Scorer, TokenScores
 from locus.policy.reference import reference_of
-from locus.policy.split_groups import PromptBatch, cut_from_graph, prompt_batches
+from locus.policy.rollouts import DecodeStep
+from locus.policy.split_groups import PromptBatch, check_room, cut_from_graph, prompt_batches
 from locus.policy.vlm import VLM, EncodedPrompts, VisionFeatures
 from locus.training.advantages import group_advantages, has_spread
 from locus.training.algorithm import Algorithm
 from locus.training.loss import Totals
 from locus.training.metrics import TokenSums
 from locus.training.module import PolicyModule, RunParts
-from locus.types import Prompt, RolloutGroup, Sample, Sampling
+from locus.types import LossTerms, Prompt, RolloutGroup, Sample, Sampling
 
 
 @dataclass(frozen=True, eq=False)
@@ -74,6 +75,7 @@ class GRPOModule(PolicyModule):
         """One rollout batch: B prompts, G rollouts each, then ``updates_per_rollout`` optimiser steps."""
         phases, sums, step = Phases(self.device), TokenSums(), self.finished_steps
         rate = self.optimizer.param_groups[0]["lr"]
+        check_room([sample.prompt for sample in samples], self.sampling.max_new_tokens, self.token_budget)
         with phases("rollout"):
             encoded = self.encode_for_update([sample.prompt for sample in samples])
             groups = self.roll_out(samples, self.sampling, self.algorithm.group_size, step, encoded)
@@ -99,9 +101,9 @@ class GRPOModule(PolicyModule):
         tokens = max(prompt.length for prompt in prompts) + self.algorithm.group_size * self.sampling.max_new_tokens
         if self.algorithm.updates_per_rollout > 1 or self.algorithm.refill:
             return None
-        if self.policy.recomputes or self.policy.drops_out:
+        if self.policy.recomputes or self.policy.drops_out or self.decoding.step != DecodeStep.DYNAMIC:
             return None
-        if len(prompts) * tokens > self.token_budget:
+        if len(prompts) * tokens > min(self.token_budget, self.decoding.budget):
             return None
         return self.policy.eval().encode(prompts)
 
@@ -122,6 +124,7 @@ class GRPOModule(PolicyModule):
             if not fresh:
                 break
             used |= {sample.prompt.prompt_id for sample in fresh}
+            check_room([sample.prompt for sample in fresh], self.sampling.max_new_tokens, self.token_budget)
             more, _ = _split_by_spread(self.roll_out(fresh, self.sampling, self.algorithm.group_size, step))
             kept, empty = kept + more, empty[len(more) :]
         return (kept + empty if self.algorithm.refill else groups), without_spread
@@ -174,38 +177,44 @@ class GRPOModule(PolicyModule):
         finite = True
         self.policy.train()
         self.optimizer.zero_grad()
-        for loss in self.losses(mini_batch, sums, encoded):
-            finite = bool(loss.isfinite())
-            if not finite:
-                break
-            self.manual_backward(loss)
+        with closing(self.losses(mini_batch, sums, encoded)) as losses:
+            for loss in losses:
+                finite = bool(loss.isfinite())
+                if not finite:
+                    break
+                self.manual_backward(loss)
         sums.add_update(self.apply_update(finite))
 
     def losses(
         self, mini_batch: list[ScoredGroup], sums: TokenSums, encoded: EncodedPrompts | None
-    ) -> Iterator[torch.Tensor]:
+    ) -> Generator[torch.Tensor]:
         """The loss of each micro-batch, whose backward pass must be done before the next is asked for."""
         lengths = [len(ids) for entry in mini_batch for ids in entry.token_ids]
         totals = Totals(sum(lengths), len(lengths), self.sampling.max_new_tokens)
         whole = [PromptBatch.whole(range(len(mini_batch)), self.algorithm.group_size)]
         for prompts in whole if encoded else self.prompt_batches(mini_batch):
             batch = [mini_batch[i] for i in prompts.groups]
-            for scores in self.scores(self.policy, batch, prompts, encoded):
-                old = _stack([entry.old for entry in batch], scores)
-                terms = self.algorithm.loss(
-                    scores.logprobs,
-                    scores.logprobs.detach() if old is None else old,
-                    _stack([entry.reference for entry in batch], scores),
-                    torch.stack([entry.advantages for entry in batch]).to(self.device),
-                    scores.mask,
-                    totals,
-                )
-                sums.add(terms, scores, [entry.group for entry in batch])
-                yield terms.loss
+            with closing(self.scores(self.policy, batch, prompts, encoded)) as parts:
+                for scores in parts:
+                    terms = self.loss_of(batch, scores, totals)
+                    sums.add(terms, scores, [entry.group for entry in batch])
+                    yield terms.loss
+
+    def loss_of(self, batch: list[ScoredGroup], scores: TokenScores, totals: Totals) -> LossTerms:
+        """Of a micro-batch's completions, as its share of the mini-batch's."""
+        old = _stack([entry.old for entry in batch], scores)
+        return self.algorithm.loss(
+            scores.logprobs,
+            scores.logprobs.detach() if old is None else old,
+            _stack([entry.reference for entry in batch], scores),
+            torch.stack([entry.advantages for entry in batch]).to(self.device),
+            scores.mask,
+            totals,
+        )
 
     def scores(
         self, policy: VLM, batch: list[ScoredGroup], prompts: PromptBatch, encoded: EncodedPrompts | None = None
-    ) -> Iterator[TokenScores]:
+    ) -> Generator[TokenScores]:
         """Log-probs of each micro-batch under ``policy``; after the last, gradient runs through the prompts."""
         completions = CompletionBatch.of([entry.token_ids for entry in batch], self.device)
         features = [entry.features for entry in batch if entry.features is not None] or None

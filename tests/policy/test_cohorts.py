@@ -11,8 +11,9 @@ import torch
 from locus.errors import LocusError
 from locus.policy import cohorts, decoding
 from locus.policy.cohorts import CohortDecoder
-from locus.policy.rollouts import RolloutDecoding, encode_in_parts, micro_batches, sample_groups, sample_in_turn
+from locus.policy.rollouts import RolloutDecoding, encode_in_parts, sample_groups, sample_in_turn
 from locus.policy.sampling import Draft
+from locus.policy.split_groups import prompt_batches
 from locus.policy.static_decoding import StaticDecoding
 from locus.policy.vlm import VLM, EncodedPrompts
 from locus.types import Completion, Prompt, Sampling
@@ -143,8 +144,8 @@ def test_waiting_prompts_save_steps():
     vlm, records = policy("qwen3_vl", every=5), many("qwen3_vl", 6)
     decoder, _, _ = watched(vlm, records, 1000)
     steps = 0
-    for part in micro_batches(records, GROUP * SAMPLING.max_new_tokens, 1000):
-        lone, _, _ = watched(vlm, [records[i] for i in part], None)
+    for part in prompt_batches(records, [[SAMPLING.max_new_tokens] * GROUP] * len(records), 1000):
+        lone, _, _ = watched(vlm, [records[i] for i in part.groups], None)
         steps += len(lone.held)
     assert len(decoder.held) < 0.9 * steps
 

@@ -84,6 +84,15 @@ def test_an_error_in_a_part_leaves_the_prompt_alone():
     assert all(parameter.grad is None for parameter in vlm.parameters())
 
 
+def test_no_completion_at_all_scores_nothing():
+    """Rows that are all padding are allowed; together they are an empty part."""
+    vlm, records = tiny_vlm("qwen3_vl"), prompts("qwen3_vl")
+    ids = torch.zeros(len(records), 2, 3, dtype=torch.long)
+    scores = PackedScorer()(vlm, records, CompletionBatch(ids, torch.zeros_like(ids, dtype=torch.bool)), 1.0)
+    assert scores.logprobs.shape == ids.shape and not scores.logprobs.any()
+    scores.logprobs.sum().backward()
+
+
 # --- Work and memory ------------------------------------------------------------------------------------------
 @FAMILY
 def test_only_real_tokens_go_through_the_layers(family: str):

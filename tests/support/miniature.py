@@ -35,7 +35,7 @@ FAMILY = "qwen3_vl"
 PROMPTS, GROUP, TOKENS = 4, 4, 6
 """B prompts of G rollouts of at most T tokens in each step."""
 LARGE_BUDGET, SMALL_BUDGET = 10_000, 210
-"""Padded tokens per micro-batch: all prompts in one, and one prompt each (it needs up to 198)."""
+"""Tokens per micro-batch: all prompts in one, and one prompt each."""
 
 
 @lru_cache

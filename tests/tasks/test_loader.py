@@ -15,6 +15,7 @@ import pytest
 import torch
 
 from locus.errors import LocusError
+from locus.tasks import loader as loader_module
 from locus.tasks.loader import BatchLoader
 from locus.types import Sample
 from tests.support.models import FAMILIES, SIZES, example, sample_maker
@@ -226,6 +227,50 @@ def test_a_workers_error_is_the_trainers(tmp_path, workers):
         if workers:
             assert ("__getitem__" in "".join(getattr(caught.value, "__notes__", ()))) == (kind is IndexError)
             assert gone(items.processes)
+
+
+class TwoWords(Exception):
+    """Cannot be made of its message alone, so it cannot be sent."""
+
+    def __init__(self, one: str, other: str) -> None:
+        super().__init__(f"{one} {other}")
+
+
+class Unsendable(Squares):
+    """Raises what cannot be sent with key 5; ends without a word with key 6."""
+
+    def __getitem__(self, key: int) -> torch.Tensor:
+        if key == 5:
+            raise TwoWords("broken", "thing")
+        if key == 6:
+            os._exit(3)
+        return super().__getitem__(key)
+
+
+def test_an_error_that_cannot_be_sent_says_what_it_said():
+    """A constructor's TypeError, or "out of memory", in place of the user's own exception."""
+    batches = loader(Unsendable(), [[0, 1], [2, 5]], workers=2)
+    next(batches)
+    with pytest.raises(RuntimeError, match="^TwoWords: broken thing") as caught:
+        next(batches)
+    assert "__getitem__" in "".join(caught.value.__notes__)
+
+
+def test_a_worker_that_ends_itself_is_not_called_out_of_memory():
+    """A library that calls exit: the status, and how to see why."""
+    batches = loader(Unsendable(), [[0, 1], [2, 6]], workers=2)
+    next(batches)
+    with pytest.raises(LocusError, match=r"ended with status 3: .*trainer\.workers=0"):
+        next(batches)
+
+
+def test_stopping_does_not_wait_for_a_process_that_cannot_be_killed(monkeypatch):
+    """A read from a dead network folder ignores SIGKILL: waiting for its end hides the error for ever."""
+    waited = []
+    worker = loader_module._Worker(Squares(), timeout=1)
+    monkeypatch.setattr(worker.process, "join", lambda timeout=None: waited.append(timeout))
+    worker.stop()
+    assert waited == [loader_module.LEAVING]
 
 
 # --- When workers end -----------------------------------------------------------------------------------------

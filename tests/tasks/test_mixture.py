@@ -18,7 +18,7 @@ from locus.analysis.pages.rollouts import groups_of
 from locus.analysis.pages.sweep import corner_fit, rollouts_of
 from locus.errors import LocusError
 from locus.policy.logprobs import CompletionBatch, PackedScorer, SeparateScorer
-from locus.policy.rollouts import micro_batches
+from locus.policy.split_groups import prompt_batches
 from locus.run.callbacks import RolloutTable
 from locus.scenes.questions import colour, existence_random
 from locus.scenes.source import SceneSource
@@ -31,7 +31,20 @@ from locus.tasks.questions import GeneratedQuestions, ImageQuestion, Questions
 from locus.tasks.task import Task
 from locus.types import Completion, CueExample, Frame, Prompt, Rollout, RolloutGroup, Sample, View
 from tests.support.interrupted import cut
-from tests.support.miniature import FAMILY, LARGE_BUDGET, PROMPTS, SMALL_BUDGET, Run, fit, graded, grpo, scenes, sft
+from tests.support.miniature import (
+    FAMILY,
+    GROUP,
+    LARGE_BUDGET,
+    PROMPTS,
+    SMALL_BUDGET,
+    TOKENS,
+    Run,
+    fit,
+    graded,
+    grpo,
+    scenes,
+    sft,
+)
 from tests.support.miniature import data_module as cue_data_module
 from tests.support.models import FAMILIES, builder, cue_task, tiny_vlm, token_ids
 from tests.support.runs import command, differences, metrics, refused, resume, train, warm_policy
@@ -217,7 +230,8 @@ def test_micro_batches_do_not_change_the_gradient(spread, train_vision):
         for budget in (LARGE_BUDGET, SMALL_BUDGET)
     ]
     batch = [group.sample for group, _ in runs[0].steps[0]["groups"]]
-    assert len(micro_batches([one.prompt for one in batch], 24, SMALL_BUDGET)) > 2 and count(batch) == 2
+    batches = prompt_batches([one.prompt for one in batch], [[TOKENS] * GROUP] * len(batch), SMALL_BUDGET)
+    assert len(batches) > 2 and count(batch) == 2
     for one, other in zip(*(run.optimizer.gradients for run in runs), strict=True):
         one, other = (torch.cat([gradient.flatten() for gradient in gradients]) for gradients in (one, other))
         assert float((one - other).norm() / one.norm()) < 1e-5 and one.norm() > 0

@@ -11,12 +11,15 @@ import torch
 from lightning import Trainer
 
 from locus.errors import LocusError
+from locus.policy import split_groups
 from locus.policy.logprobs import PackedScorer, TokenScores
+from locus.policy.rollouts import RolloutDecoding
+from locus.policy.static_decoding import StaticDecoder
 from locus.policy.vlm import VLM
 from locus.tasks import rollouts
 from locus.training.loss import Loss
 from locus.types import Sampling
-from tests.support.miniature import SMALL_BUDGET, TOKENS, Recorder, copies, fit, graded, grpo, unchanged
+from tests.support.miniature import LARGE_BUDGET, SMALL_BUDGET, TOKENS, Recorder, copies, fit, graded, grpo, unchanged
 
 
 # --- Non-finite losses ----------------------------------------------------------------------------------------
@@ -57,6 +60,41 @@ def test_a_nan_in_a_later_micro_batch_skips_the_whole_update(spread: None):
     clean, data = grpo(steps=2, budget=SMALL_BUDGET, lr=0.0)
     second = fit(clean, data).optimizer.gradients[1]
     assert all(torch.equal(*pair) for pair in zip(run.optimizer.gradients[0], second, strict=True))
+
+
+def test_a_nan_in_a_part_of_a_group_skips_the_whole_update(spread: None, monkeypatch: pytest.MonkeyPatch):
+    """The parts before it leave nothing behind: not on the weights, not on the next update, not through the prompt."""
+    monkeypatch.setattr(split_groups, "_parts", lambda prompt, lengths, budget: list(torch.eye(len(lengths)).bool()))
+    runs = {}
+    for calls in ([2], []):
+        module, data = grpo(steps=2, scorer=Poisoned(calls), lr=0.0, prompts=1)
+        monkeypatch.setattr(module, "encode_for_update", lambda prompts: None)
+        module.token_budget = 180  # a prompt and one completion
+        runs[len(calls)] = fit(module, data)
+    assert [row["train/skipped_updates"] for row in runs[1].rows] == [1, 0]
+    assert len(runs[1].optimizer.gradients) == 1
+    pairs = zip(runs[1].optimizer.gradients[0], runs[0].optimizer.gradients[1], strict=True)
+    assert all(torch.equal(*pair) for pair in pairs)
+
+
+def test_a_prompt_without_room_for_a_completion_is_refused_before_it_is_rolled_out():
+    """Otherwise it ends a run in whichever step a long completion happens to come, with its rollouts lost."""
+    module, data = grpo()
+    module.token_budget = 179
+    module.roll_out = lambda *_: pytest.fail("rolled out")
+    with pytest.raises(LocusError, match=r"completion of 6 have \d+ tokens, the budget is 179: raise rollout\.token_"):
+        fit(module, data)
+
+
+@pytest.mark.parametrize("step", ["dynamic", "static"])
+def test_training_decodes_as_it_is_told(step: str, monkeypatch: pytest.MonkeyPatch):
+    """A step in one micro-batch decodes the prompts that the update has encoded: as it is set."""
+    module, data = grpo()
+    module.decoding, seen = RolloutDecoding(LARGE_BUDGET, step), []
+    run = StaticDecoder.run
+    monkeypatch.setattr(StaticDecoder, "run", lambda *arguments: (seen.append(1), run(*arguments)))
+    fit(module, data)
+    assert bool(seen) == (step == "static")
 
 
 @pytest.mark.parametrize("value", [float("inf"), float("nan")])
