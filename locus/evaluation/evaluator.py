@@ -18,6 +18,7 @@ from locus.errors import LocusError
 from locus.evaluation.benchmark import Benchmark, Item
 from locus.evaluation.predictions import Prediction, PredictionFile
 from locus.files.progress import Progress
+from locus.policy.inference import inference_policy
 from locus.policy.prompts import PictureInputs, PromptBuilder
 from locus.policy.rollouts import sample_groups
 from locus.policy.vlm import VLM, VisionFeatures
@@ -70,8 +71,9 @@ class Evaluator:
 
     def predict(self, items: Iterable[Item], first_batch: int = 0) -> Iterator[list[Prediction]]:
         """One list per batch, as they are decoded, in the items' order. Raises LocusError for what cannot be asked."""
+        policy = inference_policy(self.policy)
         for number, batch in enumerate(self.batches(items), first_batch):
-            yield self.complete(batch, number)
+            yield self.complete(batch, number, policy)
 
     def batches(self, items: Iterable[Item]) -> Iterator[list[Asked]]:
         """Items in their order, as many at a time as the budget holds; where one begins depends on those before."""
@@ -107,11 +109,11 @@ class Evaluator:
         return Asked(item.item_id, self.builder.prompt(item.item_id, self._processed[1], text), keys, digest)
 
     @torch.no_grad()
-    def complete(self, batch: Sequence[Asked], number: int) -> list[Prediction]:
-        """The responses to one batch of `batches`, its number noted in each."""
+    def complete(self, batch: Sequence[Asked], number: int, policy: VLM) -> list[Prediction]:
+        """The responses to one batch of `batches`, its number noted in each; policy: the `inference_policy`, as now."""
         prompts = [asked.prompt for asked in batch]
-        encoded = self.policy.encode(prompts, [self.vision(asked) for asked in batch])
-        groups = sample_groups(self.policy, prompts, encoded, 1, self.sampling, self.seed, 0)
+        encoded = policy.encode(prompts, [self.vision(asked) for asked in batch])
+        groups = sample_groups(policy, prompts, encoded, 1, self.sampling, self.seed, 0)
         predictions = []
         for asked, (completion,) in zip(batch, groups, strict=True):
             # A template may open the thoughts; without the tag, cut thoughts would be read as an answer.

@@ -20,7 +20,7 @@ from locus.types import Prompt
 RETIRE_SHARE = 0.75
 """Finished rows are taken out once the rest fill less than this share of the rows; each time copies the cache."""
 ENTER_SHARE = 0.25
-"""Waiting prompts enter once they fill this share of the budget, or are the last."""
+"""Waiting prompts enter once they fill this share of the budget, or of the slots, or are the last."""
 COHORTS = 8
 """Decoded together at most: each costs attention calls of its own."""
 
@@ -47,14 +47,16 @@ class Cohort:
         return (self.next_position[:, None] + self.decoding.step).expand(self.row.shape)
 
     def select(self, prompts: torch.Tensor, rows: torch.Tensor) -> Cohort:
-        """Only these prompts [B'], and these of their rows [B', A']."""
+        """Only these prompts [B'], and these of their rows [B', A']; takes the decoding over."""
         row, tokens, finished = (part[prompts].gather(1, rows) for part in (self.row, self.tokens, self.finished))
-        decoding = self.decoding.select(prompts, rows)
-        return Cohort(decoding, self.next_position[prompts], self.prompt[prompts], row, tokens, finished)
+        self.decoding.keep(prompts, rows)
+        return Cohort(self.decoding, self.next_position[prompts], self.prompt[prompts], row, tokens, finished)
 
-    def retire(self) -> Cohort | None:
-        """Without finished rows, if those are enough to pay for the copy; None when all are."""
-        active = (~self.finished).sum(1).tolist()
+    def retire(self, active: Sequence[int]) -> Cohort | None:
+        """Without finished rows, if those are enough to pay for the copy; None when all are.
+
+        active: how many rows of each prompt are not finished.
+        """
         kept, width = [i for i, count in enumerate(active) if count], max(active)
         if not kept:
             return None
@@ -133,8 +135,15 @@ class CohortDecoder:
 
     def leave(self) -> None:
         """Finished rows are retired; cohorts that are finished, or at the limit of tokens, are gone."""
-        running = (cohort for cohort in self.cohorts if cohort.decoding.step + 1 < self.length)
-        self.cohorts = [kept for cohort in running if (kept := cohort.retire()) is not None]
+        running = [cohort for cohort in self.cohorts if cohort.decoding.step + 1 < self.length]
+        if not running:
+            self.cohorts = []
+            return
+        # One copy to the CPU for all: each waits for the device.
+        active = torch.cat([(~cohort.finished).sum(1) for cohort in running]).cpu()
+        counts = active.split([len(cohort.prompt) for cohort in running])
+        retired = (cohort.retire(count.tolist()) for cohort, count in zip(running, counts, strict=True))
+        self.cohorts = [cohort for cohort in retired if cohort is not None]
 
     def make_room(self) -> None:
         """Rows' buffers grow; where that is too much, prompts that came last step back, and begin anew later."""

@@ -57,8 +57,19 @@ def attend_to_both(
     return output.transpose(1, 2).flatten(2, 3).transpose(1, 2)  # copied once, as the layer's output wants it
 
 
+def cast(prefill: Prefill, dtype: torch.dtype) -> Prefill:
+    """The same, its keys and values in ``dtype``; layer by layer, each old one is freed."""
+    for states in (prefill.keys, prefill.values):
+        for layer, old in enumerate(states):
+            states[layer] = old.to(dtype)
+    return prefill
+
+
 def joined(prefills: Sequence[Prefill]) -> Prefill:
-    """Prompts of several passes in one batch, padded to the longest."""
+    """Prompts of several passes in one batch, padded to the longest.
+
+    Layer by layer, keys and values are taken out of ``prefills``, so that they are not held twice.
+    """
     if len(prefills) == 1:
         return prefills[0]
     longest = max(prefill.prompt_mask.shape[1] for prefill in prefills)
@@ -67,10 +78,12 @@ def joined(prefills: Sequence[Prefill]) -> Prefill:
         return F.pad(states, (0, 0, 0, longest - states.shape[2]))
 
     masks = [F.pad(prefill.prompt_mask, (0, longest - prefill.prompt_mask.shape[1])) for prefill in prefills]
-    keys = zip(*(prefill.keys for prefill in prefills), strict=True)
-    values = zip(*(prefill.values for prefill in prefills), strict=True)
-    layers = ([torch.cat([padded(part) for part in layer]) for layer in states] for states in (keys, values))
-    return Prefill(torch.cat(masks), *layers)
+
+    def taken(parts: Sequence[list[torch.Tensor]]) -> list[torch.Tensor]:
+        return [torch.cat([padded(part.pop(0)) for part in parts]) for _ in range(len(parts[0]))]
+
+    keys, values = (taken([getattr(prefill, name) for prefill in prefills]) for name in ("keys", "values"))
+    return Prefill(torch.cat(masks), keys, values)
 
 
 @dataclass(eq=False)
@@ -127,16 +140,17 @@ class Decoding:
         prompt = self.prefill.keys[layer], self.prefill.values[layer]
         return attend_to_both(query * scale, prompt, self.prefill.bias, own)
 
-    def select(self, prompts: torch.Tensor, rows: torch.Tensor) -> Decoding:
-        """Keeps these prompts [B'] and of each these rows [B', A']; the others are retired."""
+    def keep(self, prompts: torch.Tensor, rows: torch.Tensor) -> None:
+        """Keeps these prompts [B'] and of each these rows [B', A']; the others are retired, layer by layer."""
         index = rows[:, None, :, None, None]
-
-        def keep(states: torch.Tensor) -> torch.Tensor:
-            states = states[prompts]
-            return states.gather(2, index.expand(-1, states.shape[1], -1, *states.shape[3:]))
-
-        keys, values = ([keep(states) for states in part] for part in (self.keys, self.values))
-        return Decoding(self.prefill.select(prompts), keys, values, self.length, self.step)
+        for shared in (self.prefill.keys, self.prefill.values):
+            for layer, old in enumerate(shared):
+                shared[layer] = old[prompts]
+        for own in (self.keys, self.values):
+            for layer, old in enumerate(own):
+                kept = old[prompts]
+                own[layer] = kept.gather(2, index.expand(-1, kept.shape[1], -1, *kept.shape[3:]))
+        self.prefill = Prefill(self.prefill.prompt_mask[prompts], self.prefill.keys, self.prefill.values)
 
 
 @dataclass(frozen=True, eq=False)

@@ -66,12 +66,6 @@ class Prefill:
             self.values.append(value)
         return _causal(query, key, value, scale)
 
-    def select(self, prompts: torch.Tensor) -> Prefill:
-        """Only these prompts, by index [B']."""
-        return Prefill(
-            self.prompt_mask[prompts], [key[prompts] for key in self.keys], [value[prompts] for value in self.values]
-        )
-
 
 @dataclass(eq=False)
 class Watched(Prefill):

@@ -7,15 +7,15 @@ Shapes: N prompts in all, G rollouts per prompt, P prompt tokens, T completion t
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from enum import StrEnum
 
 import torch
 
-from locus.errors import LocusError, whole
+from locus.errors import LocusError, by_name, whole
 from locus.policy.cohorts import CohortDecoder
-from locus.policy.decoding import joined
-from locus.policy.inference import inference_policy
+from locus.policy.decoding import cast, joined
+from locus.policy.inference import compute_dtype
 from locus.policy.sampling import Draft
 from locus.policy.static_decoding import StaticDecoder
 from locus.policy.vlm import VLM, EncodedPrompts
@@ -43,8 +43,7 @@ class RolloutDecoding:
 
     def __post_init__(self) -> None:
         whole("rollout.decode_budget", self.budget)
-        if self.step not in list(DecodeStep):
-            raise LocusError(f"rollout.decode_step={self.step} must be one of {', '.join(DecodeStep)}")
+        by_name("rollout.decode_step", self.step, {step.value: step for step in DecodeStep})
 
 
 @torch.no_grad()
@@ -60,7 +59,7 @@ def sample_groups(
     """Writes ``group`` completions for each prompt of one batch.
 
     Args:
-        policy: in evaluation mode.
+        policy: in evaluation mode; see `inference_policy`.
         prompts: N prompts; the batch must fit in memory.
         encoded: the same prompts, after `VLM.encode`.
         seed, step: with the prompt's id they fix the random numbers.
@@ -68,7 +67,6 @@ def sample_groups(
     Returns:
         N lists of G completions, in the order of ``prompts``.
     """
-    policy = inference_policy(policy)
     draft = Draft(policy, prompts, group, sampling, seed, step)
     CohortDecoder(policy, prompts, draft, lambda indices: encoded).run(range(len(prompts)))
     return draft.completions()
@@ -113,8 +111,14 @@ def sample_in_turn(
 
 
 def encode_in_parts(policy: VLM, prompts: Sequence[Prompt], token_budget: int) -> EncodedPrompts:
-    """As `VLM.encode`, in micro-batches of ``token_budget`` padded tokens; the prompts ascend in length."""
-    parts = [policy.encode([prompts[i] for i in part]) for part in micro_batches(prompts, token_budget)]
+    """As `VLM.encode`, in micro-batches of ``token_budget`` padded tokens; the prompts ascend in length.
+
+    Keys and values are in the type that is computed in, as decoding holds them.
+    """
+    parts, dtype = [], compute_dtype(policy)
+    for indices in micro_batches(prompts, token_budget):
+        part = policy.encode([prompts[i] for i in indices])
+        parts.append(replace(part, prefill=cast(part.prefill, dtype)))
     if len(parts) == 1:
         return parts[0]
     features = [feature for part in parts for feature in part.features]

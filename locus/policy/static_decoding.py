@@ -1,7 +1,7 @@
 """Decoding at fixed shapes, which torch.compile and CUDA graphs can take: slots for prompts, rows for their groups.
 
 A slot whose group is finished is computed in vain until a waiting prompt takes it over.
-Shapes: N prompts in all, B slots, G rollouts per prompt, P tokens of the longest prompt, T completion tokens, C = T - 1
+Shapes: N prompts in all, B slots, G rollouts per prompt, P prompt tokens, T completion tokens, C = T - 1
 tokens that a row's buffer holds, H heads, K key-value heads, D head width.
 """
 
@@ -12,6 +12,7 @@ from dataclasses import dataclass
 
 import torch
 
+from locus.policy.cohorts import ENTER_SHARE
 from locus.policy.decoding import attend_to_both
 from locus.policy.group_attention import Prefill
 from locus.policy.inference import compute_dtype
@@ -20,12 +21,15 @@ from locus.policy.sampling import Draft
 from locus.policy.vlm import VLM, EncodedPrompts
 from locus.types import Prompt
 
-PROMPT_MULTIPLE = 64
-"""P is rounded up to a multiple of this, so that a compiled step serves more than one batch."""
 CHECK_EVERY = 8
 """Tokens between two looks at what is finished: each waits for the device."""
-ENTER_SHARE = 0.25
-"""Waiting prompts enter once this share of the slots is free."""
+SHAPES = 1 << 20
+"""For which a step may be compiled. Dynamo's own limit is 8, and the ninth would end the run."""
+
+
+def power_of_two(least: int) -> int:
+    """The smallest one from ``least`` on: shapes rounded to it are few, so that a compiled step serves many batches."""
+    return 1 << (least - 1).bit_length()
 
 
 @dataclass(eq=False)
@@ -103,28 +107,38 @@ class StaticDecoder:
     ):
         self.policy, self.draft, self.encode, self.compiled = policy, draft, encode, compiled
         _, self.group, self.length = draft.token_ids.shape
-        longest = max(prompt.length for prompt in prompts)
-        self.width = -(-longest // PROMPT_MULTIPLE) * PROMPT_MULTIPLE
-        self.slots = max(1, min(len(prompts), budget // (self.width + self.group * (self.length - 1))))
-        shape, device = (self.slots, self.group), policy.device
+        longest, written = max(prompt.length for prompt in prompts), self.group * (self.length - 1)
+        self.width = max(longest, min(power_of_two(longest), budget - written))
+        self.slots = max(1, min(power_of_two(len(prompts)), budget // (self.width + written)))
+        self.used = min(len(prompts), self.slots)
+        """The first ones; the others only fill the shape up."""
+        self.share = max(1, int(ENTER_SHARE * self.used))
+        shape, device = (self.used, self.group), policy.device
         self.plan: StaticDecoding | None = None
-        self.prompt = torch.zeros(self.slots, dtype=torch.long, device=device)
+        self.prompt = torch.zeros(self.used, dtype=torch.long, device=device)
         self.row = torch.arange(self.group, device=device).expand(shape)
         self.next_position = torch.zeros(self.slots, dtype=torch.long, device=device)
-        self.tokens = torch.zeros(shape, dtype=torch.long, device=device)
+        self.tokens = torch.zeros((self.slots, self.group), dtype=torch.long, device=device)
         self.finished = torch.ones(shape, dtype=torch.bool, device=device)
 
     def run(self, waiting: Sequence[int]) -> None:
         """Until nobody waits and all rows are finished."""
-        waiting, decode = list(waiting), self.policy.decode
-        if self.compiled:
-            decode = torch.compile(decode, fullgraph=True, dynamic=False, mode="reduce-overhead")
+        if not self.compiled:
+            self._run(list(waiting), self.policy.decode)
+            return
+        decode = torch.compile(self.policy.decode, fullgraph=True, dynamic=False, mode="reduce-overhead")
+        with torch._dynamo.config.patch(recompile_limit=SHAPES, accumulated_recompile_limit=SHAPES):
+            self._run(list(waiting), decode)
+
+    def _run(self, waiting: list[int], decode: Callable[..., torch.Tensor]) -> None:
         while True:
             free = self.finished.all(1).nonzero()[:, 0].tolist()
-            if waiting and len(free) >= min(len(waiting), max(1, int(ENTER_SHARE * self.slots))):
+            if waiting and len(free) >= min(len(waiting), self.share):
                 entering, waiting = waiting[-len(free) :], waiting[: -len(free)]
-                self.enter(free[: len(entering)], entering)
-            elif len(free) == self.slots:
+                for first in range(0, len(entering), self.share):  # what is encoded is held beside the slots
+                    indices = entering[first : first + self.share]
+                    self.enter(free[first : first + len(indices)], indices)
+            elif len(free) == self.used:
                 return
             for _ in range(CHECK_EVERY if self.length > 1 else 0):
                 self.decode(decode)
@@ -142,7 +156,7 @@ class StaticDecoder:
         self.prompt[places], self.next_position[places] = torch.tensor(indices).to(places), encoded.next_position
         hidden = encoded.hidden[:, None].expand(-1, self.group, -1)
         logits = sampling_logits(self.policy, hidden, self.draft.sampling.temperature)
-        begun = torch.full((len(slots), self.group), self.length == 0, device=places.device)
+        begun = torch.zeros((len(slots), self.group), dtype=torch.bool, device=places.device)
         tokens, finished = self.draft.write(logits, self.prompt[places], self.row[places], 0, begun)
         self.tokens[places], self.finished[places] = tokens, finished | (self.length == 1)
 
@@ -150,9 +164,9 @@ class StaticDecoder:
         """One more token for every row of every slot."""
         assert self.plan is not None
         positions = (self.next_position + self.plan.steps)[:, None].expand(self.tokens.shape)
-        hidden = decode(self.tokens, positions, self.plan)
+        hidden = decode(self.tokens, positions, self.plan)[: self.used]
         logits = sampling_logits(self.policy, hidden, self.draft.sampling.temperature)
         self.plan.steps.add_(1).clamp_(max=self.length - 1)
-        place = self.plan.steps[:, None]
+        place = self.plan.steps[: self.used, None]
         tokens, finished = self.draft.write(logits, self.prompt, self.row, place, self.finished)
-        self.tokens, self.finished = tokens, finished | (place == self.length - 1)
+        self.tokens[: self.used], self.finished = tokens, finished | (place == self.length - 1)

@@ -30,6 +30,7 @@ def roll_out(
     """Samples -> graded groups with their vision features, in the order of ``samples``.
 
     Args:
+        policy: put into evaluation mode; its `inference_policy` is made for this call where it is not one already.
         decode: [T] completion tokens -> text.
         group: G, rollouts per sample.
         seed, step: with a sample's id they fix its random numbers.

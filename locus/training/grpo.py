@@ -76,7 +76,7 @@ class GRPOModule(PolicyModule):
         phases, sums, step = Phases(self.device), TokenSums(), self.finished_steps
         rate = self.optimizer.param_groups[0]["lr"]
         check_room([sample.prompt for sample in samples], self.sampling.max_new_tokens, self.token_budget)
-        with phases("rollout"):
+        with phases("rollout"), self.rollout_phase():
             encoded = self.encode_for_update([sample.prompt for sample in samples])
             groups = self.roll_out(samples, self.sampling, self.algorithm.group_size, step, encoded)
             groups, zero_spread = self.refill(groups, step)

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence, Set
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence, Set
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, cast
 
@@ -13,6 +14,7 @@ from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LambdaLR, LRScheduler
 
 from locus.errors import LocusError
+from locus.policy.inference import inference_policy
 from locus.policy.lora import fingerprint, frozen_state
 from locus.policy.rollouts import RolloutDecoding
 from locus.policy.sampling import prompt_generator
@@ -85,11 +87,28 @@ class PolicyModule(LightningModule):
         """Finished training steps: one rollout batch, or one batch of targets, with its updates."""
         self.skipped_in_a_row = 0
         self._validated: list[RolloutGroup] = []
+        self._inference: list[VLM] | None = None  # in a list, as a module would get into checkpoints
 
     def on_train_batch_start(self, batch: list[Sample], batch_idx: int) -> None:
         """Dropout's numbers follow from seed and step, as the sampling's do: a resumed run draws the same."""
         if self.policy.drops_out:
             torch.manual_seed(prompt_generator(self.seed, self.finished_steps, "dropout").initial_seed())
+
+    @contextmanager
+    def rollout_phase(self) -> Iterator[None]:
+        """Rollouts inside share one `inference_policy`, freed at the end; an update in between makes it anew."""
+        self._inference = []
+        try:
+            yield
+        finally:
+            self._inference = None
+
+    def rollout_policy(self) -> VLM:
+        """What rollouts run on now; outside of a phase a new one at each call."""
+        made = [] if self._inference is None else self._inference
+        if not made:
+            made.append(inference_policy(self.policy.eval()))
+        return made[0]
 
     def roll_out(
         self,
@@ -101,7 +120,7 @@ class PolicyModule(LightningModule):
     ) -> list[tuple[RolloutGroup, VisionFeatures]]:
         """Samples -> graded groups with their vision features; see `locus.tasks.rollouts.roll_out`."""
         return roll_out(
-            self.policy,
+            self.rollout_policy(),
             self.task,
             samples,
             self.decode,
@@ -127,6 +146,8 @@ class PolicyModule(LightningModule):
         parameters = [parameter for parameter in self.policy.parameters() if parameter.requires_grad]
         norm = float(torch.nn.utils.clip_grad_norm_(parameters, self.clip_norm)) if finite else float("nan")
         if norm == norm and norm != float("inf"):
+            if self._inference:
+                self._inference.clear()
             self.optimizer.step()
             cast(LRScheduler, self.lr_schedulers()).step()
             self.skipped_in_a_row = 0
@@ -139,6 +160,10 @@ class PolicyModule(LightningModule):
             )
         return norm
 
+    def on_validation_epoch_start(self) -> None:
+        """All batches are asked of the same weights, see `rollout_phase`."""
+        self._inference = []
+
     def validation_step(self, samples: list[Sample], batch_idx: int) -> dict[str, Any]:
         """One rollout per held-out prompt, with the same random numbers at every validation."""
         groups = [group for group, _ in self.roll_out(samples, self.validation_sampling, 1, step=-1)]
@@ -147,6 +172,7 @@ class PolicyModule(LightningModule):
 
     def on_validation_epoch_end(self) -> None:
         """Logs means over all validation samples, and by the task's groups."""
+        self._inference = None
         metrics = self.task.validation_metrics(self._validated)
         self.log_metrics({f"val/{name}": value for name, value in metrics.items()})
         self._validated = []

@@ -17,6 +17,8 @@ from locus.evaluation.predictions import Prediction, PredictionFile, fingerprint
 from locus.evaluation.reading.extractors import Extractor
 from locus.evaluation.reading.responses import Extracted, Reading
 from locus.evaluation.statistics import Statistic, accuracy
+from locus.policy.inference import inference_policy
+from locus.policy.lora import LoRA
 from locus.policy.prompts import PixelLimits, PromptBuilder
 from locus.types import Response, Sampling, View
 from tests.support.benchmark_files import picture
@@ -117,6 +119,28 @@ def test_pictures_are_encoded_once(monkeypatch):
     forgetful = evaluator("qwen3_vl", remembered=1)
     assert predictions(forgetful, list(Toy().items())) == predictions(one, list(Toy().items()))
     assert len(forgetful._features) == 1
+
+
+def test_adapters_are_merged_once_an_evaluation(monkeypatch):
+    """Merged for every batch; encoded with adapters and decoded without; or those of the evaluation before."""
+    one, made = evaluator("qwen3_vl"), []
+    LoRA(4, 6.0)(one.policy)
+    items = list(Toy().items())
+
+    def spied(policy):
+        made.append(inference_policy(policy))
+        made[-1].encode = lambda *given, encode=made[-1].encode: encoded.append(len(made)) or encode(*given)
+        return made[-1]
+
+    encoded, found = [], []
+    monkeypatch.setattr("locus.evaluation.evaluator.inference_policy", spied)
+    for std in (0.0, 0.5):
+        for layer in one.policy.adapters.values():
+            torch.nn.init.normal_(layer.lora_B["default"].weight, std=std)
+        found.append(predictions(one, items))
+    batches = found[0][-1].batch + 1
+    assert batches > 2 and encoded == [1] * batches + [2] * batches
+    assert [answer.response for answer in found[0]] != [answer.response for answer in found[1]]
 
 
 @pytest.mark.parametrize("temperature", [0.0, 1.0])

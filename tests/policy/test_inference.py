@@ -131,7 +131,8 @@ def test_adapters_are_merged_as_in_their_export(family: str):
 def test_rollouts_of_merged_adapters_have_the_scores_of_the_policy(family: str):
     """Rollouts of the backbone: the ratio of the first update would not be 1."""
     vlm, records = adapted(family), prompts(family)
-    groups = sample_groups(vlm, records, vlm.encode(records), 3, SAMPLING, 0, 0)
+    merged = inference_policy(vlm)
+    groups = sample_groups(merged, records, merged.encode(records), 3, SAMPLING, 0, 0)
     batch = CompletionBatch.of([[c.token_ids for c in group] for group in groups], CPU)
     scored = PackedScorer()(vlm, records, batch, 1.0).logprobs[batch.mask]
     written = torch.cat([c.logprobs for group in groups for c in group])

@@ -17,11 +17,12 @@ class PeakBytes(TorchDispatchMode):
         super().__init__()
         self.peak = 0
         self._live: dict[int, tuple[StorageWeakRef, int]] = {}
-        self._given: set[int] = set()
+        self._given: dict[int, StorageWeakRef] = {}  # a reference keeps the address from being used again
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        given = [leaf for leaf in tree_leaves((args, kwargs)) if isinstance(leaf, torch.Tensor)]
-        self._given |= {tensor.untyped_storage()._cdata for tensor in given} - self._live.keys()
+        for tensor in tree_leaves((args, kwargs)):
+            if isinstance(tensor, torch.Tensor) and (storage := tensor.untyped_storage())._cdata not in self._live:
+                self._given.setdefault(storage._cdata, StorageWeakRef(storage))
         output = func(*args, **(kwargs or {}))
         for tensor in tree_leaves(output):
             if isinstance(tensor, torch.Tensor) and (storage := tensor.untyped_storage())._cdata not in self._given:

@@ -4,15 +4,19 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import replace
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 import torch
 from lightning import Trainer
+from torch.utils.data import DataLoader
 
 from locus.errors import LocusError
 from locus.policy import split_groups
+from locus.policy.inference import inference_policy
 from locus.policy.logprobs import PackedScorer, TokenScores
+from locus.policy.lora import LoRA
 from locus.policy.rollouts import RolloutDecoding
 from locus.policy.static_decoding import StaticDecoder
 from locus.policy.vlm import VLM
@@ -151,6 +155,54 @@ def test_validation_is_the_same_each_time_and_leaves_training_alone(spread: None
     assert first["val/reward"] == sum(group.rewards[0] for group in groups) / 4
     run, fresh = fit(module.train(), data), fit(*grpo())
     assert [g.rewards for g, _ in run.steps[0]["groups"]] == [g.rewards for g, _ in fresh.steps[0]["groups"]]
+
+
+def test_rollouts_of_a_phase_share_one_copy_that_no_update_leaves_stale():
+    """Adapters merged at every call; or, worse, rollouts of the weights before the update."""
+    module, data = grpo()
+    LoRA(4, 6.0)(module.policy)
+    batch = next(iter(data.train_dataloader()))
+
+    def asked() -> list[list[int]]:
+        groups = module.roll_out(batch, Sampling(max_new_tokens=TOKENS), 2, step=0)
+        return [rollout.completion.token_ids.tolist() for group, _ in groups for rollout in group.rollouts]
+
+    def step() -> None:
+        with torch.no_grad():
+            for layer in module.policy.adapters.values():
+                layer.lora_B["default"].weight.normal_(std=0.5)
+
+    module.optimizers = lambda: SimpleNamespace(step=step)
+    module.lr_schedulers = lambda: SimpleNamespace(step=lambda: None)
+    before, state = asked(), module.state_dict().keys()
+    with module.rollout_phase():
+        first = module.rollout_policy()
+        assert asked() == before and module.rollout_policy() is first is not module.policy
+        assert module.state_dict().keys() == state  # a copy is no part of a checkpoint
+        module.apply_update(finite=True)
+        assert module.rollout_policy() is not first
+        after = asked()
+    assert module.rollout_policy() is not module.rollout_policy()
+    assert before != after == asked()
+
+
+def test_validation_makes_one_copy(monkeypatch: pytest.MonkeyPatch):
+    """Adapters merged for every batch, a copy that is kept while training, or one of the validation before."""
+    module, data = grpo()
+    LoRA(4, 6.0)(module.policy)
+    made: list[VLM] = []
+
+    def spied(policy: VLM) -> VLM:
+        made.append(inference_policy(policy))
+        return made[-1]
+
+    monkeypatch.setattr("locus.training.module.inference_policy", spied)
+    (batch,) = data.val_dataloader()
+    trainer = Trainer(accelerator="cpu", logger=False, enable_checkpointing=False, enable_progress_bar=False)
+    data.val_dataloader = lambda: DataLoader([batch] * 3, batch_size=None)
+    for count in (1, 2):
+        trainer.validate(module, data, verbose=False)
+        assert len(made) == count and module._inference is None
 
 
 def test_checkpoint_holds_the_runs_position():

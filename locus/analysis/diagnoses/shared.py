@@ -22,6 +22,7 @@ from locus.evaluation.predictions import Prediction
 from locus.evaluation.reading.extractors import LOCUS
 from locus.evaluation.scores import verdict_of
 from locus.files.progress import tracked, within
+from locus.policy.inference import inference_policy
 from locus.types import Prompt
 
 log = logging.getLogger("locus")
@@ -112,8 +113,9 @@ def looked(evaluator: Evaluator, items: Sequence[Item]) -> Iterator[tuple[Predic
 
 
 def _looked(evaluator: Evaluator, items: Iterable[Item]) -> Iterator[tuple[Prediction, np.ndarray]]:
+    policy = inference_policy(evaluator.policy)
     for number, batch in enumerate(evaluator.batches(items)):
-        predictions = evaluator.complete(batch, number)
+        predictions = evaluator.complete(batch, number, policy)
         features = [evaluator.vision(asked) for asked in batch]
         prompts = [
             before_answer(evaluator, asked.prompt, prediction.response)
