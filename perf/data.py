@@ -33,6 +33,7 @@ from PIL import Image, ImageFilter
 
 from locus.images.sources import FolderSource
 from locus.policy.backbone import Backbone
+from locus.policy.logprobs import PackedScorer
 from locus.policy.prompts import PixelLimits, PromptBuilder
 from locus.run.runtime import quiet_lightning
 from locus.tasks.cue_search.corpus import Corpus
@@ -160,7 +161,7 @@ def shared_memory() -> int:
 def run_steps(folder: Path, work: Workload, corpus: Corpus, workers: int) -> list[dict[str, float]]:
     """Phases of each measured step of a training on these images."""
     meter = Meter()
-    module, data = build(folder, work, corpus, meter)
+    module, data = build(folder, work, corpus, meter, PackedScorer())
     data.workers = workers
     trainer = Trainer(
         accelerator="cpu",

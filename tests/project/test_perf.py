@@ -159,12 +159,12 @@ def test_data(repo):
 def test_scaling(repo):
     """Stages that have lost one of a run's, or sizes that are not those asked for."""
     sizes = ("--rounds=1", "--threads=1", "--steps=1", "--examples", "200", "400", "--groups", "2", "4")
-    report = report_of(repo, "perf.scaling", *sizes, "--widths", "112", "224")
+    report = report_of(repo, "perf.scaling", *sizes, "--widths", "224", "448")
     for rows in report["start_up"].values():
         assert list(rows) == ["200", "400"] and rows["200"]["ratio"] == 1
         assert all(row["seconds"] >= row["stages"]["data"] > 0 and row["cpu_seconds"] > 0 for row in rows.values())
-    assert list(report["group"]) == ["G=2", "G=4"] and list(report["image"]) == ["112x84", "224x168"]
-    assert report["image"]["224x168"]["prompt_tokens"] > report["image"]["112x84"]["prompt_tokens"]
+    assert list(report["group"]) == ["G=2", "G=4"] and list(report["image"]) == ["224x168", "448x336"]
+    assert report["image"]["448x336"]["prompt_tokens"] > report["image"]["224x168"]["prompt_tokens"]
 
 
 @pytest.mark.slow
