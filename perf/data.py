@@ -42,7 +42,7 @@ from locus.tasks.cue_search.drawing import build_corpus
 from locus.tasks.cue_search.task import CueSearch
 from locus.tasks.datamodule import SampleMaker, TaskDataModule
 from locus.types import ImageTable
-from perf.locus_step import StepMeter, build
+from perf.locus_step import StepMeter, build, saved_backbone
 from perf.step_workload import FRAME, Meter, Workload
 
 LIMITS = {"native": PixelLimits(), "easyr1": PixelLimits(262144, 4194304)}
@@ -161,7 +161,7 @@ def shared_memory() -> int:
 def run_steps(folder: Path, work: Workload, corpus: Corpus, workers: int) -> list[dict[str, float]]:
     """Phases of each measured step of a training on these images."""
     meter = Meter()
-    module, data = build(folder, work, corpus, meter, PackedScorer())
+    module, data = build(folder, work, corpus, meter, PackedScorer(), saved_backbone(folder, work))
     data.workers = workers
     trainer = Trainer(
         accelerator="cpu",

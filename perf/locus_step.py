@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import sys
+from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -35,6 +36,8 @@ from locus.types import Sampling
 from perf.step_workload import FRAME, Meter, Workload, answered, forbid_end_token, read_inputs, resident_bytes
 
 PHASES = ("rollout", "reference", "update")
+TOKEN_BUDGET = 32768
+DECODING = RolloutDecoding(TOKEN_BUDGET)
 
 
 class StepMeter(Callback):
@@ -58,11 +61,23 @@ class StepMeter(Callback):
         self.meter.step_ended()
 
 
+def saved_backbone(folder: Path, work: Workload) -> Backbone:
+    """Of `perf.step_workload.write_inputs`."""
+    return Backbone(FRAME, path=str(folder / "model"), train_vision=bool(work.train_vision))
+
+
 def build(
-    folder: Path, work: Workload, corpus: Corpus, meter: Meter, scorer: Scorer
+    folder: Path,
+    work: Workload,
+    corpus: Corpus,
+    meter: Meter,
+    scorer: Scorer,
+    backbone: Backbone,
+    weights: Callable[[VLM], None] | None = None,
+    token_budget: int = TOKEN_BUDGET,
+    decoding: RolloutDecoding = DECODING,
 ) -> tuple[GRPOModule, TaskDataModule]:
-    """Module and data of the run."""
-    backbone = Backbone(FRAME, path=str(folder / "model"), train_vision=bool(work.train_vision))
+    """Module and data of the run; ``weights`` puts adapters into the policy."""
     builder = PromptBuilder(backbone.processor(), PixelLimits())
     make = SampleMaker(CueSearch(corpus, ImageFiles(folder / "pictures")), builder, FRAME)
     data = TaskDataModule(make, work.prompts, 1, work.all_steps, 0, 0)
@@ -76,9 +91,12 @@ def build(
     def decode(token_ids: torch.Tensor) -> str:
         return answered(builder.decode(token_ids), token_ids.tolist(), work)
 
+    policy = load()
+    if weights is not None:
+        weights(policy)
     sampling = Sampling(max_new_tokens=work.new_tokens)
     module = GRPOModule(
-        RunParts(load(), load, data.task, builder.encode, decode, data.draw, work.all_steps),
+        RunParts(policy, load, data.task, builder.encode, decode, data.draw, work.all_steps),
         Algorithm(work.group),
         scorer,
         sampling,
@@ -86,8 +104,8 @@ def build(
         optimizer=partial(torch.optim.AdamW, lr=1e-6, weight_decay=1e-2),
         warmup_ratio=0.05,
         clip_norm=1.0,
-        token_budget=32768,
-        decoding=RolloutDecoding(32768),
+        token_budget=token_budget,
+        decoding=decoding,
         max_skipped=5,
         seed=0,
     )
@@ -101,7 +119,7 @@ def main() -> None:
     torch.set_num_threads(work.threads)
     before, meter = resident_bytes(), Meter()
     scorer = SeparateScorer() if "separate" in sys.argv[3:] else PackedScorer()
-    module, data = build(folder, work, corpus, meter, scorer)
+    module, data = build(folder, work, corpus, meter, scorer, saved_backbone(folder, work))
     parameters = sum(parameter.numel() for parameter in module.policy.parameters())
     run = result.with_suffix("")  # of this process alone
     trainer = Trainer(

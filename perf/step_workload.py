@@ -29,7 +29,7 @@ from locus.tasks.cue_search.reward import BoxReward
 from locus.training.advantages import has_spread
 from locus.types import Box, Frame, Response, View
 
-PICTURES = {550: (616, 448), 2100: (1568, 952), 8000: (3136, 1960)}
+PICTURES = {550: (616, 448), 1000: (1008, 728), 2100: (1568, 952), 8000: (3136, 1960)}
 """About so many prompt tokens -> width and height of the image that gives them, beside cue and text."""
 FRAME = Frame.PROCESSED
 
@@ -69,10 +69,15 @@ class Workload:
 
 
 def write_inputs(folder: Path, work: Workload) -> None:
-    """Everything the two trainers read: ``model/``, ``pictures/``, ``cues/``, ``corpus/`` and ``workload.json``."""
+    """Everything the two trainers read: ``model/`` and `write_data`."""
     backbone = Backbone(FRAME, architecture=work.architecture)
     backbone.load().model.save_pretrained(folder / "model")
     backbone.processor().save_pretrained(folder / "model")
+    write_data(folder, work)
+
+
+def write_data(folder: Path, work: Workload) -> None:
+    """``pictures/``, ``cues/``, ``corpus/`` and ``workload.json``."""
     count = work.prompts * work.all_steps
     source = SceneSource(count, work.width, work.height, objects=(1, 1), object_side=(work.cue, work.cue))
     table = source.table()
@@ -113,7 +118,7 @@ def reward_of(text: str, target: Sequence[float], work: Workload) -> float:
 
 def forbid_end_token(policy: VLM) -> None:
     """Makes a policy write every completion to full length."""
-    policy.forbidden = torch.cat([policy.forbidden, torch.tensor(policy.end_token_ids)])
+    policy.forbidden = torch.cat([policy.forbidden, policy.forbidden.new_tensor(policy.end_token_ids)])
 
 
 # --- Counting ---------------------------------------------------------------------------------------------------

@@ -157,8 +157,15 @@ class _Joined(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, *grads: torch.Tensor) -> tuple[torch.Tensor | None, ...]:
-        query, key, value, shared_key, shared_value, output, weight = ctx.saved_tensors
         (grad,) = grads
+        # Backward may run inside the step's autocast, which on a GPU turns the sums over grouped heads to float32.
+        with torch.autocast(grad.device.type, enabled=False):
+            return (*_Joined.gradients(ctx, grad), None, None)
+
+    @staticmethod
+    def gradients(ctx: Any, grad: torch.Tensor) -> tuple[torch.Tensor, ...]:
+        """Of query, key, value, and the prompts' key and value, each in its own type."""
+        query, key, value, shared_key, shared_value, output, weight = ctx.saved_tensors
         d_query, d_key, d_value = (part.new_empty(part.shape) for part in (query, key, value))
         d_shared_key, d_shared_value = torch.zeros_like(shared_key), torch.zeros_like(shared_value)
         for span in ctx.layout.spans:
@@ -176,7 +183,7 @@ class _Joined(torch.autograd.Function):
             d_query.index_add_(0, bucket.place, bucket.tokens(share))
             for total, share in zip((d_key, d_value), shares, strict=True):
                 total[bucket.place] = bucket.tokens(share)
-        return d_query, d_key, d_value, d_shared_key, d_shared_value, None, None
+        return d_query, d_key, d_value, d_shared_key, d_shared_value
 
 
 # --- Kernels that give the log-sum-exp, and take it back --------------------------------------------------------

@@ -44,7 +44,8 @@ def test_joined_attention_is_that_of_the_cpu(dtype: torch.dtype, largest: float)
     found = joined_attention(*on_gpu, Layout.of(lengths, prompt_tokens, torch.device("cuda")), 0.25)
     expected = joined_attention(*given, Layout.of(lengths, prompt_tokens, torch.device("cpu")), 0.25)
     weights = torch.randn(found.shape, generator=torch.Generator().manual_seed(1))
-    gradients = torch.autograd.grad((found.float() * weights.cuda()).sum(), on_gpu)
+    with torch.autocast("cuda", torch.bfloat16):  # a step's backward pass runs inside it
+        gradients = torch.autograd.grad((found.float() * weights.cuda()).sum(), on_gpu)
     for one, other in zip(gradients, torch.autograd.grad((expected * weights).sum(), given), strict=True):
         assert float((one.float().cpu() - other).norm() / other.norm()) < largest
     assert float((found.float().cpu() - expected).norm() / expected.norm()) < largest
