@@ -124,6 +124,23 @@ def test_memory(repo):
 
 
 @pytest.mark.slow
+@pytest.mark.gpu
+def test_gpu(repo):
+    """Both halves at the smallest size, with ratios; a share or a peak of nothing would divide by zero."""
+    sizes = ("--shape=smallest", "--width=112", "--height=84", "--cue=56", "--new-tokens=8", "--steps=1", "--group=2")
+    (point,) = report_of(repo, "perf.gpu", *sizes, "--against=separate")["points"]
+    assert point["locus"]["update_share_of_matrix_rate"] > 0 and point["locus"]["token_over_reading"] > 1
+    assert set(point["times_locus"]) >= {"update_seconds", "update_peak", "update_peak_beyond_held"}
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="needs a machine without a GPU")
+def test_gpu_is_needed(repo):
+    """Minutes of building a model on a CPU before the first error."""
+    done = subprocess.run([sys.executable, "-m", "perf.gpu"], cwd=repo, capture_output=True, text=True, check=False)
+    assert done.returncode and "perf.gpu needs a GPU" in done.stderr
+
+
+@pytest.mark.slow
 def test_threads(repo):
     """A default step with one thread and two, alone and beside a busy process."""
     command = [sys.executable, "-m", "perf.threads", "--steps", "2", "--rounds", "1"]
