@@ -23,6 +23,7 @@ from locus.errors import LocusError
 from locus.run.policies import build_evaluator, with_policy
 from locus.run.runtime import entry_point
 from locus.run.settings import DecodingSettings
+from locus.run.threads import choose_threads
 
 log = logging.getLogger("locus")
 
@@ -52,6 +53,7 @@ def resolved(cfg: DictConfig) -> dict[str, DictConfig]:
 def measure(cfg: DictConfig, folder: Path) -> Section:
     """Measures one policy after the other, one at a time in memory; ``<analysis>.parquet`` grows with each."""
     DecodingSettings.of(cfg)  # a wrong number is found before anything is read
+    choose_threads(cfg.device)
     frames: list[pd.DataFrame] = []
     for name, one in resolved(cfg).items():
         diagnosis = instantiate(one.analysis, _convert_="all")

@@ -36,8 +36,9 @@ from locus.evaluation.scores import (
     write_scores,
 )
 from locus.run.policies import build_evaluator, with_policy
-from locus.run.runtime import PACKAGES, entry_point, git_commit
+from locus.run.runtime import PACKAGES, entry_point, git_commit, hardware
 from locus.run.settings import DecodingSettings
+from locus.run.threads import choose_threads
 from locus.tasks.answers import THINK_ANSWER
 
 log = logging.getLogger("locus")
@@ -71,12 +72,14 @@ def settings_of(cfg: DictConfig) -> dict[str, Any]:
 def predict(cfg: DictConfig, benchmark: Benchmark, folder: Path) -> PredictionFile:
     """Writes the missing predictions; the policy is loaded only if any is."""
     ids = [item.item_id for item in limited(benchmark, cfg.limit)]  # a broken file is found before hours of decoding
+    choose_threads(cfg.device, folder / "manifest.json")
     record = {
         "name": benchmark.name,
         "headline": benchmark.headline,
         "extractor_version": extractor_version(),
         "versions": {package: version(package) for package in PACKAGES},
         "commit": git_commit(),
+        "hardware": hardware(),
         "started": time.strftime("%Y-%m-%dT%H:%M:%S%z"),
     }
     file = PredictionFile(folder, settings_of(cfg), ids, record)

@@ -9,7 +9,7 @@ if __name__ == "__main__":
 
 import logging
 import sys
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from typing import Any, cast
 
 import hydra
@@ -18,7 +18,7 @@ import torch
 from hydra.utils import instantiate
 from lightning import Trainer, seed_everything
 from omegaconf import DictConfig
-from torch.utils.data import DataLoader, Sampler
+from torch.utils.data import DataLoader
 
 from locus.analysis.diagnoses.context_suppression import FULL, SUPPRESSED
 from locus.analysis.diagnoses.shared import measure
@@ -39,13 +39,14 @@ from locus.run.runtime import (
     write_summary,
 )
 from locus.run.sweeps import finished_before
+from locus.run.threads import choose_threads
 from locus.scenes.questions import grounding, kinds_of
 from locus.tasks.cue_search.audits import AuditSettings, audited_corpus
 from locus.tasks.cue_search.rationales import NO_RATIONALES, LabelRationales
 from locus.tasks.cue_search.task import CueSearch
 from locus.tasks.datamodule import SampleMaker, Samples
 from locus.tasks.scene_questions import SceneQuestions
-from locus.training.lessons import SceneLessons, Thoughts
+from locus.training.lessons import LessonLoader, SceneLessons, Thoughts
 from locus.training.pretraining import GREEDY, PROGRESS, VALIDATION_BUDGET, HeldOut
 
 log = logging.getLogger("locus")
@@ -68,19 +69,6 @@ THOUGHTS = {
     Thoughts.CUES: "the words for what is cropped; none for questions",
     Thoughts.SILENT: "none",
 }
-
-
-class Steps(Sampler[int]):
-    """Lesson numbers from ``start`` on; the length is the whole run's."""
-
-    def __init__(self, steps: int, start: int):
-        self.steps, self.start = steps, start
-
-    def __len__(self) -> int:
-        return self.steps
-
-    def __iter__(self) -> Iterator[int]:
-        return iter(range(self.start, self.steps))
 
 
 def build_lessons(cfg: DictConfig, backbone: Backbone, policy: VLM) -> tuple[SceneLessons, list[HeldOut]]:
@@ -128,6 +116,7 @@ def pretrain(cfg: DictConfig) -> None:
     """Runs the pretraining and writes the policy."""
     quiet_lightning()
     cfg, run = open_run(cfg)
+    choose_threads(cfg.trainer.accelerator, run.path / "run.json")
     seed_everything(cfg.seed, verbose=False)
     backbone = instantiate(cfg.backbone)
     policy = backbone.load()
@@ -135,8 +124,8 @@ def pretrain(cfg: DictConfig) -> None:
     module = instantiate(cfg.module)(policy, lessons.builder)
     trainer = build_trainer(cfg, run)
     record = start_record(run, {"seed": cfg.seed, "parameters": sum(p.numel() for p in policy.parameters())})
-    steps = Steps(cfg.trainer.steps, run.last_step)
-    train = DataLoader(lessons, batch_size=None, sampler=steps, num_workers=cfg.trainer.workers)
+    loading = cfg.trainer.workers, cfg.trainer.worker_timeout
+    train = LessonLoader(lessons, cfg.trainer.steps, run.last_step, *loading)
     validation: DataLoader[Any] = DataLoader(cast(Any, held_out), batch_size=None, collate_fn=lambda batch: batch)
     trainer.fit(module, train, validation, ckpt_path=run.checkpoint, weights_only=True)
     final = {name: float(value) for name, value in trainer.callback_metrics.items() if name.startswith("val/")}

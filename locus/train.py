@@ -55,6 +55,7 @@ from locus.run.runtime import (
 )
 from locus.run.settings import RolloutSettings, TrainerSettings, TrainSettings, chosen
 from locus.run.sweeps import finished_before
+from locus.run.threads import choose_threads
 from locus.tasks.datamodule import SampleMaker, TaskDataModule
 from locus.tasks.preflight import preflight
 from locus.tasks.task import Task
@@ -219,6 +220,7 @@ def train(cfg: DictConfig) -> tuple[dict[str, Any], dict[str, Any]]:
     quiet_lightning()
     cfg, run = open_run(cfg)
     settings = TrainSettings.of(cfg)
+    choose_threads(settings.trainer.accelerator, run.path / "run.json")
     seed_everything(cfg.seed, verbose=False)
     backbone = instantiate(cfg.backbone)
     data = build_data(cfg, backbone, run.last_step)

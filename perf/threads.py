@@ -1,8 +1,9 @@
-"""The default run's step with one thread and with two, alone and beside a busy process: ``python -m perf.threads``.
+"""The default run's step, alone and beside a busy process: ``python -m perf.threads``.
 
-Threads of one process wait for each other by spinning; beside another process that costs more than they give. Each
-setting is a run of its own, by turns. Prints one JSON object: the median step of each setting, and ``beside_busy``, its
-ratio to the same threads alone.
+Threads of one process wait for each other by spinning; beside another process that costs more than they give. So a run
+chooses its threads at its start, unless it is told (``default``). Each setting is a run of its own, by turns. Prints
+one JSON object: the median step of each setting, the threads that its runs had, ``beside_busy``, its ratio to the same
+setting alone, and ``over_two_alone``, its ratio to two threads alone.
 """
 
 from __future__ import annotations
@@ -22,9 +23,11 @@ from typing import Any
 
 import pandas as pd
 
+from locus.run.threads import VARIABLES, recorded_threads
 from perf.step_time import machine
 
-THREADS, BUSY = (1, 2), (0, 1)
+DEFAULT = "default"
+THREADS, BUSY = (DEFAULT, "1", "2"), (0, 1)
 WARMUP = 1
 """Steps of each run that are not counted."""
 SMALL = (
@@ -49,18 +52,19 @@ def busy_processes(count: int) -> Iterator[None]:
             process.wait()
 
 
-def step_seconds(threads: int, busy: int, steps: int) -> list[float]:
-    """Seconds of each counted step of a default run (python -m locus.train)."""
+def step_seconds(threads: str, busy: int, steps: int) -> tuple[list[float], int | None]:
+    """Seconds of each counted step of a default run (python -m locus.train), and the threads it had."""
+    environment = {name: value for name, value in os.environ.items() if name not in VARIABLES}
+    environment |= {"CUDA_VISIBLE_DEVICES": ""} | ({} if threads == DEFAULT else {"OMP_NUM_THREADS": threads})
     with tempfile.TemporaryDirectory() as folder, busy_processes(busy):
         command = [sys.executable, "-m", "locus.train", *SMALL, f"trainer.steps={WARMUP + steps}"]
         command += [f"trainer.validate_every={WARMUP + steps}", f"hydra.run.dir={folder}"]
-        environment = os.environ | {"OMP_NUM_THREADS": str(threads), "CUDA_VISIBLE_DEVICES": ""}
         done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
         if done.returncode:
             raise SystemExit(f"locus.train failed:\n{done.stderr}")
-        metrics = pd.read_csv(Path(folder) / "metrics.csv")
+        metrics, had = pd.read_csv(Path(folder) / "metrics.csv"), recorded_threads(Path(folder) / "run.json")
     phases = [name for name in metrics.columns if name.startswith("time/") and name.endswith("_s")]
-    return metrics.dropna(subset=phases)[phases].sum(axis=1).tolist()[WARMUP:]
+    return metrics.dropna(subset=phases)[phases].sum(axis=1).tolist()[WARMUP:], had
 
 
 def main() -> None:
@@ -68,19 +72,25 @@ def main() -> None:
     parser.add_argument("--steps", type=int, default=8, help="counted, of each run")
     parser.add_argument("--rounds", type=int, default=3, help="runs of each setting, by turns")
     options = parser.parse_args()
-    settings: dict[tuple[int, int], list[float]] = {setting: [] for setting in product(THREADS, BUSY)}
+    settings = list(product(THREADS, BUSY))
+    seconds: dict[tuple[str, int], list[float]] = {setting: [] for setting in settings}
+    had: dict[tuple[str, int], list[int | None]] = {setting: [] for setting in settings}
     for _ in range(options.rounds):
-        for (threads, busy), seconds in settings.items():
-            seconds += step_seconds(threads, busy, options.steps)
-    medians = {setting: median(seconds) for setting, seconds in settings.items()}
+        for setting in settings:
+            steps, threads = step_seconds(*setting, options.steps)
+            seconds[setting] += steps
+            had[setting].append(threads)
+    medians = {setting: median(seconds[setting]) for setting in settings}
     rows: list[dict[str, Any]] = [
         {
             "threads": threads,
             "busy": busy,
-            "seconds_per_step": round(seconds, 3),
-            "beside_busy": round(seconds / medians[threads, 0], 2),
+            "threads_of_runs": had[threads, busy],
+            "seconds_per_step": round(medians[threads, busy], 3),
+            "beside_busy": round(medians[threads, busy] / medians[threads, 0], 2),
+            "over_two_alone": round(medians[threads, busy] / medians["2", 0], 2),
         }
-        for (threads, busy), seconds in medians.items()
+        for threads, busy in settings
     ]
     print(json.dumps({**machine(("torch", "transformers", "lightning")), "settings": rows}, indent=2))
 

@@ -21,7 +21,11 @@ from hydra.core.global_hydra import GlobalHydra
 from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig, open_dict
 
+from locus.run.threads import IDLE
 from tests.support.paths import REPO
+
+# However busy the machine is: runs with other threads differ in the last bit.
+os.environ.setdefault("OMP_NUM_THREADS", str(IDLE))
 
 
 @pytest.fixture(scope="session")

@@ -9,14 +9,13 @@ Shapes: B images, G questions an image, T tokens of question and completion, N m
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 
 import numpy as np
 import torch
 from torch.nn.utils.rnn import pad_sequence
-from torch.utils.data import Dataset
 
 from locus.boxes import to_view
 from locus.errors import by_name
@@ -27,6 +26,7 @@ from locus.scenes.scene import Scene
 from locus.scenes.source import ATTRIBUTES, SceneSource
 from locus.tasks.answers import box_text, completion_text
 from locus.tasks.datamodule import Samples
+from locus.tasks.loader import BatchLoader
 from locus.types import Box, Frame, Prompt, View
 
 NOTHING = 0
@@ -92,7 +92,7 @@ class Lesson:
     questions: Questions | None
 
 
-class SceneLessons(Dataset[Lesson]):
+class SceneLessons:
     """Lesson s of the run; the first ``patch_lessons`` only label patches, the others ask questions, too.
 
     Args:
@@ -191,6 +191,30 @@ class SceneLessons(Dataset[Lesson]):
     def completion(self, text: str) -> torch.Tensor:
         """[T] tokens, the end token last."""
         return torch.tensor([*self.builder.encode(text), self.end_token_id])
+
+
+class LessonLoader:
+    """The lessons of a run, one at a time; each worker draws one ahead.
+
+    Args:
+        lessons: by their number.
+        steps: of the whole run; the length that is reported.
+        start: the first lesson to give.
+        workers: processes that draw lessons; 0 draws them in this one.
+        timeout: seconds that the trainer waits for a worker.
+    """
+
+    def __init__(self, lessons: SceneLessons, steps: int, start: int, workers: int, timeout: float) -> None:
+        self.lessons, self.steps, self.start, self.workers, self.timeout = lessons, steps, start, workers, timeout
+
+    def __len__(self) -> int:
+        return self.steps
+
+    def __iter__(self) -> Iterator[Lesson]:
+        left, size = range(self.start, self.steps), max(self.workers, 1)
+        batches = [left[first : first + size] for first in range(0, len(left), size)]
+        for batch in BatchLoader(self.lessons, batches, self.workers, self.timeout):
+            yield from batch
 
 
 def _drawn(sources: Sequence[SceneSource], count: int, rng: np.random.Generator) -> list[Scene]:

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from dataclasses import fields, is_dataclass
+from typing import Any
+
 import numpy as np
 import pytest
 import torch
@@ -19,7 +22,16 @@ from locus.tasks.cue_search.crops import CropStrategy
 from locus.tasks.cue_search.rationales import NO_RATIONALES, LabelRationales
 from locus.tasks.cue_search.task import CueSearch
 from locus.tasks.datamodule import SampleMaker, Samples
-from locus.training.lessons import NOTHING, Questions, SceneLessons, Thoughts, patch_labels, questions_of, shown_by
+from locus.training.lessons import (
+    NOTHING,
+    LessonLoader,
+    Questions,
+    SceneLessons,
+    Thoughts,
+    patch_labels,
+    questions_of,
+    shown_by,
+)
 from locus.training.pretraining import start_matching
 from locus.types import Box, Frame
 from tests.support.models import tiny_vlm
@@ -153,6 +165,28 @@ def test_a_lesson_depends_on_its_number_alone(lessons):
         assert torch.equal(one.prompts[0].pixel_values, two.prompts[0].pixel_values)
         assert not torch.equal(one.prompts[0].pixel_values, other.prompts[0].pixel_values)
     assert torch.equal(lessons[2].questions.token_ids, lessons[2].questions.token_ids)
+
+
+def tensors(value: Any) -> list[torch.Tensor]:
+    """All that a lesson holds, in order."""
+    if isinstance(value, torch.Tensor):
+        return [value]
+    if is_dataclass(value):
+        value = [getattr(value, field.name) for field in fields(value)]
+    return [tensor for part in value for tensor in tensors(part)] if isinstance(value, list | tuple) else []
+
+
+@pytest.mark.parametrize("workers", [0, 1, 2, 3])
+def test_workers_draw_the_same_lessons(lessons, workers):
+    """Lessons that are left out, come in another order or are changed on their way, at the end or after a resume."""
+    loader = LessonLoader(lessons, 6, 1, workers, timeout=60)
+    drawn = list(loader)
+    assert len(loader) == 6 and len(drawn) == 5
+    for number, lesson in enumerate(drawn, start=1):
+        expected = tensors(lessons[number])
+        assert len(expected) > 10 and len(tensors(lesson)) == len(expected)
+        for one, two in zip(tensors(lesson), expected, strict=True):
+            assert one.dtype == two.dtype and torch.equal(one, two)
 
 
 def test_what_a_scene_cannot_give_is_made_up_for():
