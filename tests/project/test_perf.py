@@ -142,15 +142,16 @@ def test_gpu_is_needed(repo):
 
 @pytest.mark.slow
 def test_threads(repo):
-    """A default step with the threads that a run chooses, with one and with two, alone and beside a busy process."""
-    command = [sys.executable, "-m", "perf.threads", "--steps", "2", "--rounds", "1"]
+    """A default step with the threads that a run chooses and with one, alone and beside a busy process.
+
+    Not with two: on a busy machine they take minutes.
+    """
+    command = [sys.executable, "-m", "perf.threads", "--threads", "default", "1", "--steps", "2", "--rounds", "1"]
     done = subprocess.run(command, cwd=repo, capture_output=True, text=True, check=True)
-    report = json.loads(done.stdout)
-    rows = {(one["threads"], one["busy"]): one for one in report["settings"]}
-    assert set(rows) == {(threads, busy) for threads in ("default", "1", "2") for busy in (0, 1)}
-    assert all(row["seconds_per_step"] > 0 and row["over_two_alone"] > 0 for row in rows.values())
-    assert rows["2", 0]["over_two_alone"] == rows["2", 0]["beside_busy"] == 1
-    assert all(rows[str(count), busy]["threads_of_runs"] == [count] for count in (1, 2) for busy in (0, 1))
+    rows = {(one["threads"], one["busy"]): one for one in json.loads(done.stdout)["settings"]}
+    assert set(rows) == {(threads, busy) for threads in ("default", "1") for busy in (0, 1)}
+    assert all(row["seconds_per_step"] > 0 and len(row["threads_of_runs"]) == 1 for row in rows.values())
+    assert all(rows["1", busy]["threads_of_runs"] == [1] and rows["1", 0]["beside_busy"] == 1 for busy in (0, 1))
 
 
 def report_of(repo: Path, *command: str) -> dict[str, Any]:
