@@ -53,7 +53,7 @@ from locus.run.runtime import (
     start_record,
     write_summary,
 )
-from locus.run.settings import RolloutSettings, TrainerSettings, TrainSettings, chosen
+from locus.run.settings import PRECISIONS, RolloutSettings, TrainerSettings, TrainSettings, chosen
 from locus.run.sweeps import finished_before
 from locus.run.threads import choose_threads
 from locus.tasks.datamodule import SampleMaker, TaskDataModule
@@ -111,8 +111,9 @@ def build_module(cfg: DictConfig, settings: TrainSettings, backbone: Backbone, d
         log.info(
             "weights: %d of %d parameters train", sum(n for n, trains in sizes if trains), sum(n for n, _ in sizes)
         )
+    settings.trainer.check_weights(policy)
     codec = builder.encode, builder.decode
-    parts = RunParts(policy, backbone.load, data.task, *codec, data.draw, cfg.trainer.steps)
+    parts = RunParts(policy, backbone.load_reference, data.task, *codec, data.draw, cfg.trainer.steps)
     algorithm, shared = settings.algorithm, settings.module_arguments
     if isinstance(algorithm, SFT):
         return SFTModule(parts, **shared)
@@ -133,7 +134,7 @@ def build_trainer(cfg: DictConfig, settings: TrainerSettings, run: RunFolder, ta
         callbacks.append(EarlyStopping(headline, mode="max", patience=patience, stopping_threshold=settings.stop_at))
     return Trainer(
         accelerator=settings.accelerator,
-        precision=settings.precision,
+        precision=PRECISIONS[settings.precision],
         devices=1,
         max_epochs=1,
         val_check_interval=settings.validate_every,
@@ -228,6 +229,7 @@ def train(cfg: DictConfig) -> tuple[dict[str, Any], dict[str, Any]]:
     diagnoses = build_diagnoses(cfg)
     for line in chosen(cfg):
         log.info(line)
+    log.info("a step: %s", settings.step_sizes)
     for line in () if isinstance(settings.algorithm, SFT) else differences(cfg.algorithm, "algorithm", "grpo"):
         log.info("algorithm departs from the paper's: %s", line)
     module = build_module(cfg, settings, backbone, data)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -39,6 +39,8 @@ class Backbone:
     seed: int = 0
     dtype: str = "float32"
     """Of the weights. float32 for training: at lr 1e-6 a bfloat16 AdamW loses most updates to rounding."""
+    reference_dtype: str | None = None
+    """Of the frozen reference's weights; None for ``dtype``. Nothing of it trains, so bfloat16 loses no update."""
     train_vision: bool = True
     gradient_checkpointing: bool = False
     recipe: Mapping[str, Any] | None = None
@@ -50,9 +52,10 @@ class Backbone:
         parse_frame(self.frame)
         if self.path is None and self.architecture is None:
             raise LocusError("backbone.path is not set: give a hub id, a local folder, or use backbone=tiny")
-        dtype = getattr(torch, self.dtype, None)
-        if not isinstance(dtype, torch.dtype) or not dtype.is_floating_point:
-            raise LocusError(f"backbone.dtype={self.dtype} is not a floating-point type: use float32 or bfloat16")
+        for key, name in (("dtype", self.dtype), ("reference_dtype", self.reference_dtype or self.dtype)):
+            dtype = getattr(torch, name, None)
+            if not isinstance(dtype, torch.dtype) or not dtype.is_floating_point:
+                raise LocusError(f"backbone.{key}={name} is not a floating-point type: use float32 or bfloat16")
 
     def processor(self) -> ProcessorMixin:
         """The model's own processor, with its own chat template."""
@@ -70,6 +73,10 @@ class Backbone:
         end_ids = [end] if isinstance(end, int) else list(end)
         pads = [processor.tokenizer.get_vocab().get("<|vision_pad|>")]  # Qwen's fifth, unknown to the configuration
         return VLM(model, parse_frame(self.frame), end_ids, self.train_vision, [pad for pad in pads if pad is not None])
+
+    def load_reference(self) -> VLM:
+        """Builds the model to be frozen: the same weights in ``reference_dtype``."""
+        return replace(self, dtype=self.reference_dtype or self.dtype).load()
 
     def _model(self, processor: ProcessorMixin) -> PreTrainedModel:
         dtype = getattr(torch, self.dtype)

@@ -18,6 +18,9 @@ class Reference(Protocol):
     def on(self, device: torch.device) -> AbstractContextManager[VLM]:
         """``with reference.on(device) as vlm``: only inside, ``vlm`` is the reference."""
 
+    def release(self) -> None:
+        """Gives the device's memory back; `on` takes it again."""
+
 
 class FrozenCopy:
     """Holds a frozen VLM without being an nn.Module, so that no state dict and no optimiser ever sees it."""
@@ -32,6 +35,10 @@ class FrozenCopy:
             self._vlm.to(device)
         yield self._vlm
 
+    def release(self) -> None:
+        """Moved to the CPU."""
+        self._vlm.to("cpu")
+
 
 class AdaptersOff:
     """The policy itself without its adapters; held in no way that makes it a second module of the run."""
@@ -42,6 +49,9 @@ class AdaptersOff:
     def on(self, device: torch.device) -> AbstractContextManager[VLM]:
         """Where the policy is, which is the run's device."""
         return adapters_off(self._policy)
+
+    def release(self) -> None:
+        """Nothing: the policy is the run's own."""
 
 
 def reference_of(policy: VLM, load: Callable[[], VLM]) -> Reference:

@@ -21,11 +21,12 @@ HIDDEN = ("_target_", "_partial_", "_convert_", "defaults", "hydra")
 """Keys that no user sets."""
 LONGEST = 120
 """Characters of a list that is shown."""
-LATER = ("experiment", "experiment/transfer", "sweep", "hydra/launcher")
+LATER = ("experiment", "experiment/table8", "experiment/transfer", "sweep", "hydra/launcher")
 """Groups whose options are described by their first line alone: the rest are commands and costs, or Hydra's keys."""
 NESTED = {
     "experiment/paper": "what an experiment takes with scale=paper; not chosen by itself",
     "experiment/tiny": "what an experiment takes at tiny scale; not chosen by itself",
+    "experiment/table8": "the readings of Table 8's batch, chosen as experiment=table8/paper_128 and so on",
     "experiment/transfer": "settings of one experiment, chosen as experiment=transfer/locus and so on",
     "scale": "only together with experiment=, whose tables and figures take paper unless told otherwise",
 }
@@ -48,7 +49,7 @@ class Group:
 SCENES = Group("scenes", "small", "families of generated scenes, here those of data=scenes", "data.source")
 """Data, benchmarks and diagnoses put them where they are drawn, as ``scenes@data.source=mixed`` does."""
 
-APART = (SCENES, Group("experiment/transfer", None), Group("hydra/launcher", None))
+APART = (SCENES, Group("experiment/table8", None), Group("experiment/transfer", None), Group("hydra/launcher", None))
 """What no defaults list of train.yaml names."""
 
 

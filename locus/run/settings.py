@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
+import torch
 from hydra.errors import InstantiationException
 from hydra.utils import instantiate
 from omegaconf import DictConfig, OmegaConf
@@ -13,12 +14,16 @@ from omegaconf import DictConfig, OmegaConf
 from locus.errors import LocusError, by_name, number, whole
 from locus.policy.logprobs import PackedScorer, Scorer, SeparateScorer
 from locus.policy.rollouts import RolloutDecoding
+from locus.policy.vlm import VLM
 from locus.tasks.order import Order
 from locus.training.algorithm import SFT, Algorithm, Optimization
 from locus.types import Sampling
 
 RESERVED_SEEDS = range(1_000_000, 4_000_000)
 """Of conf/scenes: pretraining, evaluation and the questions of a mixture draw their scenes with these."""
+PRECISIONS: dict[str, Any] = {"32-true": "32-true", "bf16-mixed": "bf16-mixed", "bf16-true": "32-true"}
+"""Names of trainer.precision -> what Lightning is told. Its own bf16-true would cast adapters and prompts, too; here
+nothing is cast: frozen weights, and with them the arithmetic, are in backbone.dtype, adapters in float32."""
 RECIPE = {
     "optimizer.make.lr": "lr",
     "rollout.sampling.max_new_tokens": "max_new_tokens",
@@ -36,8 +41,8 @@ class TrainerSettings:
     """The run around the algorithm (conf/trainer)."""
 
     accelerator: str
-    precision: Any
-    """As Lightning names it."""
+    precision: str
+    """One of `PRECISIONS`."""
     steps: int
     prompts_per_step: int
     validation_batch: int
@@ -71,6 +76,22 @@ class TrainerSettings:
             raise LocusError(
                 f"trainer.precision={self.precision}: float16 needs a loss scale, which gradient clipping here does "
                 "not undo; use 32-true or bf16-mixed"
+            )
+        by_name("trainer.precision", self.precision, PRECISIONS)
+
+    def check_weights(self, policy: VLM) -> None:
+        """Raises LocusError for weights that would train in less than float32, or fit the precision in no other way."""
+        if self.precision == "bf16-true" and policy.lm_head.weight.dtype != torch.bfloat16:
+            raise LocusError(
+                "trainer.precision=bf16-true computes in the type of the weights: give backbone.dtype=bfloat16 with "
+                "weights=lora, or trainer.precision=bf16-mixed"
+            )
+        low = {str(one.dtype) for one in policy.parameters() if one.requires_grad and one.dtype.itemsize < 4}
+        if low:
+            raise LocusError(
+                f"weights that train are {low.pop().removeprefix('torch.')}, in which AdamW loses its small updates: "
+                "give backbone.dtype=float32 with trainer.precision=bf16-mixed, or weights=lora, whose adapters are "
+                "float32"
             )
 
     @property
@@ -132,6 +153,18 @@ class TrainSettings:
             RolloutSettings(sampling, validation, cfg.rollout.token_budget, decoding),
             *built,
         )
+
+    @property
+    def step_sizes(self) -> str:
+        """What a step trains on, and what its updates are where the algorithm's preset comes from."""
+        prompts, algorithm = self.trainer.prompts_per_step, self.algorithm
+        if isinstance(algorithm, SFT):
+            return f"{prompts} prompts"
+        parts, source = algorithm.mini_batches, algorithm.source_prompts_per_step
+        sizes = f"{prompts} prompts x {algorithm.group_size} rollouts, {parts} x {prompts / parts:g} prompts per update"
+        if source in (None, prompts):
+            return sizes
+        return f"{sizes}; the preset's source has {parts} x {source / parts:g}: trainer.prompts_per_step={source}"
 
     @property
     def module_arguments(self) -> dict[str, Any]:

@@ -5,12 +5,15 @@ from __future__ import annotations
 import hashlib
 import json
 import logging
+import os
 import re
 import shutil
 import sys
+from itertools import count
 from pathlib import Path
 from typing import Any
 
+import torch
 from hydra.core.hydra_config import HydraConfig
 from hydra.experimental.callback import Callback
 from hydra.types import RunMode
@@ -23,6 +26,8 @@ from locus.files.run_files import BEGUN_WITH, latest_checkpoint, write_json
 log = logging.getLogger("locus")
 FAILURES = ".failures"
 """In the sweep's folder: one file for each job of the last launch that failed."""
+DEVICES = ".devices"
+"""In the sweep's folder while it runs: one file for each process beside others, see `own_device`."""
 
 
 def in_sweep() -> bool:
@@ -43,6 +48,37 @@ def folder_name(overrides: str) -> str:
 
 
 OmegaConf.register_new_resolver("folder_name", folder_name, replace=True)
+
+
+# --- Beside each other ------------------------------------------------------------------------------------------
+_own_device: list[str] = []
+
+
+def own_device(sweep: str) -> str:
+    """CUDA_VISIBLE_DEVICES of this process's jobs: of the devices that the command sees, the next; empty without any.
+
+    A process keeps it for all of its jobs, as CUDA does: which device it uses is settled when it begins.
+    """
+    if not _own_device:
+        given = os.environ.get("CUDA_VISIBLE_DEVICES")
+        seen = [str(index) for index in range(torch.cuda.device_count())] if given is None else given.split(",")
+        _own_device.append(seen[_ticket(Path(sweep) / DEVICES) % len(seen)] if seen else "")
+    return _own_device[0]
+
+
+def _ticket(folder: Path) -> int:
+    """0 for the process that comes first, 1 for the next."""
+    folder.mkdir(parents=True, exist_ok=True)
+    for number in count():
+        try:
+            (folder / str(number)).open("x").close()
+            return number
+        except FileExistsError:
+            continue
+    raise AssertionError
+
+
+OmegaConf.register_new_resolver("own_device", own_device, replace=True)
 
 
 # --- Launched again -------------------------------------------------------------------------------------------
@@ -123,12 +159,14 @@ class FailedJobs(Callback):
         self.again = again
 
     def on_multirun_start(self, config: DictConfig, **_: Any) -> None:
-        """Forgets the failures of an earlier launch."""
-        shutil.rmtree(Path(config.hydra.sweep.dir) / FAILURES, ignore_errors=True)
+        """Forgets the failures of an earlier launch, and its processes."""
+        for name in (FAILURES, DEVICES):
+            shutil.rmtree(Path(config.hydra.sweep.dir) / name, ignore_errors=True)
 
     def on_multirun_end(self, config: DictConfig, **_: Any) -> None:
         """Leaves with status 2 if a job failed."""
         sweep = Path(config.hydra.sweep.dir)
+        shutil.rmtree(sweep / DEVICES, ignore_errors=True)
         failures = [json.loads(file.read_text()) for file in sorted((sweep / FAILURES).glob("*.json"))]
         if not failures:
             return

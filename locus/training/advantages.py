@@ -16,6 +16,20 @@ def has_spread(rewards: torch.Tensor) -> torch.Tensor:
     return rewards.amax(dim=1) - rewards.amin(dim=1) > SPREAD
 
 
+def length_penalty(lengths: torch.Tensor, limit: int, buffer: float) -> torch.Tensor:
+    """DAPO's soft overlong punishment (arXiv 2503.14476, eq. 13).
+
+    Args:
+        lengths: tokens of completions, of any shape.
+        limit: of new tokens.
+        buffer: share of the limit, at its end, in which the penalty grows.
+
+    Returns:
+        float64 of that shape: 0 up to ``(1 - buffer) * limit`` tokens, then falling linearly to -1 at the limit.
+    """
+    return -((lengths.double() - (1 - buffer) * limit) / (buffer * limit)).clamp(0, 1)
+
+
 def group_advantages(rewards: torch.Tensor, divide_by_std: bool = True, std_epsilon: float = 1e-6) -> torch.Tensor:
     """GRPO advantages (DeepSeekMath, arXiv 2402.03300, section 4.1.2): reward minus group mean, over group std.
 

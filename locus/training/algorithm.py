@@ -27,10 +27,22 @@ class Algorithm:
     """Passes over each rollout batch."""
     refill: int = 0
     """How many times groups without spread are replaced by fresh prompts (DAPO's dynamic sampling); 0 is never."""
+    overlong_penalty: float = 0.0
+    """Taken off the reward of a completion at the limit of new tokens (`advantages.length_penalty`); 0 for none."""
+    overlong_buffer: float = 0.2
+    """Share of the limit, at its end, in which the penalty grows to that."""
+    mask_truncated: bool = False
+    """Whether completions that the limit cut are left out of the loss; their rewards stay in the group's mean."""
+    source_prompts_per_step: int | None = None
+    """Prompts per rollout batch where the preset comes from; a run says where its own make other updates."""
 
     def __post_init__(self) -> None:
         for name, least in (("group_size", 1), ("mini_batches", 1), ("epochs", 1), ("refill", 0)):
             whole(f"algorithm.{name}", getattr(self, name), least)
+        if self.source_prompts_per_step is not None:
+            whole("algorithm.source_prompts_per_step", self.source_prompts_per_step)
+        number("algorithm.overlong_penalty", self.overlong_penalty, 0)
+        number("algorithm.overlong_buffer", self.overlong_buffer, 0, 1, above=True)
         number("algorithm.loss.kl_coefficient", self.loss.kl_coefficient, 0)
         if self.group_size == 1:
             raise LocusError("algorithm.group_size=1: a group of one has no advantage; give at least 2")

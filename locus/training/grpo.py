@@ -22,7 +22,7 @@ from locus.policy.reference import reference_of
 from locus.policy.rollouts import DecodeStep
 from locus.policy.split_groups import PromptBatch, check_room, cut_from_graph, prompt_batches
 from locus.policy.vlm import VLM, EncodedPrompts, VisionFeatures
-from locus.training.advantages import group_advantages, has_spread
+from locus.training.advantages import group_advantages, has_spread, length_penalty
 from locus.training.algorithm import Algorithm
 from locus.training.loss import Totals
 from locus.training.metrics import TokenSums
@@ -71,6 +71,11 @@ class GRPOModule(PolicyModule):
         wanted = algorithm.needs_reference
         self.reference = reference_of(parts.policy, parts.load_reference) if wanted else None
 
+    def on_fit_end(self) -> None:
+        """The reference leaves the device to what follows a run, which needs none."""
+        if self.reference is not None:
+            self.reference.release()
+
     def training_step(self, samples: list[Sample], batch_idx: int) -> dict[str, Any]:
         """One rollout batch: B prompts, G rollouts each, then ``updates_per_rollout`` optimiser steps."""
         phases, sums, step = Phases(self.device), TokenSums(), self.finished_steps
@@ -89,6 +94,10 @@ class GRPOModule(PolicyModule):
         self.finished_steps += 1
         metrics = self.task.training_metrics([entry.group for entry in scored]) | sums.means()
         metrics |= {"zero_spread_groups": zero_spread / len(samples), "lr": rate}
+        if self.algorithm.overlong_penalty:
+            metrics["length_penalty"] = (
+                torch.stack([self.length_penalty(entry.group) for entry in scored]).mean().item()
+            )
         self.log_metrics({f"train/{name}": value for name, value in metrics.items()} | phases.costs())
         return {"groups": [(entry.group, entry.advantages) for entry in scored]}
 
@@ -132,8 +141,20 @@ class GRPOModule(PolicyModule):
     def with_advantages(self, group: RolloutGroup, features: VisionFeatures) -> ScoredGroup:
         """Attaches advantages, and the vision features if they stay valid while the policy changes."""
         rewards = torch.tensor([group.rewards], dtype=torch.float64)
+        if self.algorithm.overlong_penalty:
+            rewards = rewards + self.length_penalty(group)
         advantages = group_advantages(rewards, self.algorithm.divide_by_std, self.algorithm.std_epsilon)[0]
         return ScoredGroup(group, advantages, None if self.policy.train_vision else features)
+
+    def length_penalty(self, group: RolloutGroup) -> torch.Tensor:
+        """[G], at most 0: what the group's completions lose by their length."""
+        lengths = torch.tensor([len(rollout.completion.token_ids) for rollout in group.rollouts])
+        penalty = length_penalty(lengths, self.sampling.max_new_tokens, self.algorithm.overlong_buffer)
+        return self.algorithm.overlong_penalty * penalty
+
+    def in_loss(self, group: RolloutGroup) -> list[bool]:
+        """[G]: which of the group's completions train the policy."""
+        return [rollout.completion.finished or not self.algorithm.mask_truncated for rollout in group.rollouts]
 
     @torch.no_grad()
     def with_fixed_logprobs(self, scored: list[ScoredGroup]) -> list[ScoredGroup]:
@@ -189,8 +210,13 @@ class GRPOModule(PolicyModule):
         self, mini_batch: list[ScoredGroup], sums: TokenSums, encoded: EncodedPrompts | None
     ) -> Generator[torch.Tensor]:
         """The loss of each micro-batch, whose backward pass must be done before the next is asked for."""
-        lengths = [len(ids) for entry in mini_batch for ids in entry.token_ids]
-        totals = Totals(sum(lengths), len(lengths), self.sampling.max_new_tokens)
+        lengths = [
+            len(ids)
+            for entry in mini_batch
+            for ids, counts in zip(entry.token_ids, self.in_loss(entry.group), strict=True)
+            if counts
+        ]
+        totals = Totals(max(1, sum(lengths)), max(1, len(lengths)), self.sampling.max_new_tokens)
         whole = [PromptBatch.whole(range(len(mini_batch)), self.algorithm.group_size)]
         for prompts in whole if encoded else self.prompt_batches(mini_batch):
             batch = [mini_batch[i] for i in prompts.groups]
@@ -203,12 +229,13 @@ class GRPOModule(PolicyModule):
     def loss_of(self, batch: list[ScoredGroup], scores: TokenScores, totals: Totals) -> LossTerms:
         """Of a micro-batch's completions, as its share of the mini-batch's."""
         old = _stack([entry.old for entry in batch], scores)
+        counts = torch.tensor([self.in_loss(entry.group) for entry in batch], device=scores.mask.device)
         return self.algorithm.loss(
             scores.logprobs,
             scores.logprobs.detach() if old is None else old,
             _stack([entry.reference for entry in batch], scores),
             torch.stack([entry.advantages for entry in batch]).to(self.device),
-            scores.mask,
+            scores.mask & counts[..., None],
             totals,
         )
 

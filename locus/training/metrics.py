@@ -17,7 +17,8 @@ class TokenSums:
 
     def __init__(self) -> None:
         self._sums: Counter[str] = Counter()
-        self._tokens = 0
+        self._tokens = self._scored = 0
+        self._entropy = 0.0
         self._loss = 0.0
         self._updates: list[float] = []
         self._largest: dict[str, float] = {"max_log_ratio": 0.0, "rollout_mismatch": 0.0}
@@ -26,7 +27,9 @@ class TokenSums:
         """One micro-batch. Rollout and scored log-probs are compared before the first update, while they must agree."""
         metrics = dict(terms.metrics)
         self._largest["max_log_ratio"] = max(self._largest["max_log_ratio"], metrics.pop("max_log_ratio"))
-        self._sums.update(metrics | {"entropy": scores.entropy.sum().item()})
+        self._sums.update(metrics)
+        self._entropy += scores.entropy.sum().item()
+        self._scored += int(scores.mask.sum())
         self._loss += terms.loss.item()
         self._tokens += terms.tokens
         if not self._updates:
@@ -39,8 +42,10 @@ class TokenSums:
         self._updates.append(grad_norm)
 
     def means(self) -> dict[str, float]:
-        """Means over completion tokens, loss and gradient norm (before clipping) per update, the largest deviations."""
-        means = {name: total / self._tokens for name, total in self._sums.items()}
+        """Means over completion tokens (entropy: also over those that are left out of the loss), loss and gradient norm
+        (before clipping) per update, the largest deviations."""
+        means = {name: total / max(1, self._tokens) for name, total in self._sums.items()}
+        means["entropy"] = self._entropy / self._scored
         means["loss"] = self._loss / len(self._updates)
         taken = [norm for norm in self._updates if math.isfinite(norm)]
         means["grad_norm"] = sum(taken) / len(taken) if taken else math.nan

@@ -87,6 +87,8 @@ class PolicyModule(LightningModule):
         """Finished training steps: one rollout batch, or one batch of targets, with its updates."""
         self.skipped_in_a_row = 0
         self._validated: list[RolloutGroup] = []
+        self._asked: list[dict[str, Any]] = []
+        """The numbers of each of the optimiser's groups, as configured."""
         self._inference: list[VLM] | None = None  # in a list, as a module would get into checkpoints
 
     def on_train_batch_start(self, batch: list[Sample], batch_idx: int) -> None:
@@ -156,7 +158,8 @@ class PolicyModule(LightningModule):
         if self.skipped_in_a_row >= self.max_skipped:
             raise LocusError(
                 f"{self.skipped_in_a_row} updates in a row had a non-finite loss or gradient at step "
-                f"{self.finished_steps}: lower optimizer.lr, or resume from an earlier checkpoint"
+                f"{self.finished_steps}: resume with a lower optimizer.make.lr; where that is not enough, remove the "
+                "newest files of checkpoints/ before, which takes the run further back"
             )
         return norm
 
@@ -190,7 +193,16 @@ class PolicyModule(LightningModule):
             optimizer = self.make_optimizer([p for p in self.policy.parameters() if p.requires_grad])
         except (TypeError, ValueError) as error:
             raise LocusError(f"optimizer.make: {error}") from error
-        return [optimizer], [LambdaLR(optimizer, lambda update: min(1.0, (update + 1) / self.warmup_updates))]
+        scheduler = LambdaLR(optimizer, lambda update: min(1.0, (update + 1) / self.warmup_updates))
+        self._asked = [{key: group[key] for key in group if key != "params"} for group in optimizer.param_groups]
+        return [optimizer], [scheduler]
+
+    def on_train_start(self) -> None:
+        """Rate, decay and all else of the optimiser are as configured now; a checkpoint brings those of its own run."""
+        scheduler = cast(LambdaLR, self.lr_schedulers())
+        scheduler.base_lrs = [asked["initial_lr"] for asked in self._asked]
+        for group, asked, factor in zip(self.optimizer.param_groups, self._asked, scheduler.lr_lambdas, strict=True):
+            group.update(asked | {"lr": asked["initial_lr"] * factor(scheduler.last_epoch)})
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Adds the run's position; sampling needs no generator state, its numbers follow from seed and step.

@@ -157,6 +157,17 @@ def test_an_override_is_obeyed_or_refused(folder, change):
         refused(ended, change)
 
 
+def test_the_optimisers_numbers_are_those_of_the_resume(folder):
+    """Lightning restores rate and decay with the moments: the new ones would be recorded and have no effect."""
+    cut(folder, 2)
+    resume(folder, "optimizer.make.lr=1e-5", "optimizer.make.weight_decay=0.5", "optimizer.warmup_ratio=1")
+    rates = metrics(folder)["train/lr"].dropna().tolist()
+    assert rates == pytest.approx([2e-3, 2e-3, 1e-5 * 3 / STEPS, 1e-5])
+    (saved,) = torch.load(folder / "checkpoints" / f"step-{STEPS:06d}.ckpt", weights_only=True)["optimizer_states"]
+    assert [(group["initial_lr"], group["weight_decay"]) for group in saved["param_groups"]] == [(1e-5, 0.5)]
+    assert all(state["step"] == STEPS for state in saved["state"].values()), "the moments go on"
+
+
 def test_a_group_that_the_run_has_may_be_named_again(folder):
     """The only way to reach a key of a group that is not the default one, such as a data folder that has moved."""
     succeeded(resume(folder, "algorithm=grpo", f"trainer.steps={STEPS}"))

@@ -48,6 +48,9 @@ OUT_OF_RANGE = {
     "trainer.accelerator=abacus": "abacus",
     "trainer.precision=7": "precision",
     "trainer.precision=16-mixed": "bf16-mixed",
+    "trainer.precision=64-true": "trainer.precision=64-true: give one of 32-true, bf16-mixed, bf16-true",
+    "trainer.precision=bf16-true": "backbone.dtype=bfloat16 with weights=lora",
+    "+backbone.dtype=bfloat16": "weights that train are bfloat16",
     "rollout.sampling.max_new_tokens=0": "max_new_tokens",
     "rollout.sampling.max_new_tokens=many": "rollout.sampling.max_new_tokens",
     "rollout.token_budget=many": "rollout.token_budget",
@@ -67,7 +70,10 @@ OUT_OF_RANGE = {
     "data.source.width=0": "width",
 }
 """Override -> a word that the message must have."""
-TRIED_ALWAYS = ("trainer.steps=0", "trainer.validate_every=0", "rollout.sampling.top_p=0", "optimizer.make.lr=fast")
+TRIED_ALWAYS = (
+    *("trainer.steps=0", "trainer.validate_every=0", "trainer.precision=bf16-true"),
+    *("rollout.sampling.top_p=0", "optimizer.make.lr=fast"),
+)
 
 
 @pytest.mark.parametrize(

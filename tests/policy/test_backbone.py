@@ -74,6 +74,31 @@ def test_reference_has_no_gradient_and_is_in_evaluation_mode(family: str):
         assert not vlm.training and not any(parameter.requires_grad for parameter in vlm.parameters())
 
 
+def test_a_released_reference_leaves_its_device_and_comes_back(monkeypatch: pytest.MonkeyPatch):
+    """A third of a run's memory that stays on the GPU while its report is made."""
+    vlm, moves = backbone("qwen3_vl").load(), []
+    reference = FrozenCopy(vlm)
+    monkeypatch.setattr(vlm, "to", lambda device: moves.append(torch.device(device)))
+    for _ in range(2):
+        with reference.on(torch.device("cuda", 0)):
+            pass
+        reference.release()
+    assert moves == [torch.device("cuda", 0), torch.device("cpu")] * 2
+
+
+@FAMILY
+def test_the_reference_has_a_type_of_its_own(family: str):
+    """Float32 for weights of which nothing trains; bfloat16 for those that train; other weights than the policy's."""
+    own = backbone(family, reference_dtype="bfloat16")
+    policy, reference = own.load(), own.load_reference()
+    assert {parameter.dtype for parameter in policy.parameters()} == {torch.float32}
+    assert {parameter.dtype for parameter in reference.parameters()} == {torch.bfloat16}
+    assert same_weights(policy.bfloat16(), reference)
+    assert {parameter.dtype for parameter in backbone(family).load_reference().parameters()} == {torch.float32}
+    with pytest.raises(LocusError, match=r"backbone\.reference_dtype=int8"):
+        backbone(family, reference_dtype="int8")
+
+
 # --- The exported policy --------------------------------------------------------------------------------------
 def test_exported_policy_opens_by_path(saved: tuple[str, VLM, Path]):
     """A policy that changes on its way through the folder, or that cannot be trained further."""

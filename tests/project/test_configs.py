@@ -50,7 +50,7 @@ AT_RUN_TIME: dict[str, set[str]] = {}
 # Groups that only experiments bring in; their files are tried with these.
 OF_EXPERIMENTS = {"scale", "experiment/paper", "experiment/tiny"}
 # Groups of experiments.
-EXPERIMENTS = ("experiment", "experiment/transfer")
+EXPERIMENTS = ("experiment", "experiment/table8", "experiment/transfer")
 # Groups whose files are only put at places of others: the app and the place where they are tried.
 PLACED = {"scenes": ("prepare", "data.source")}
 # "group=option" that cannot be built on every machine, with the reason; composed and checked all the same.

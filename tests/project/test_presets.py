@@ -32,6 +32,8 @@ class Source:
     epsilon: float = 1e-6
     mini_batches: int = 1
     refill: bool = False
+    prompts: int | None = None
+    overlong: float = 0.0
 
 
 # grpo: arXiv 2402.03300, eq. 3, with the KL weight of LOCUS; grpo_refill is no paper's. easyr1: examples/config.yaml
@@ -40,10 +42,10 @@ class Source:
 SOURCES = {
     "grpo": Source(kl=0.01),
     "grpo_refill": Source(kl=0.01, refill=True),
-    "easyr1": Source((0.2, 0.3), dual=3.0, average="token", kl=0.01, kl_bound=10.0, mini_batches=4),
+    "easyr1": Source((0.2, 0.3), dual=3.0, average="token", kl=0.01, kl_bound=10.0, mini_batches=4, prompts=512),
     "trl": Source(average="token", epsilon=1e-4),
     "dr_grpo": Source(average="constant", divide=False),
-    "dapo": Source((0.2, 0.28), average="token", mini_batches=16, refill=True),
+    "dapo": Source((0.2, 0.28), average="token", mini_batches=16, refill=True, prompts=512, overlong=1.0),
     "gspo": Source((3e-4, 4e-4), sequence_ratio=True, mini_batches=4),
 }
 AVERAGES = {"token": "token_mean", "sequence": "sequence_mean", "constant": "constant_length"}
@@ -154,7 +156,9 @@ def test_settings(name, preset):
     assert (algorithm.divide_by_std, algorithm.std_epsilon) == (source.divide, source.epsilon)
     assert (algorithm.updates_per_rollout, algorithm.epochs) == (source.mini_batches, 1)
     assert (algorithm.refill > 0, algorithm.needs_reference) == (source.refill, source.kl > 0)
-    assert algorithm.group_size == 8
+    assert (algorithm.overlong_penalty, algorithm.overlong_buffer) == (source.overlong, 4096 / 20480)
+    assert not algorithm.mask_truncated
+    assert (algorithm.group_size, algorithm.source_prompts_per_step) == (8, source.prompts)
 
 
 @pytest.mark.parametrize("name", SOURCES)
@@ -184,7 +188,9 @@ def test_keys_of_the_kl_change_the_kl_alone(name, preset, compose_app):
 
 def test_the_example_tells_presets_apart():
     """An example that all presets agree on would test nothing: every single departure changes its value."""
-    losses = {replace(source, refill=False): name for name, source in SOURCES.items()}  # grpo_refill's is that of grpo
+    losses = {
+        replace(source, refill=False, prompts=None, overlong=0.0): name for name, source in SOURCES.items()
+    }  # grpo_refill's is that of grpo
     values = {name: plain_loss(source) for source, name in losses.items()}
     for one, other in combinations(values, 2):
         assert values[one] != pytest.approx(values[other], rel=1e-3), (one, other)

@@ -7,7 +7,7 @@ import pytest
 from locus.errors import LocusError
 from locus.run.settings import RECIPE, DecodingSettings, TrainSettings, chosen
 from locus.training.algorithm import SFT
-from tests.support.paths import CONF
+from tests.support.paths import CONF, REPO
 
 REAL = ["backbone=qwen2_5_vl_7b", "data=coco", "data.annotations=a.json", "data.images=a", "trainer=gpu"]
 
@@ -50,6 +50,47 @@ def test_what_is_chosen_is_said(compose_app):
     assert "rollout.sampling.max_new_tokens=2048 (as backbone.recipe)" in lines
     assert "diagnoses.enabled=true (false in backbone.recipe)" in lines
     assert "pixels.min_pixels=null (as backbone.recipe)" in list(chosen(compose_app("train")))
+
+
+def test_a_presets_updates_are_said_to_be_other_than_its_sources(compose_app):
+    """easyr1 with the paper's 128 prompts: updates of 32, where EasyR1 has 128, and nobody is told."""
+    sizes = {
+        "algorithm=easyr1": "128 prompts x 8 rollouts, 4 x 32 prompts per update; the preset's source has 4 x 128: "
+        "trainer.prompts_per_step=512",
+        "trainer.prompts_per_step=512": "512 prompts x 8 rollouts, 4 x 128 prompts per update",
+        "algorithm=grpo": "128 prompts x 8 rollouts, 1 x 128 prompts per update",
+        "algorithm=sft": "128 prompts",
+    }
+    for override, said in sizes.items():
+        easyr1 = ["algorithm=easyr1"] if "prompts" in override else []
+        settings = TrainSettings.of(compose_app("train", [*REAL, "experiment=table8", *easyr1, override]))
+        assert settings.step_sizes == said
+
+
+@pytest.mark.parametrize(("preset", "column"), [("paper_128", 1), ("easyr1_512", 2)])
+def test_both_readings_of_table_8_are_what_the_page_says(preset, column, compose_app):
+    """A ledger that no longer is the configuration's, or a preset that makes EasyR1's four updates of 32 prompts."""
+    rows = [line.strip("| ").split(" | ") for line in (REPO / "docs" / "paper.md").read_text().splitlines()]
+    said = {row[0]: row[column].replace(",", "") for row in rows if len(row) == 3}
+    cfg = compose_app("train", [*REAL, f"experiment=table8/{preset}"])
+    settings = TrainSettings.of(cfg)
+    steps, prompts, algorithm = settings.trainer.steps, settings.trainer.prompts_per_step, settings.algorithm
+    ledger = {
+        "prompts per step": prompts,
+        "rollouts per prompt": algorithm.group_size,
+        "completions per step": prompts * algorithm.group_size,
+        "updates per step": algorithm.updates_per_rollout,
+        "prompts per update": prompts // algorithm.mini_batches,
+        "steps": steps,
+        "updates": steps * algorithm.updates_per_rollout,
+        "updates of warm-up": round(settings.optimizer.warmup_ratio * steps * algorithm.updates_per_rollout),
+        "prompts in all": steps * prompts,
+        "passes over 99500 examples": f"{steps * prompts / cfg.data.train_examples:.2f}",
+        "completions in all": steps * prompts * algorithm.group_size,
+    }
+    said["passes over 99500 examples"] = said.pop("passes over 99,500 examples")
+    assert {name: said[name] for name in ledger} == {name: str(value) for name, value in ledger.items()}
+    assert cfg.data.train_examples == 99_500
 
 
 @pytest.mark.parametrize(

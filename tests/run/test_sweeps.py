@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import json
+import os
 import re
 from collections.abc import Callable
 from pathlib import Path
@@ -19,9 +20,11 @@ from omegaconf import DictConfig, OmegaConf
 import locus.train
 from locus.errors import LocusError
 from locus.files.run_files import BEGUN_WITH, write_text
+from locus.run import sweeps
 from locus.run.runtime import open_run, write_summary
 from locus.run.sweeps import folder_name, resume_point
-from tests.support.runs import Ended, command
+from tests.support.paths import CONF, REPO
+from tests.support.runs import Ended, command, finish, spawn, succeeded
 
 
 @pytest.mark.parametrize(
@@ -159,3 +162,46 @@ def test_optuna_maximises_and_leaves_out_failed_trials(tmp_path):
     assert all(1e-5 <= job.optimizer.make.lr <= 1e-3 for job in jobs)
     _, again = sweep(tmp_path, trained, "sweep=optuna", "hydra.sweeper.n_trials=9")
     assert [job.reward.alpha for job in again][:-1] == [one for one in asked if one > 0.3]
+
+
+# --- Jobs beside each other -------------------------------------------------------------------------------------
+BESIDE = """
+import json, os, time
+import hydra
+from locus.run.runtime import entry_point, run_folder
+
+@hydra.main(version_base="1.3", config_path="{conf}", config_name="train")
+@entry_point
+def main(cfg):
+    time.sleep(3 * (cfg.seed > 2))  # the first are finished at once, as in a sweep that is launched again
+    text = json.dumps([os.getpid(), os.environ["CUDA_VISIBLE_DEVICES"]])
+    (run_folder(cfg) / "seen.json").write_text(text)
+
+main()
+"""
+
+
+@pytest.mark.parametrize(("given", "seen"), [("4,7", ["4", "7", "4"]), ("GPU-8f6e", ["GPU-8f6e"] * 2), ("", [""])])
+def test_each_process_has_the_next_device(tmp_path, monkeypatch, given, seen):
+    """A device for each job, where a process that runs several can only ever use its first one's."""
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", given)
+    for device in seen:
+        monkeypatch.setattr(sweeps, "_own_device", [])  # another process
+        assert [sweeps.own_device(str(tmp_path)) for _ in range(3)] == [device] * 3
+
+
+@pytest.mark.slow
+def test_jobs_beside_each_other_see_a_device_each(tmp_path):
+    """All on GPU 0 while the others idle; or a device that a process is given when it has begun on another."""
+    pytest.importorskip("hydra_plugins.hydra_joblib_launcher")
+    (tmp_path / "job.py").write_text(BESIDE.format(conf=CONF))
+    sweep = tmp_path / "sweep"
+    jobs = "hydra/launcher=cores", "hydra.launcher.n_jobs=2", "seed=1,2,3,4,5,6", f"hydra.sweep.dir={sweep}"
+    environment = os.environ | {"CUDA_VISIBLE_DEVICES": "4,7", "PYTHONPATH": str(REPO)}
+    succeeded(finish(spawn(tmp_path / "job.py", "-m", *jobs, env=environment)))
+    seen = [json.loads(path.read_text()) for path in sweep.glob("*/seen.json")]
+    devices = dict(map(tuple, seen))
+    assert len(seen) == 6 and all(devices[process] == device for process, device in seen)
+    assert sorted(devices.values()) == ["4", "7"]
+    assert {path.name for path in sweep.iterdir() if not path.is_dir()} == {"multirun.yaml"}
+    assert not (sweep / ".devices").exists()

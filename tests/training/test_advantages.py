@@ -7,7 +7,7 @@ import math
 import pytest
 import torch
 
-from locus.training.advantages import SPREAD, group_advantages, has_spread
+from locus.training.advantages import SPREAD, group_advantages, has_spread, length_penalty
 
 
 def rewards(*groups: list[float]) -> torch.Tensor:
@@ -75,3 +75,10 @@ def test_invariants():
     torch.testing.assert_close(group_advantages(3 * values - 7, std_epsilon=0.0), found)
     order = torch.tensor([3, 1, 0, 7, 5, 4, 6, 2])
     torch.testing.assert_close(group_advantages(values[:, order], std_epsilon=0.0), found[:, order])
+
+
+def test_length_penalty_by_hand():
+    """DAPO's own sizes, 16,384 and 20,480 tokens; and half of the buffer, which costs half."""
+    lengths = torch.tensor([1, 16_384, 16_385, 18_432, 20_480])
+    assert length_penalty(lengths, 20_480, 0.2).tolist() == pytest.approx([0, 0, -1 / 4096, -0.5, -1], abs=1e-9)
+    assert length_penalty(torch.tensor([[0, 5, 10]]), 10, 1.0).tolist() == [[0, -0.5, -1]]

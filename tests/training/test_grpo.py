@@ -159,6 +159,23 @@ def test_frozen_tower_stays_and_the_rest_trains(spread: None):
     assert moved and not any(".visual." in name for name in moved)
 
 
+@pytest.mark.parametrize("train_vision", [True, False])
+def test_a_bfloat16_reference_is_the_same_to_its_eight_bits(
+    spread: None, monkeypatch: pytest.MonkeyPatch, train_vision: bool
+):
+    """Float32 features or log-probs that a reference of another type cannot take, and one that stays on the device."""
+    released: list[FrozenCopy] = []
+    monkeypatch.setattr(FrozenCopy, "release", lambda reference: released.append(reference))
+    kl = {}
+    for dtype in ("float32", "bfloat16"):
+        module, data = grpo(steps=3, lr=0.3, train_vision=train_vision, loss=Loss(kl_coefficient=0.1))
+        settings = {"train_vision": train_vision, "reference_dtype": dtype}
+        module.reference = FrozenCopy(backbone(FAMILY, **settings).load_reference())
+        kl[dtype] = fit(module, data).rows[-1]["train/kl"]
+        assert released.pop() is module.reference and not released
+    assert kl["float32"] > 1e-4 and kl["bfloat16"] == pytest.approx(kl["float32"], rel=0.2)
+
+
 # --- Adapters -------------------------------------------------------------------------------------------------
 @pytest.mark.parametrize("train_vision", [True, False])
 @pytest.mark.parametrize("epochs", [1, 2])

@@ -4,14 +4,17 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable
+from dataclasses import replace
 
 import pytest
 import torch
 
 from locus.tasks import rollouts
+from locus.tasks.datamodule import TaskDataModule
+from locus.training.grpo import GRPOModule, ScoredGroup
 from locus.training.loss import Loss
 from locus.types import RolloutGroup
-from tests.support.miniature import GROUP, PROMPTS, alternating, copies, first_batch, fit, grpo, unchanged
+from tests.support.miniature import GROUP, PROMPTS, TOKENS, alternating, copies, first_batch, fit, grpo, unchanged
 
 
 def test_groups_without_spread_have_no_advantage_and_are_counted():
@@ -94,3 +97,61 @@ def test_refill_puts_no_prompt_in_twice(monkeypatch: pytest.MonkeyPatch):
         after, _ = module.refill(module.roll_out(batch, module.sampling, GROUP, step), step)
         names = Counter(group.sample.prompt.prompt_id for group, _ in after)
         assert max(names.values()) == 1, f"step {step}: {names}"
+
+
+# --- Long completions -----------------------------------------------------------------------------------------
+def ending(**algorithm: object) -> tuple[GRPOModule, TaskDataModule]:
+    """A module whose completions end at many tokens, some at once and some not before the limit; no KL term."""
+    module, data = grpo(loss=Loss(kl_coefficient=0.0, average="token_mean"), **algorithm)
+    module.policy.end_token_ids = tuple(range(0, 1800, 6))
+    return module, data
+
+
+def test_a_long_completion_earns_less():
+    """Rewards are all zero, so that advantages are those of the lengths; the task's reward stays as it is."""
+    module, data = ending(overlong_penalty=0.5, overlong_buffer=1.0, divide_by_std=False)
+    run = fit(module, data)
+    penalties = []
+    for group, advantages in run.steps[0]["groups"]:
+        earned = torch.tensor([-0.5 * len(one.completion.token_ids) / TOKENS for one in group.rollouts])
+        torch.testing.assert_close(advantages, earned - earned.mean(), rtol=0, atol=1e-6)
+        assert set(group.rewards) == {0.0}
+        penalties.append(earned.mean())
+    assert len({len(one.completion.token_ids) for group, _ in run.steps[0]["groups"] for one in group.rollouts}) > 2
+    assert run.rows[0]["train/length_penalty"] == pytest.approx(float(torch.stack(penalties).mean()))
+    assert run.rows[0]["train/zero_spread_groups"] == 1  # a refill goes by what the task gives
+    assert "train/length_penalty" not in fit(*ending()).rows[0]
+
+
+def test_truncated_completions_do_not_train(spread: None, monkeypatch: pytest.MonkeyPatch):
+    """A gradient, or a share of the mean, of completions that the limit cut; advantages and entropy that change."""
+    masked, whole = (fit(*ending(mask_truncated=mask)) for mask in (True, False))
+    groups = [group for group, _ in whole.steps[0]["groups"]]
+    for (_, one), (_, other) in zip(masked.steps[0]["groups"], whole.steps[0]["groups"], strict=True):
+        assert torch.equal(one, other)
+    tokens = {finished: 0 for finished in (True, False)}
+    for rollout in (rollout for group in groups for rollout in group.rollouts):
+        tokens[rollout.completion.finished] += len(rollout.completion.token_ids)
+    assert min(tokens.values()) > 0
+
+    def without_truncated(self: GRPOModule, group: RolloutGroup, features: object) -> ScoredGroup:
+        entry = attach(self, group, features)
+        finished = torch.tensor([rollout.completion.finished for rollout in group.rollouts])
+        return replace(entry, advantages=entry.advantages * finished)
+
+    attach = GRPOModule.with_advantages
+    monkeypatch.setattr(GRPOModule, "with_advantages", without_truncated)
+    zeroed = fit(*ending())
+    for one, other in zip(masked.optimizer.gradients[0], zeroed.optimizer.gradients[0], strict=True):
+        torch.testing.assert_close(one, other * sum(tokens.values()) / tokens[True], rtol=1e-4, atol=1e-7)
+    assert masked.rows[0]["train/entropy"] == pytest.approx(whole.rows[0]["train/entropy"], rel=1e-6)
+
+
+def test_a_batch_of_truncated_completions_trains_nothing(spread: None):
+    """A mean over no token at all: NaN, and a run that stops after five."""
+    module, data = grpo(mask_truncated=True)
+    module.policy.end_token_ids = ()
+    before = copies(module.policy)
+    run = fit(module, data)
+    assert unchanged(module.policy, before)
+    assert (run.rows[0]["train/loss"], run.rows[0]["train/skipped_updates"]) == (0, 0)

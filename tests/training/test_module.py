@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from dataclasses import replace
 from types import SimpleNamespace
@@ -10,6 +11,7 @@ from typing import Any
 import pytest
 import torch
 from lightning import Trainer
+from omegaconf import OmegaConf
 from torch.utils.data import DataLoader
 
 from locus.errors import LocusError
@@ -112,12 +114,14 @@ def test_a_gradient_that_is_not_finite_skips_the_update(spread: None, value: flo
     assert run.rows[0]["train/skipped_updates"] == 1
 
 
-def test_too_many_skipped_updates_stop_the_run(spread: None):
-    """A run that does nothing for days: the error names the step."""
+def test_too_many_skipped_updates_stop_the_run(spread: None, compose_app):
+    """A run that does nothing for days: the error names the step, and a key that exists."""
     module, data = grpo(steps=5, scorer=Poisoned([2, 3, 4]), max_skipped=3)
     before = copies(module.policy)
-    with pytest.raises(LocusError, match=r"3 updates in a row .* at step 3\b"):
+    with pytest.raises(LocusError, match=r"3 updates in a row .* at step 3\b") as error:
         fit(module, data)
+    named = re.findall(r"\b[a-z]\w*(?:\.[a-z]\w*)+", str(error.value))
+    assert named == ["optimizer.make.lr"] and OmegaConf.select(compose_app("train"), named[0]) is not None
     assert not unchanged(module.policy, before)  # step 0 was taken
     assert all(bool(value.isfinite().all()) for value in module.policy.state_dict().values())
 

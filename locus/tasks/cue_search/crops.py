@@ -4,6 +4,9 @@ The paper's Table 9 as configuration. What it leaves open is decided here so:
 - The bin and the minimum side go by the region itself, before padding; the bin edges are [low, high).
 - Padding is one draw per crop, uniform, the same share of the width (left, right) and of the height (top, bottom).
 - The crop is then rounded outward to whole pixels, so that the target box is exactly what the cue shows.
+- Scale is of the cue's picture, or by ``scale_of`` of the window around the object. The window is not the default: at
+  2.0 it makes targets of up to 4 % of the image of tiny cues, at 0.8 it shows a part of the object; padding moves it
+  anyway. Where pixels are limited from below (EasyR1's 512 x 512), the picture's scale is undone but for its blur.
 - Regions are drawn without replacement. When a bin runs out, all bins get fewer: the mixture is kept.
 
 Shapes: M images, N boxes of the table, R regions, K bins of the mixture. Boxes are xyxy in the file frame.
@@ -12,7 +15,7 @@ Shapes: M images, N boxes of the table, R regions, K bins of the mixture. Boxes 
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 
@@ -22,6 +25,11 @@ from locus.tasks.cue_search.cues import whole_pixels
 from locus.types import ImageTable
 
 Range = Sequence[float]
+SCALED = {
+    "cue": "the size of the cue's picture, as a multiple of the crop's",
+    "window": "the sides of the crop around the object's centre",
+}
+"""The two readings of the paper's "scale 0.8-2.0"."""
 _TOLERANCE = 1e-9  # shares like 0.7 are inexact in floats; counts must not be
 
 
@@ -60,9 +68,13 @@ class CropStrategy:
     padding: Mapping[str, Range]
     """Name -> [low, high] share of the side added on each side; bins not named get none."""
     scale: Mapping[str, Range]
-    """Name -> [low, high] size of the cue as a multiple of the crop's; bins not named are shown as they are."""
+    """Name -> [low, high] factor of ``scale_of``; bins not named are shown as they are."""
+    scale_of: str = field(default="cue", kw_only=True)
+    """One of `SCALED`."""
 
     def __post_init__(self) -> None:
+        if self.scale_of not in SCALED:
+            raise LocusError(f"crop.scale_of={self.scale_of}: give one of {', '.join(SCALED)}")
         for key in ("mixture", "padding", "scale"):
             unknown = sorted(set(getattr(self, key)) - set(self.bins))
             if unknown:
@@ -113,11 +125,14 @@ class CropStrategy:
         return {}
 
     def crops(self, regions: Regions, table: ImageTable, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
-        """Target boxes [R, 4], padded and in whole pixels inside the image, and cue scales [R]."""
+        """Target boxes [R, 4], padded, scaled and in whole pixels inside the image, and cue scales [R]."""
         padding = self._uniform(self.padding, regions.bin, 0.0, rng)
         scale = self._uniform(self.scale, regions.bin, 1.0, rng)
         added = padding[:, None] * (regions.boxes[:, 2:] - regions.boxes[:, :2])  # [R, 2] pixels
         padded = np.concatenate([regions.boxes[:, :2] - added, regions.boxes[:, 2:] + added], axis=1)
+        if self.scale_of == "window":
+            grown = (scale[:, None] - 1) / 2 * (padded[:, 2:] - padded[:, :2])
+            padded, scale = padded + np.concatenate([-grown, grown], axis=1), np.ones_like(scale)
         return whole_pixels(padded, table.width[regions.image], table.height[regions.image]), scale
 
     def _uniform(

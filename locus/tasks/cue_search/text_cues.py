@@ -201,17 +201,17 @@ def _counts(cue: FileTextCue | LabelTextCue, examples: Sequence[CueExample]) -> 
 
 
 def object_of(example: CueExample, boxes: np.ndarray) -> int | None:
-    """Which of the boxes [N, 4] (xyxy, file frame) the crop was drawn around: in it, and of the area recorded.
+    """Which of the boxes [N, 4] (xyxy, file frame) the crop was drawn around: in it or around it, of the area recorded.
 
-    None when none is. A crop is an object's box with padding, so that its own box does not say which.
+    None when none is. A crop is an object's box with padding and scale, so that its own box does not say which.
     """
     if not len(boxes):
         return None
     x1, y1, x2, y2 = example.box
     boxes = np.clip(boxes, 0, (example.width, example.height) * 2)
-    inside = (boxes >= np.array([x1, y1, -np.inf, -np.inf]) - SLACK).all(1)
-    inside &= (boxes <= np.array([np.inf, np.inf, x2, y2]) + SLACK).all(1)
+    out = (boxes - np.array([x1, y1, x2, y2])) * np.array([-1, -1, 1, 1])  # by how much its sides are outside the crop
+    around = (out <= SLACK).all(1) | (out >= -SLACK).all(1)
     ratio = area(boxes) / (example.width * example.height)
-    difference = np.where(inside, np.abs(ratio / example.area_ratio - 1), np.inf)
+    difference = np.where(around, np.abs(ratio / example.area_ratio - 1), np.inf)
     place = int(difference.argmin())
     return place if difference[place] <= SAME_AREA else None

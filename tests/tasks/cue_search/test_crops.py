@@ -125,6 +125,27 @@ def test_padding_and_scale_are_of_the_tiny_only_and_inside_the_image():
     assert (scale[~tiny] == 1).all() and 0.8 <= scale[tiny].min() < 0.85 and 1.95 < scale[tiny].max() < 2
 
 
+def test_the_window_is_scaled_around_the_object():
+    """The other reading of the paper's scale: another centre, another padding, or the picture scaled, too."""
+    table, shipped = random_table(), strategy("object")
+    regions = shipped.regions(table, np.random.default_rng(0))
+    of_cue, of_window = (replace(shipped, scale_of=name) for name in ("cue", "window"))
+    padded, scale = of_cue.crops(regions, table, np.random.default_rng(1))
+    boxes, picture = of_window.crops(regions, table, np.random.default_rng(1))
+    assert (picture == 1).all() and (boxes[regions.bin == 1] == padded[regions.bin == 1]).all()
+    size = np.stack([table.width, table.height], 1)[regions.image]
+    whole = (boxes[:, :2] > 0).all(1) & (boxes[:, 2:] < size).all(1) & (padded[:, :2] > 0).all(1)
+    whole &= (padded[:, 2:] < size).all(1) & (regions.bin == 0)
+    for x, y in ((0, 2), (1, 3)):
+        ratio = (boxes[whole, y] - boxes[whole, x]) / (padded[whole, y] - padded[whole, x])
+        assert np.abs(ratio - scale[whole]).max() < 0.25 and np.abs(ratio - scale[whole]).mean() < 0.06
+        centres = [(one[whole, x] + one[whole, y]) / 2 for one in (boxes, padded)]
+        assert np.abs(centres[0] - centres[1]).max() <= 1
+    assert ((boxes == np.round(boxes)).all(1) & (boxes[:, :2] >= 0).all(1) & (boxes[:, 2:] <= size).all(1)).all()
+    with pytest.raises(LocusError, match=r"crop\.scale_of=object: give one of cue, window"):
+        replace(shipped, scale_of="object")
+
+
 def test_order_of_the_configuration_does_not_matter():
     """Other crops from the same seed because a mapping was written in another order."""
     shipped, table = strategy("object"), random_table()

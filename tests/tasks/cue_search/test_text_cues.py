@@ -51,6 +51,15 @@ def test_a_padded_crop_finds_its_object():
     assert object_of(cut, np.array([[-10.0, -5, 20, 30]])) == 0
 
 
+def test_a_scaled_window_finds_its_object():
+    """Crops that are a part of their object, or have others in them: refused, or given a neighbour's expression."""
+    boxes = np.array([[0, 0, 200, 100], [20, 10, 40, 30], [24, 14, 36, 26], [40, 10, 60, 30]])
+    for scale in (0.8, 1.3, 2.0):
+        window = (30 - 10 * scale, 20 - 10 * scale, 30 + 10 * scale, 20 + 10 * scale)
+        assert object_of(replace(EXAMPLE, box=window), boxes) == 1
+    assert object_of(replace(EXAMPLE, box=(22, 12, 38, 28)), boxes[[0, 2, 3]]) is None
+
+
 @pytest.fixture
 def boxes_file(tmp_path) -> Path:
     """Two pictures of cups and plates, some with an expression."""
