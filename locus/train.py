@@ -8,9 +8,8 @@ if __name__ == "__main__":
     answer_early()  # before the imports below, which take seconds
 
 import logging
-import sys
 from collections.abc import Mapping
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from typing import Any
 
 import hydra
@@ -18,9 +17,9 @@ import pandas as pd
 import torch
 from hydra.utils import instantiate
 from lightning import Trainer, seed_everything
-from lightning.pytorch.callbacks import Callback, EarlyStopping
-from omegaconf import DictConfig
+from omegaconf import DictConfig, OmegaConf
 
+from locus import ranks
 from locus.analysis.claim_files import judge_run, lines
 from locus.analysis.diagnoses.shared import Diagnosis, compare, distinct, log_section
 from locus.analysis.pages.run import write_run_report
@@ -37,11 +36,11 @@ from locus.analysis.run_metrics import (
 from locus.boxes import parse_frame
 from locus.errors import LocusError
 from locus.evaluation.evaluator import Evaluator
-from locus.files.run_files import AtomicCheckpointIO
 from locus.policy.backbone import Backbone
 from locus.policy.lora import merged_state
 from locus.policy.prompts import PromptBuilder
-from locus.run.callbacks import ProgressLines, RolloutTable, RunCheckpoint, TableCallback, ValidationTable
+from locus.run.callbacks import TableCallback
+from locus.run.launch import follow, joined, rank_above_zero, rank_zero_first
 from locus.run.loggers import close_loggers
 from locus.run.runtime import (
     RunFolder,
@@ -53,12 +52,12 @@ from locus.run.runtime import (
     start_record,
     write_summary,
 )
-from locus.run.settings import PRECISIONS, RolloutSettings, TrainerSettings, TrainSettings, chosen
+from locus.run.settings import RolloutSettings, TrainSettings, chosen
 from locus.run.sweeps import finished_before
 from locus.run.threads import choose_threads
+from locus.run.trainer import build_trainer
 from locus.tasks.datamodule import SampleMaker, TaskDataModule
 from locus.tasks.preflight import preflight
-from locus.tasks.task import Task
 from locus.training.algorithm import SFT
 from locus.training.grpo import GRPOModule
 from locus.training.module import PolicyModule, RunParts
@@ -118,36 +117,6 @@ def build_module(cfg: DictConfig, settings: TrainSettings, backbone: Backbone, d
     if isinstance(algorithm, SFT):
         return SFTModule(parts, **shared)
     return GRPOModule(parts, algorithm=algorithm, sampling=settings.rollout.sampling, **shared)
-
-
-def build_trainer(cfg: DictConfig, settings: TrainerSettings, run: RunFolder, task: Task) -> Trainer:
-    """A Lightning trainer whose one epoch is the run."""
-    checkpoints = RunCheckpoint(
-        run.path, settings.checkpoint_every, settings.validate_every, settings.steps, settings.keep_checkpoints
-    )
-    tables = [table(run.path, task, run.last_step) for table in (RolloutTable, ValidationTable)]
-    shown = ("train/reward", "train/loss", f"val/{task.headline}")
-    callbacks: list[Callback] = [*tables, checkpoints, ProgressLines("training", settings.steps, shown)]
-    callbacks += instantiate(cfg.callbacks, _convert_="all").values()
-    if settings.stop_at is not None:
-        headline, patience = f"val/{task.headline}", settings.steps
-        callbacks.append(EarlyStopping(headline, mode="max", patience=patience, stopping_threshold=settings.stop_at))
-    return Trainer(
-        accelerator=settings.accelerator,
-        precision=PRECISIONS[settings.precision],
-        devices=1,
-        max_epochs=1,
-        val_check_interval=settings.validate_every,
-        check_val_every_n_epoch=None,
-        num_sanity_val_steps=0,
-        log_every_n_steps=1,
-        logger=[make(run) for make in instantiate(cfg.logger).values()],
-        plugins=[AtomicCheckpointIO()],
-        callbacks=callbacks,
-        enable_model_summary=False,
-        enable_progress_bar=sys.stdout.isatty(),
-        default_root_dir=run.path,
-    )
 
 
 def fit(cfg: DictConfig, run: RunFolder, module: PolicyModule, data: TaskDataModule, trainer: Trainer) -> None:
@@ -216,22 +185,32 @@ def report(
     log.info("report: %s", page)
 
 
-def train(cfg: DictConfig) -> tuple[dict[str, Any], dict[str, Any]]:
-    """Runs a training from its configuration; returns the final validation metrics and the objects made."""
-    quiet_lightning()
-    cfg, run = open_run(cfg)
-    settings = TrainSettings.of(cfg)
-    choose_threads(settings.trainer.accelerator, run.path / "run.json")
+@dataclass(frozen=True, eq=False)
+class Trained:
+    """What a rank holds after the last step."""
+
+    backbone: Backbone
+    module: PolicyModule
+    data: TaskDataModule
+    trainer: Trainer
+    record: dict[str, Any]
+    """What ``run.json`` says by then; it and the diagnoses are rank zero's."""
+    diagnoses: Mapping[str, Diagnosis]
+
+
+def trained(cfg: DictConfig, run: RunFolder) -> Trained:
+    """Everything up to the last step, on each rank."""
+    settings, first = TrainSettings.of(cfg), ranks.position()[0] == 0
+    choose_threads(settings.trainer.accelerator, run.path / "run.json", settings.trainer.local_ranks)
     seed_everything(cfg.seed, verbose=False)
     backbone = instantiate(cfg.backbone)
-    data = build_data(cfg, backbone, run.last_step)
-    check_task(cfg, backbone, data)
-    diagnoses = build_diagnoses(cfg)
-    for line in chosen(cfg):
-        log.info(line)
-    log.info("a step: %s", settings.step_sizes)
-    for line in () if isinstance(settings.algorithm, SFT) else differences(cfg.algorithm, "algorithm", "grpo"):
-        log.info("algorithm departs from the paper's: %s", line)
+    with rank_zero_first():
+        data = build_data(cfg, backbone, run.last_step)
+    if first:
+        check_task(cfg, backbone, data)
+    diagnoses = build_diagnoses(cfg) if first else {}
+    if first:
+        announce(cfg, settings)
     module = build_module(cfg, settings, backbone, data)
     try:
         trainer = build_trainer(cfg, settings.trainer, run, data.task)
@@ -239,27 +218,68 @@ def train(cfg: DictConfig) -> tuple[dict[str, Any], dict[str, Any]]:
         raise LocusError(f"trainer: {error}") from error
     if run.last_step >= cfg.trainer.steps:
         log.info("the run is at step %d of %d: raise trainer.steps to continue", run.last_step, cfg.trainer.steps)
-    record = start_record(run, facts_of(cfg, module, data))
+    record = start_record(run, facts_of(cfg, module, data)) if first else {}
     fit(cfg, run, module, data, trainer)
-    export(run, module, data)
+    return Trained(backbone, module, data, trainer, record, diagnoses)
+
+
+def announce(cfg: DictConfig, settings: TrainSettings) -> None:
+    """Logs the choices that a user should know of."""
+    for line in chosen(cfg):
+        log.info(line)
+    log.info("a step: %s", settings.step_sizes)
+    for line in () if isinstance(settings.algorithm, SFT) else differences(cfg.algorithm, "algorithm", "grpo"):
+        log.info("algorithm departs from the paper's: %s", line)
+
+
+def train(cfg: DictConfig) -> tuple[dict[str, Any], dict[str, Any]]:
+    """Runs a training from its configuration; returns the final validation metrics and the objects made."""
+    quiet_lightning()
+    cfg, run = open_run(cfg)
+    settings = TrainSettings.of(cfg)
+    with joined(run.path, settings.trainer.ranks, settings.trainer.num_nodes):
+        send(cfg, run)
+        end = trained(cfg, run)
+    export(run, end.module, end.data)
     metrics = read_metrics(run.path)
-    save_curve(metrics, run.path / "figures" / "curve.png", data.task.headline)
-    final = {"headline": f"val/{data.task.headline}", **final_validation(metrics, data.task.headline)}
-    finish_record(run, record, phase_seconds(metrics))
-    report(cfg, settings.rollout, run, backbone, module, data, diagnoses, trainer.strategy.root_device)
+    headline = end.data.task.headline
+    save_curve(metrics, run.path / "figures" / "curve.png", headline)
+    final = {"headline": f"val/{headline}", **final_validation(metrics, headline)}
+    finish_record(run, end.record, phase_seconds(metrics))
+    device = end.trainer.strategy.root_device
+    report(cfg, settings.rollout, run, end.backbone, end.module, end.data, end.diagnoses, device)
     write_summary(run, final)
     log.info("validation:\n%s", validation_table(metrics))
     log.info("run folder: %s", run.path)
-    return final, {"module": module, "data": data, "trainer": trainer, "run": run}
+    return final, {"module": end.module, "data": end.data, "trainer": end.trainer, "run": run}
+
+
+def send(cfg: DictConfig, run: RunFolder) -> None:
+    """Gives the other ranks the configuration, without interpolations, and the run's folder."""
+    if ranks.position()[1] > 1:
+        resolved = cfg.copy()
+        OmegaConf.resolve(resolved)
+        ranks.agreed((resolved, run))
+
+
+def train_with_rank_zero() -> None:
+    """A rank above zero: it trains what rank zero sends it, writes nothing, and ends with the last step."""
+    quiet_lightning()
+    with joined():
+        sent: Any = None
+        trained(*ranks.agreed(sent))
 
 
 @hydra.main(version_base="1.3", config_path="../conf", config_name="train")
 @entry_point
 def main(cfg: DictConfig) -> float:
     """The command; returns the task's headline, which a sweeper maximises."""
+    if rank_above_zero():  # of a job that a launcher of Hydra has started as several ranks
+        follow(train_with_rank_zero)
+        return float("nan")
     final = finished_before(cfg) or train(cfg)[0]
     return final[final["headline"]]
 
 
 if __name__ == "__main__":
-    main()
+    follow(train_with_rank_zero) if rank_above_zero() else main()

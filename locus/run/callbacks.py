@@ -13,6 +13,7 @@ from lightning.pytorch.callbacks import Callback, Checkpoint
 from lightning.pytorch.loggers import WandbLogger
 from lightning.pytorch.trainer.states import TrainerFn
 
+from locus import ranks
 from locus.analysis.diagnoses.attention import Attention
 from locus.analysis.diagnoses.shared import located
 from locus.analysis.pictures import rollout_picture
@@ -178,7 +179,8 @@ class RunCheckpoint(Checkpoint):
 
     def on_train_end(self, trainer: Trainer, module: Module) -> None:
         """Saves the last step of a run that ended early."""
-        if trainer.should_stop and not checkpoint_path(self.folder, module.finished_steps).exists():
+        saved = ranks.agreed(checkpoint_path(self.folder, module.finished_steps).exists())
+        if trainer.should_stop and not saved:
             self.last = module.finished_steps
             self.save(trainer, module.finished_steps)
 
@@ -191,6 +193,8 @@ class RunCheckpoint(Checkpoint):
         if step % self.every and step != self.last:
             return
         trainer.save_checkpoint(checkpoint_path(self.folder, step), weights_only=False)
+        if not trainer.is_global_zero:
+            return
         for old in sorted((self.folder / "checkpoints").glob("step-*.ckpt"))[: -self.keep]:
             old.unlink()
 

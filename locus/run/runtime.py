@@ -154,7 +154,7 @@ def entry_point(main: Callable[[DictConfig], Any]) -> Callable[[DictConfig], Any
                 remedy = f"resume with the same command and folder={cfg.folder}"
             _give_up(cfg, "interrupted", f"interrupted; {remedy}", 143 if terminated else 130)
         except Exception as error:
-            message = _in_words(error)
+            message = in_words(error)
             if in_sweep():
                 return _lose_job(cfg, message, error)
             if message is None:
@@ -165,7 +165,7 @@ def entry_point(main: Callable[[DictConfig], Any]) -> Callable[[DictConfig], Any
     return guarded
 
 
-def _in_words(error: BaseException) -> str | None:
+def in_words(error: BaseException) -> str | None:
     """What a user can fix, in one line; None for a defect of the program."""
     causes = [error]
     while causes[-1].__cause__ is not None:
@@ -216,6 +216,7 @@ def quiet_lightning() -> None:
         "The '.*_dataloader' does not have many workers",
         "Found .* module.s. in eval mode",  # the reference, and the policy while it samples
         "You're resuming from a checkpoint that ended",  # the sampler starts at the right step
+        "It is recommended to use `self.log",  # every rank logs the same mean over all
     ):
         warnings.filterwarnings("ignore", f".*{message}")
 

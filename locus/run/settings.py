@@ -60,6 +60,11 @@ class TrainerSettings:
     """Positions that hold full-vocabulary logits at a time, when packed; None for as many as fill half a gigabyte."""
     order: Order | None = None
     """Which examples a step trains on; the task takes it."""
+    strategy: str = "auto"
+    """auto (one process) or ddp (one per device, each with its share of the prompts)."""
+    devices: int | str = 1
+    """Of each node; auto for all GPUs that are visible."""
+    num_nodes: int = 1
 
     def __post_init__(self) -> None:
         names = ("steps", "prompts_per_step", "validation_batch", "validate_every", "checkpoint_every")
@@ -72,6 +77,7 @@ class TrainerSettings:
         if self.stop_at is not None:
             number("trainer.stop_at", self.stop_at, float("-inf"))
         by_name("trainer.logprobs", self.logprobs, self._scorers)
+        self._check_ranks()
         if str(self.precision).startswith("16"):
             raise LocusError(
                 f"trainer.precision={self.precision}: float16 needs a loss scale, which gradient clipping here does "
@@ -93,6 +99,31 @@ class TrainerSettings:
                 "give backbone.dtype=float32 with trainer.precision=bf16-mixed, or weights=lora, whose adapters are "
                 "float32"
             )
+
+    def _check_ranks(self) -> None:
+        by_name("trainer.strategy", self.strategy, dict.fromkeys(("auto", "ddp")))
+        if self.devices != "auto":
+            whole("trainer.devices", self.devices)
+        whole("trainer.num_nodes", self.num_nodes)
+        if self.ranks > 1 and self.strategy == "auto":
+            raise LocusError(f"trainer.devices={self.devices} trainer.num_nodes={self.num_nodes}: choose trainer=ddp")
+        if self.prompts_per_step % self.ranks:
+            raise LocusError(
+                f"trainer.prompts_per_step={self.prompts_per_step} on {self.ranks} ranks: it is of all ranks together, "
+                "give a multiple of their number (trainer.devices times trainer.num_nodes)"
+            )
+
+    @property
+    def local_ranks(self) -> int:
+        """Processes of each node, one per device."""
+        if isinstance(self.devices, int):
+            return self.devices
+        return max(1, torch.cuda.device_count()) if self.accelerator != "cpu" else 1
+
+    @property
+    def ranks(self) -> int:
+        """Processes of the run."""
+        return self.local_ranks * self.num_nodes
 
     @property
     def _scorers(self) -> dict[str, Scorer]:

@@ -26,19 +26,22 @@ SECONDS = 0.25
 CPU_MAX = Path("/sys/fs/cgroup/cpu.max")
 
 
-def choose_threads(device: str, record: Path | None = None) -> None:
+def choose_threads(device: str, record: Path | None = None, processes: int = 1) -> None:
     """Sets torch's threads unless the environment does, or another device than the CPU computes; logs one line.
 
     Args:
         device: as an accelerator or a device is named; ``auto`` is the CPU where there is no CUDA device.
         record: of a run. One that is resumed goes on with the threads it had: with others, sums differ in the last bit.
+        processes: of the run on this machine, which share the cores and do not count as others.
     """
     on_cpu = device == "cpu" or (device == "auto" and not torch.cuda.is_available())
     if not on_cpu or any(name in os.environ for name in VARIABLES):
         return
     cores = os.sched_getaffinity(0) if hasattr(os, "sched_getaffinity") else range(os.cpu_count() or 1)
     earlier = recorded_threads(record) if record else None
-    if earlier is not None and earlier <= len(cores):
+    if processes > 1:
+        threads, reason = max(1, IDLE // processes), f"shared by {processes} ranks"
+    elif earlier is not None and earlier <= len(cores):
         threads, reason = earlier, "as before"
     elif IDLE == 1:
         threads, reason = 1, "one core"

@@ -8,6 +8,7 @@ from itertools import chain, islice
 import torch
 from lightning import LightningDataModule
 
+from locus import ranks
 from locus.errors import LocusError
 from locus.policy.prompts import PromptBuilder
 from locus.tasks.loader import BatchLoader
@@ -63,6 +64,8 @@ class Samples:
 class StepSampler:
     """Keys of one batch per training step: step s gives the same batch wherever a run was resumed.
 
+    Each rank gets its share of the batch, so that a run can also be resumed on another number of them.
+
     Args:
         task: whose training examples.
         batch_size: B, prompts per step.
@@ -79,7 +82,8 @@ class StepSampler:
         return self.steps
 
     def __iter__(self) -> Iterator[list[Key]]:
-        return islice(self.task.batches(self.batch_size, self.seed), self.start, self.steps)
+        batches = islice(self.task.batches(self.batch_size, self.seed), self.start, self.steps)
+        return (ranks.dealt(batch) for batch in batches)
 
 
 class TaskDataModule(LightningDataModule):
@@ -119,9 +123,9 @@ class TaskDataModule(LightningDataModule):
         return BatchLoader(self.train, sampler, self.workers, self.worker_timeout)
 
     def val_dataloader(self) -> BatchLoader[Sample]:
-        """All validation examples, in their order."""
+        """All validation examples in their order, of each batch this rank's share, which may be empty."""
         count, size = len(self.validation), self.validation_batch
-        batches = [range(start, min(start + size, count)) for start in range(0, count, size)]
+        batches = [ranks.dealt(range(start, min(start + size, count))) for start in range(0, count, size)]
         return BatchLoader(self.validation, batches, self.workers, self.worker_timeout)
 
     def transfer_batch_to_device(self, batch: list[Sample], device: torch.device, index: int) -> list[Sample]:
@@ -129,8 +133,11 @@ class TaskDataModule(LightningDataModule):
         return batch
 
     def draw(self, step: int, attempt: int, count: int, used: Set[str] = frozenset()) -> list[Sample]:
-        """Fresh samples for a refill, none whose id is in ``used``; a function of its arguments and the seed."""
-        keys = self.task.fresh(step, attempt, count, self.seed, used)
+        """Fresh samples for a refill, none whose id is in ``used``; a function of its arguments and the seed.
+
+        ``count`` is that of all ranks; this one gets its share.
+        """
+        keys = ranks.dealt(self.task.fresh(step, attempt, count, self.seed, used))
         return next(iter(BatchLoader(self.train, [keys], self.workers, self.worker_timeout)))
 
     def first(self, split: str, count: int) -> Sequence[Sample]:

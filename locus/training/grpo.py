@@ -12,10 +12,11 @@ from __future__ import annotations
 from collections.abc import Generator, Iterable, Sequence
 from contextlib import closing, nullcontext
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, TypeAlias
 
 import torch
 
+from locus import ranks
 from locus.files.progress import Phases
 from locus.policy.logprobs import CompletionBatch, Scorer, TokenScores
 from locus.policy.reference import reference_of
@@ -26,8 +27,11 @@ from locus.training.advantages import group_advantages, has_spread, length_penal
 from locus.training.algorithm import Algorithm
 from locus.training.loss import Totals
 from locus.training.metrics import TokenSums
-from locus.training.module import PolicyModule, RunParts
+from locus.training.module import PolicyModule, RunParts, groups_of_all
 from locus.types import LossTerms, Prompt, RolloutGroup, Sample, Sampling
+
+Rolled: TypeAlias = tuple[RolloutGroup, VisionFeatures]
+"""A group of rollouts, with its prompt's vision features."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -43,6 +47,8 @@ class ScoredGroup:
     """[G, T] log-probs before the first update; None when on-policy."""
     reference: torch.Tensor | None = None
     """[G, T] log-probs under the reference; None without a KL term."""
+    place: int = 0
+    """Among all groups of the step, other ranks' included."""
 
     @property
     def token_ids(self) -> list[torch.Tensor]:
@@ -77,29 +83,32 @@ class GRPOModule(PolicyModule):
             self.reference.release()
 
     def training_step(self, samples: list[Sample], batch_idx: int) -> dict[str, Any]:
-        """One rollout batch: B prompts, G rollouts each, then ``updates_per_rollout`` optimiser steps."""
+        """One rollout batch: B prompts, G rollouts each, then ``updates_per_rollout`` optimiser steps.
+
+        samples: this rank's share of the B. A group is trained on by the rank that rolled it out.
+        """
         phases, sums, step = Phases(self.device), TokenSums(), self.finished_steps
         rate = self.optimizer.param_groups[0]["lr"]
         check_room([sample.prompt for sample in samples], self.sampling.max_new_tokens, self.token_budget)
         with phases("rollout"), self.rollout_phase():
             encoded = self.encode_for_update([sample.prompt for sample in samples])
-            groups = self.roll_out(samples, self.sampling, self.algorithm.group_size, step, encoded)
-            groups, zero_spread = self.refill(groups, step)
+            own = self.roll_out(samples, self.sampling, self.algorithm.group_size, step, encoded)
+            groups, zero_spread = self.refill(ranks.laid_out(own), step)
         with phases("reference"):
-            scored = [self.with_advantages(group, features) for group, features in groups]
+            scored = [self.with_advantages(*entry, place) for place, entry in enumerate(groups) if entry is not None]
             scored = self.with_fixed_logprobs(scored)
         with phases("update"):
-            for mini_batch in self.mini_batches(scored):
+            for mini_batch in self.mini_batches(scored, len(groups)):
                 self.update(mini_batch, sums, encoded)
         self.finished_steps += 1
-        metrics = self.task.training_metrics([entry.group for entry in scored]) | sums.means()
-        metrics |= {"zero_spread_groups": zero_spread / len(samples), "lr": rate}
+        everyone, advantages = self.of_all_ranks(scored, len(groups))
+        metrics = self.task.training_metrics(everyone) | sums.means()
+        metrics |= {"zero_spread_groups": zero_spread / len(groups), "lr": rate}
         if self.algorithm.overlong_penalty:
-            metrics["length_penalty"] = (
-                torch.stack([self.length_penalty(entry.group) for entry in scored]).mean().item()
-            )
+            penalties = torch.stack([self.length_penalty(group) for group in everyone])
+            metrics["length_penalty"] = penalties.mean().item()
         self.log_metrics({f"train/{name}": value for name, value in metrics.items()} | phases.costs())
-        return {"groups": [(entry.group, entry.advantages) for entry in scored]}
+        return {"groups": list(zip(everyone, advantages, strict=True))}
 
     def encode_for_update(self, prompts: list[Prompt]) -> EncodedPrompts | None:
         """The prompts with their graph, for rollouts and update alike; None where the update cannot use them.
@@ -116,35 +125,44 @@ class GRPOModule(PolicyModule):
             return None
         return self.policy.eval().encode(prompts)
 
-    def refill(
-        self, groups: list[tuple[RolloutGroup, VisionFeatures]], step: int
-    ) -> tuple[list[tuple[RolloutGroup, VisionFeatures]], int]:
+    def of_all_ranks(self, scored: list[ScoredGroup], count: int) -> tuple[list[RolloutGroup], list[torch.Tensor]]:
+        """All ``count`` groups of the step in their order, and the advantages of each."""
+        groups: list[RolloutGroup | None] = [None] * count
+        advantages: list[torch.Tensor | None] = [None] * count
+        for entry in scored:
+            groups[entry.place], advantages[entry.place] = entry.group, entry.advantages
+        return groups_of_all(groups), ranks.gathered(advantages)
+
+    def refill(self, groups: Sequence[Rolled | None], step: int) -> tuple[list[Rolled | None], int]:
         """Replaces groups without spread by fresh prompts' groups, ``algorithm.refill`` times; good ones are kept.
 
-        Returns the groups, as many as before, and how many of the first draw had no spread.
+        Returns the groups, as many as before, and how many of the first draw had no spread. Those of other ranks are
+        None here and there: all ranks keep, draw and count alike, and each rolls out its share of what is fresh.
         """
         kept, empty = _split_by_spread(groups)
         without_spread = len(empty)
-        used = {group.sample.prompt.prompt_id for group, _ in groups}
+        used = set(ranks.gathered([entry and entry[0].sample.prompt.prompt_id for entry in groups]))
         for attempt in range(self.algorithm.refill):
             if not empty:
                 break
             fresh = self.draw(step, attempt, len(empty), used)
-            if not fresh:
+            names = ranks.gathered(ranks.laid_out([sample.prompt.prompt_id for sample in fresh]))
+            if not names:
                 break
-            used |= {sample.prompt.prompt_id for sample in fresh}
+            used |= set(names)
             check_room([sample.prompt for sample in fresh], self.sampling.max_new_tokens, self.token_budget)
-            more, _ = _split_by_spread(self.roll_out(fresh, self.sampling, self.algorithm.group_size, step))
+            rolled = self.roll_out(fresh, self.sampling, self.algorithm.group_size, step)
+            more, _ = _split_by_spread(ranks.laid_out(rolled))
             kept, empty = kept + more, empty[len(more) :]
-        return (kept + empty if self.algorithm.refill else groups), without_spread
+        return (kept + empty if self.algorithm.refill else list(groups)), without_spread
 
-    def with_advantages(self, group: RolloutGroup, features: VisionFeatures) -> ScoredGroup:
+    def with_advantages(self, group: RolloutGroup, features: VisionFeatures, place: int = 0) -> ScoredGroup:
         """Attaches advantages, and the vision features if they stay valid while the policy changes."""
-        rewards = torch.tensor([group.rewards], dtype=torch.float64)
+        rewards = _rewards(group)
         if self.algorithm.overlong_penalty:
             rewards = rewards + self.length_penalty(group)
         advantages = group_advantages(rewards, self.algorithm.divide_by_std, self.algorithm.std_epsilon)[0]
-        return ScoredGroup(group, advantages, None if self.policy.train_vision else features)
+        return ScoredGroup(group, advantages, None if self.policy.train_vision else features, place=place)
 
     def length_penalty(self, group: RolloutGroup) -> torch.Tensor:
         """[G], at most 0: what the group's completions lose by their length."""
@@ -183,12 +201,16 @@ class GRPOModule(PolicyModule):
         with self.reference.on(self.device) as reference:
             return self.score(reference, batch, prompts).logprobs
 
-    def mini_batches(self, scored: list[ScoredGroup]) -> Iterable[list[ScoredGroup]]:
-        """The groups of each optimiser step: ``mini_batches`` parts that differ by one at most, ``epochs`` times."""
-        parts, count = self.algorithm.mini_batches, len(scored)
+    def mini_batches(self, scored: list[ScoredGroup], count: int) -> Iterable[list[ScoredGroup]]:
+        """The groups of each optimiser step: ``mini_batches`` parts that differ by one at most, ``epochs`` times.
+
+        The parts are of all ``count`` groups of the step; a rank has its own groups of each, and maybe none.
+        """
+        parts = self.algorithm.mini_batches
         for _ in range(self.algorithm.epochs):
             for part in range(parts):
-                yield scored[count * part // parts : count * (part + 1) // parts]
+                places = range(count * part // parts, count * (part + 1) // parts)
+                yield [entry for entry in scored if entry.place in places]
 
     def update(self, mini_batch: list[ScoredGroup], sums: TokenSums, encoded: EncodedPrompts | None = None) -> None:
         """One optimiser step: the gradients of all micro-batches add up to the mini-batch's.
@@ -216,7 +238,8 @@ class GRPOModule(PolicyModule):
             for ids, counts in zip(entry.token_ids, self.in_loss(entry.group), strict=True)
             if counts
         ]
-        totals = Totals(max(1, sum(lengths)), max(1, len(lengths)), self.sampling.max_new_tokens)
+        tokens, sequences = (sum(counts) for counts in zip(*ranks.exchanged((sum(lengths), len(lengths))), strict=True))
+        totals = Totals(max(1, tokens), max(1, sequences), self.sampling.max_new_tokens)
         whole = [PromptBatch.whole(range(len(mini_batch)), self.algorithm.group_size)]
         for prompts in whole if encoded else self.prompt_batches(mini_batch):
             batch = [mini_batch[i] for i in prompts.groups]
@@ -273,10 +296,14 @@ def _stack(rows: Sequence[torch.Tensor | None], scores: TokenScores) -> torch.Te
     return torch.stack(padded) if padded else None
 
 
-def _split_by_spread(
-    groups: list[tuple[RolloutGroup, VisionFeatures]],
-) -> tuple[list[tuple[RolloutGroup, VisionFeatures]], list[tuple[RolloutGroup, VisionFeatures]]]:
-    """Groups whose rewards differ, and those whose rewards do not."""
-    spread = has_spread(torch.tensor([group.rewards for group, _ in groups], dtype=torch.float64)).tolist()
-    kept = [entry for entry, differ in zip(groups, spread, strict=True) if differ]
-    return kept, [entry for entry, differ in zip(groups, spread, strict=True) if not differ]
+def _split_by_spread(groups: Sequence[Rolled | None]) -> tuple[list[Rolled | None], list[Rolled | None]]:
+    """Groups whose rewards differ, and those whose rewards do not; those of other ranks are None among them."""
+    spread = [None if entry is None else bool(has_spread(_rewards(entry[0]))) for entry in groups]
+    flags = ranks.gathered(spread)
+    kept = [entry for entry, differ in zip(groups, flags, strict=True) if differ]
+    return kept, [entry for entry, differ in zip(groups, flags, strict=True) if not differ]
+
+
+def _rewards(group: RolloutGroup) -> torch.Tensor:
+    """[1, G]."""
+    return torch.tensor([group.rewards], dtype=torch.float64)

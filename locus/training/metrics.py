@@ -8,6 +8,7 @@ from collections.abc import Sequence
 
 from torch.nn.utils.rnn import pad_sequence
 
+from locus import ranks
 from locus.policy.logprobs import TokenScores
 from locus.types import LossTerms, RolloutGroup
 
@@ -43,11 +44,17 @@ class TokenSums:
 
     def means(self) -> dict[str, float]:
         """Means over completion tokens (entropy: also over those that are left out of the loss), loss and gradient norm
-        (before clipping) per update, the largest deviations."""
-        means = {name: total / max(1, self._tokens) for name, total in self._sums.items()}
-        means["entropy"] = self._entropy / self._scored
-        means["loss"] = self._loss / len(self._updates)
+        (before clipping) per update, the largest deviations. Over all ranks, of which each must ask."""
+        numbers = self._tokens, self._entropy, self._scored, self._loss
+        parts = ranks.exchanged((self._sums, numbers, self._largest))
+        sums: Counter[str] = Counter()
+        for one, *_ in parts:
+            sums.update(one)
+        tokens, entropy, scored, loss = (sum(column) for column in zip(*(part[1] for part in parts), strict=True))
+        largest = {name: max(part[2][name] for part in parts) for name in self._largest}
+        means = {name: total / max(1, tokens) for name, total in sums.items()}
+        means |= {"entropy": entropy / scored, "loss": loss / len(self._updates)}
         taken = [norm for norm in self._updates if math.isfinite(norm)]
         means["grad_norm"] = sum(taken) / len(taken) if taken else math.nan
         means["skipped_updates"] = float(len(self._updates) - len(taken))
-        return means | self._largest
+        return means | largest

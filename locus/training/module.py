@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence, Set
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any, cast
 
 import torch
@@ -13,6 +14,7 @@ from lightning.pytorch.core.optimizer import LightningOptimizer
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LambdaLR, LRScheduler
 
+from locus import ranks
 from locus.errors import LocusError
 from locus.policy.inference import inference_policy
 from locus.policy.lora import fingerprint, frozen_state
@@ -21,7 +23,7 @@ from locus.policy.sampling import prompt_generator
 from locus.policy.vlm import VLM, EncodedPrompts, VisionFeatures
 from locus.tasks.rollouts import roll_out
 from locus.tasks.task import Task
-from locus.types import RolloutGroup, Sample, Sampling
+from locus.types import Pixels, RolloutGroup, Sample, Sampling
 
 
 @dataclass(frozen=True, eq=False)
@@ -36,9 +38,23 @@ class RunParts:
     encode: Callable[[str], list[int]]
     decode: Callable[[torch.Tensor], str]
     draw: Callable[[int, int, int, Set[str]], list[Sample]]
-    """(step, attempt, count, ids used) -> fresh samples."""
+    """(step, attempt, count, ids used) -> this rank's share of fresh samples."""
     steps: int
     """Training steps of the whole run."""
+
+
+def groups_of_all(groups: Sequence[RolloutGroup | None]) -> list[RolloutGroup]:
+    """The groups of a whole batch, None at the places of other ranks; those come without pixels."""
+    if ranks.position()[1] == 1:
+        return ranks.gathered(groups)
+    everyone = ranks.gathered([None if group is None else _without_pixels(group) for group in groups])
+    return [own or other for own, other in zip(groups, everyone, strict=True)]
+
+
+def _without_pixels(group: RolloutGroup) -> RolloutGroup:
+    sample, pixels = group.sample, group.sample.prompt.pixels
+    empty = Pixels(pixels.levels[:0].clone(), pixels.table, pixels.frames)
+    return replace(group, sample=replace(sample, prompt=replace(sample.prompt, pixels=empty)))
 
 
 class PolicyModule(LightningModule):
@@ -94,7 +110,9 @@ class PolicyModule(LightningModule):
     def on_train_batch_start(self, batch: list[Sample], batch_idx: int) -> None:
         """Dropout's numbers follow from seed and step, as the sampling's do: a resumed run draws the same."""
         if self.policy.drops_out:
-            torch.manual_seed(prompt_generator(self.seed, self.finished_steps, "dropout").initial_seed())
+            rank, _ = ranks.position()
+            name = f"dropout/{rank}" if rank else "dropout"
+            torch.manual_seed(prompt_generator(self.seed, self.finished_steps, name).initial_seed())
 
     @contextmanager
     def rollout_phase(self) -> Iterator[None]:
@@ -121,6 +139,8 @@ class PolicyModule(LightningModule):
         encoded: EncodedPrompts | None = None,
     ) -> list[tuple[RolloutGroup, VisionFeatures]]:
         """Samples -> graded groups with their vision features; see `locus.tasks.rollouts.roll_out`."""
+        if not samples:  # a rank's share of a small batch
+            return []
         return roll_out(
             self.rollout_policy(),
             self.task,
@@ -141,11 +161,14 @@ class PolicyModule(LightningModule):
         return cast(LightningOptimizer, self.optimizers())
 
     def apply_update(self, finite: bool) -> float:
-        """Clips and applies the accumulated gradient; a non-finite loss or norm skips the update.
+        """Clips and applies the accumulated gradient, over all ranks; a non-finite loss or norm skips the update.
 
         Returns the gradient's norm before clipping. Raises LocusError after ``max_skipped`` skipped updates in a row.
         """
         parameters = [parameter for parameter in self.policy.parameters() if parameter.requires_grad]
+        if ranks.position()[1] > 1:
+            reduce = partial(self.trainer.strategy.reduce, reduce_op="sum")
+            finite = ranks.sum_gradients(parameters, finite, reduce)
         norm = float(torch.nn.utils.clip_grad_norm_(parameters, self.clip_norm)) if finite else float("nan")
         if norm == norm and norm != float("inf"):
             if self._inference:
@@ -169,7 +192,8 @@ class PolicyModule(LightningModule):
 
     def validation_step(self, samples: list[Sample], batch_idx: int) -> dict[str, Any]:
         """One rollout per held-out prompt, with the same random numbers at every validation."""
-        groups = [group for group, _ in self.roll_out(samples, self.validation_sampling, 1, step=-1)]
+        own = [group for group, _ in self.roll_out(samples, self.validation_sampling, 1, step=-1)]
+        groups = groups_of_all(ranks.laid_out(own))
         self._validated += groups
         return {"groups": groups}
 

@@ -10,6 +10,7 @@ from typing import Any
 
 import torch
 
+from locus import ranks
 from locus.errors import LocusError
 from locus.files.progress import Phases
 from locus.policy.logprobs import CompletionBatch, Scorer
@@ -37,14 +38,15 @@ class SFTModule(PolicyModule):
         self.task.check_targets()
 
     def training_step(self, samples: list[Sample], batch_idx: int) -> dict[str, Any]:
-        """One optimiser step on B targets; the loss is the mean over their tokens."""
+        """One optimiser step on B targets, of which this rank has its share; the loss is the mean over their tokens."""
         phases, total, entropy, finite = Phases(self.device), 0.0, 0.0, True
         rate = self.optimizer.param_groups[0]["lr"]
         prompts = [sample.prompt for sample in samples]
         with phases("update"):
             texts = self.task.target(samples)
             targets = [self.target_ids(prompt, text) for prompt, text in zip(prompts, texts, strict=True)]
-            tokens = sum(len(target) for target in targets)
+            lengths = [length for part in ranks.exchanged([len(target) for target in targets]) for length in part]
+            tokens = sum(lengths)
             self.policy.train()
             self.optimizer.zero_grad()
             for batch in prompt_batches(prompts, [[len(target)] for target in targets], self.token_budget):
@@ -59,8 +61,9 @@ class SFTModule(PolicyModule):
                 entropy += scores.entropy.sum().item() / tokens
             norm = self.apply_update(finite)
         self.finished_steps += 1
+        total, entropy = (sum(parts) for parts in zip(*ranks.exchanged((total, entropy)), strict=True))
         metrics = {"loss": total, "grad_norm": norm, "skipped_updates": float(not math.isfinite(norm)), "lr": rate}
-        metrics |= {"entropy": entropy, "completion_length": tokens / len(targets)}
+        metrics |= {"entropy": entropy, "completion_length": tokens / len(lengths)}
         self.log_metrics({f"train/{name}": value for name, value in metrics.items()} | phases.costs())
         return {"groups": []}
 

@@ -18,6 +18,7 @@ ROOMS = (
     "errors",
     "types",
     "boxes",
+    "ranks",
     "files",
     "images",
     "scenes",

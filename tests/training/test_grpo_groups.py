@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Callable
 from dataclasses import replace
+from typing import Any
 
 import pytest
 import torch
@@ -134,8 +135,8 @@ def test_truncated_completions_do_not_train(spread: None, monkeypatch: pytest.Mo
         tokens[rollout.completion.finished] += len(rollout.completion.token_ids)
     assert min(tokens.values()) > 0
 
-    def without_truncated(self: GRPOModule, group: RolloutGroup, features: object) -> ScoredGroup:
-        entry = attach(self, group, features)
+    def without_truncated(self: GRPOModule, group: RolloutGroup, *rest: Any) -> ScoredGroup:
+        entry = attach(self, group, *rest)
         finished = torch.tensor([rollout.completion.finished for rollout in group.rollouts])
         return replace(entry, advantages=entry.advantages * finished)
 

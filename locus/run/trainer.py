@@ -1,0 +1,56 @@
+"""The Lightning trainer of a run."""
+
+from __future__ import annotations
+
+import sys
+
+from hydra.utils import instantiate
+from lightning import Trainer
+from lightning.pytorch.callbacks import Callback, EarlyStopping
+from omegaconf import DictConfig
+
+from locus import ranks
+from locus.files.run_files import AtomicCheckpointIO
+from locus.run.callbacks import ProgressLines, RolloutTable, RunCheckpoint, ValidationTable
+from locus.run.launch import ObeysSigterm, environment
+from locus.run.runtime import RunFolder
+from locus.run.settings import PRECISIONS, TrainerSettings
+from locus.tasks.task import Task
+from locus.training.parallel import DataParallel
+
+
+def build_trainer(cfg: DictConfig, settings: TrainerSettings, run: RunFolder, task: Task) -> Trainer:
+    """A Lightning trainer whose one epoch is the run; what is written or shown is rank zero's."""
+    rank, count = ranks.position()
+    checkpoints = RunCheckpoint(
+        run.path, settings.checkpoint_every, settings.validate_every, settings.steps, settings.keep_checkpoints
+    )
+    callbacks: list[Callback] = [checkpoints]
+    if rank == 0:
+        tables = [table(run.path, task, run.last_step) for table in (RolloutTable, ValidationTable)]
+        shown = ("train/reward", "train/loss", f"val/{task.headline}")
+        callbacks = [*tables, checkpoints, ProgressLines("training", settings.steps, shown)]
+        callbacks += instantiate(cfg.callbacks, _convert_="all").values()
+    if count > 1:
+        callbacks.append(ObeysSigterm())
+    if settings.stop_at is not None:
+        headline, patience = f"val/{task.headline}", settings.steps
+        callbacks.append(EarlyStopping(headline, mode="max", patience=patience, stopping_threshold=settings.stop_at))
+    return Trainer(
+        accelerator=settings.accelerator,
+        precision=PRECISIONS[settings.precision],
+        devices=settings.local_ranks,
+        num_nodes=settings.num_nodes,
+        strategy=DataParallel() if count > 1 else "auto",
+        max_epochs=1,
+        val_check_interval=settings.validate_every,
+        check_val_every_n_epoch=None,
+        num_sanity_val_steps=0,
+        log_every_n_steps=1,
+        logger=[make(run) for make in instantiate(cfg.logger).values()] if rank == 0 else [],
+        plugins=[AtomicCheckpointIO(), *([environment()] if count > 1 else [])],
+        callbacks=callbacks,
+        enable_model_summary=False,
+        enable_progress_bar=sys.stdout.isatty(),
+        default_root_dir=run.path,
+    )

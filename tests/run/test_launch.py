@@ -1,0 +1,63 @@
+"""Ranks that do not come, or are others than the configuration has."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from locus.errors import LocusError
+from locus.run.launch import joined, rank_above_zero
+from tests.support.runs import finish, refused, spawn
+
+WAITING = """
+import sys
+from pathlib import Path
+from locus.run import launch
+launch.PATIENCE, sys.executable = 0.5, sys.argv[2]
+with launch.joined(Path(sys.argv[1]), 2):
+    print("joined")
+"""
+
+
+def test_rank_zero_does_not_wait_for_a_rank_that_has_ended(tmp_path: Path):
+    """A run that hangs in a collective, whose other side has said in its log alone why it ended."""
+    rank = tmp_path / "rank"
+    rank.write_text("#!/bin/sh\necho 'Loading weights' >&2\necho 'locus: prompt 7 is too long' >&2\nexit 2\n")
+    rank.chmod(0o755)
+    ended = finish(spawn("-c", WAITING, tmp_path, rank), timeout=120)
+    refused(ended, "rank 1 of 2 ended: prompt 7 is too long; start the run anew")
+    assert "joined" not in ended.stdout
+    assert json.loads((tmp_path / "summary.json").read_text())["status"] == "failed"
+
+
+def torchrun(monkeypatch: pytest.MonkeyPatch, rank: int, ranks: int) -> None:
+    """The environment of a rank that torchrun has started."""
+    places = {"TORCHELASTIC_RUN_ID": "1", "RANK": rank, "LOCAL_RANK": rank, "WORLD_SIZE": ranks}
+    for name, value in places.items():
+        monkeypatch.setenv(name, str(value))
+
+
+@pytest.mark.parametrize(("started", "configured"), [(2, 1), (2, 4)])
+def test_another_number_of_ranks_is_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, started: int, configured: int
+):
+    """Two whole runs into one folder where trainer=ddp was forgotten; a wait for ranks that nobody starts."""
+    torchrun(monkeypatch, 0, started)
+    with pytest.raises(LocusError, match=f"{started} ranks were started, the configuration has {configured}"):
+        joined(tmp_path, configured).__enter__()
+
+
+def test_several_nodes_need_a_launcher(tmp_path: Path):
+    """All ranks of two nodes on one."""
+    with pytest.raises(LocusError, match=r"trainer.num_nodes=2: start the ranks"):
+        joined(tmp_path, 4, nodes=2).__enter__()
+
+
+def test_who_follows(monkeypatch: pytest.MonkeyPatch):
+    """A rank above zero that composes a configuration makes a run folder of its own; a lone torchrun rank must."""
+    assert not rank_above_zero()
+    for rank, ranks, follows in ((0, 2, False), (1, 2, True), (0, 1, False)):
+        torchrun(monkeypatch, rank, ranks)
+        assert rank_above_zero() == follows
