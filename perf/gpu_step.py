@@ -29,6 +29,7 @@ from locus.policy.backbone import Backbone
 from locus.policy.inference import inference_policy
 from locus.policy.logprobs import PackedScorer, SeparateScorer
 from locus.policy.lora import LoRA
+from locus.policy.operations import completion_flops, image_flops, prompt_flops
 from locus.policy.rollouts import RolloutDecoding, encode_in_parts, sample_in_turn
 from locus.policy.tiny import TinyQwen2_5VL
 from locus.policy.vlm import VLM
@@ -36,7 +37,6 @@ from locus.run.runtime import quiet_lightning
 from locus.tasks.cue_search.corpus import Corpus
 from locus.training import grpo
 from locus.types import Prompt, Sampling
-from perf.limit import image_flops, text_flops
 from perf.locus_step import PHASES, build
 from perf.step_workload import FRAME, Meter, Workload, write_data
 
@@ -167,10 +167,7 @@ def _seconds(run: Any) -> float:
 def update_flops(model: torch.nn.Module, settings: Settings, prompt_tokens: int) -> float:
     """Of one step's update: forward, the gradient of what each layer is given, and, of full weights, theirs."""
     work, passes = settings.work, 3 if settings.weights == "full" else 2
-    fed, rows = work.new_tokens - 1, work.group
-    forward = text_flops(model, prompt_tokens, prompt_tokens * (prompt_tokens + 1) / 2)
-    forward += rows * text_flops(model, fed, fed * prompt_tokens + fed * (fed + 1) / 2)
-    forward += rows * work.new_tokens * 2 * model.lm_head.weight.numel()
+    forward = prompt_flops(model, prompt_tokens) + work.group * completion_flops(model, prompt_tokens, work.new_tokens)
     if work.train_vision:
         side = model.config.vision_config.patch_size
         sizes = (work.width * work.height, work.cue**2)

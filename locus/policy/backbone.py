@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -12,6 +13,7 @@ from transformers import (
     AutoConfig,
     AutoModelForImageTextToText,
     AutoProcessor,
+    PreTrainedConfig,
     PreTrainedModel,
     ProcessorMixin,
 )
@@ -66,7 +68,23 @@ class Backbone:
     def load(self) -> VLM:
         """Builds the model; the same weights at every call."""
         processor = self.processor()
-        model = self._model(processor)
+        return self._vlm(self._model(processor), processor)
+
+    def outline(self, device: str = "meta", layers: int | None = None) -> VLM:
+        """The architecture without its weights: on the meta device none at all, elsewhere random ones.
+
+        layers: each tower's at most; None for all.
+        """
+        processor = self.processor()
+        config = self._config(processor)
+        if layers is not None:
+            config = shallow(config, layers)
+        with torch.random.fork_rng(devices=[]), torch.device(device):
+            torch.manual_seed(self.seed)
+            model = AutoModelForImageTextToText.from_config(config, dtype=getattr(torch, self.dtype))
+        return self._vlm(model, processor)
+
+    def _vlm(self, model: PreTrainedModel, processor: ProcessorMixin) -> VLM:
         if self.gradient_checkpointing:
             model.gradient_checkpointing_enable({"use_reentrant": False})
         end = model.generation_config.eos_token_id or processor.tokenizer.eos_token_id
@@ -88,13 +106,14 @@ class Backbone:
                     f" ({len(report['missing_keys'])} in all): save the whole model, or fetch its files again"
                 )
             return model
-        if self.path is None and self.architecture is not None:
-            config = self.architecture.config(processor)
-        else:
-            config = self._from(AutoConfig)
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(self.seed)
-            return AutoModelForImageTextToText.from_config(config, dtype=dtype)
+            return AutoModelForImageTextToText.from_config(self._config(processor), dtype=dtype)
+
+    def _config(self, processor: ProcessorMixin) -> PreTrainedConfig:
+        if self.path is None and self.architecture is not None:
+            return self.architecture.config(processor)
+        return self._from(AutoConfig)
 
     def _from(self, loader: Any, **kwargs: object) -> Any:
         try:
@@ -105,3 +124,19 @@ class Backbone:
                 f"backbone.path={self.path}: {loader.__name__} cannot open this {where} ({type(error).__name__}: "
                 f"{str(error).splitlines()[0] if str(error) else 'no message'}): check the path, or download it first"
             ) from error
+
+
+def shallow(config: PreTrainedConfig, layers: int) -> PreTrainedConfig:
+    """A copy with at most so many layers in each tower; of windowed vision layers the last stays a full one."""
+    config = copy.deepcopy(config)
+    text, vision = config.get_text_config(), config.vision_config
+    text.num_hidden_layers = min(text.num_hidden_layers, layers)
+    if getattr(text, "layer_types", None):
+        text.layer_types = text.layer_types[: text.num_hidden_layers]
+    if layers < vision.depth:
+        vision.depth = layers
+        if hasattr(vision, "fullatt_block_indexes"):
+            vision.fullatt_block_indexes = [layers - 1]
+        if hasattr(vision, "deepstack_visual_indexes"):
+            vision.deepstack_visual_indexes = list(range(layers))[: len(vision.deepstack_visual_indexes)]
+    return config

@@ -137,6 +137,10 @@ class PackedScorer:
     chunk: int | None = None
     """Positions that hold full-vocabulary logits at a time, recomputed in the backward pass; None: `LOGITS_BYTES`."""
 
+    def positions(self, policy: VLM) -> int:
+        """Whose logits exist at a time."""
+        return self.chunk or max(1, LOGITS_BYTES // (4 * policy.lm_head.out_features))
+
     def encode(
         self, policy: VLM, prompts: Sequence[Prompt], features: Sequence[VisionFeatures] | None
     ) -> EncodedPrompts | None:
@@ -154,7 +158,7 @@ class PackedScorer:
         encoded = encoded or policy.encode(prompts, features)
         mask = completions.mask
         states, targets = policy.completion_hidden(encoded, completions.token_ids, mask), completions.token_ids[mask]
-        chunk = self.chunk or max(1, LOGITS_BYTES // (4 * policy.lm_head.out_features))
+        chunk = self.positions(policy)
         parts = []
         for start in range(0, max(1, len(targets)), chunk):  # once for no completion at all
             arguments = (policy, states[start : start + chunk], targets[start : start + chunk], temperature)

@@ -10,6 +10,7 @@ from typing import Any
 import torch
 from PIL import Image
 from transformers import ProcessorMixin
+from transformers.models.qwen2_vl.image_processing_qwen2_vl import smart_resize
 
 from locus.errors import LocusError
 from locus.types import Pixels, Prompt
@@ -36,16 +37,18 @@ class PixelLimits:
 
     def __call__(self, image: Image.Image) -> Image.Image:
         """Returns the image, resized (bicubic) only where a limit asks for it."""
-        area = image.width * image.height
+        size = self.size(*image.size)
+        return image if size == image.size else image.resize(size, Image.Resampling.BICUBIC)
+
+    def size(self, width: int, height: int) -> tuple[int, int]:
+        """Width and height that an image of these gets."""
+        area = width * height
         factor = 1.0
         if self.max_pixels is not None and area > self.max_pixels:
             factor = math.sqrt(self.max_pixels / area)
         if self.min_pixels is not None and area < self.min_pixels:
             factor = math.sqrt(self.min_pixels / area)
-        if factor == 1.0:
-            return image
-        size = max(1, int(image.width * factor)), max(1, int(image.height * factor))
-        return image.resize(size, Image.Resampling.BICUBIC)
+        return (width, height) if factor == 1.0 else (max(1, int(width * factor)), max(1, int(height * factor)))
 
 
 @dataclass(frozen=True, eq=False)
@@ -95,6 +98,19 @@ class PromptBuilder:
         """A whole prompt of processed images."""
         before, after = self._around_text(len(pictures.grids))
         return self._prompt(prompt_id, pictures, before, text + after, self.opened)
+
+    def blank(self, sizes: Sequence[tuple[int, int]]) -> PictureInputs:
+        """What images of these (width, height) would be, by the processor's own resize rule, without their pixels."""
+        own = self.processor.image_processor
+        limits = own.size["shortest_edge"], own.size["longest_edge"]
+        sides = []
+        for width, height in (self.pixels.size(*size) for size in sizes):
+            resized = smart_resize(height, width, own.patch_size * own.merge_size, *limits)
+            sides.append([1, *(side // own.patch_size for side in resized)])
+        grids = torch.tensor(sides, dtype=torch.long).view(-1, 3)
+        empty = torch.zeros(1, len(self._table), own.patch_size**2, dtype=torch.uint8)
+        levels = empty.expand(int(grids.prod(-1).sum()), -1, -1)
+        return PictureInputs(Pixels(levels, self._table, own.temporal_patch_size), grids)
 
     def image_prompts(self, images: Sequence[Image.Image]) -> list[Prompt]:
         """One prompt per image, ending where its question would begin: questions follow as completions."""

@@ -32,7 +32,9 @@ def help_text(entry: str) -> str:
     """The comment at the top of the entry point's config, its groups with their options, and where to read on."""
     lines = (CONF / f"{entry}.yaml").read_text(encoding="utf-8").splitlines()
     comment = [line[2:] for line in takewhile(lambda line: line.startswith("#"), lines)]
-    groups = re.findall(r"^  - ([\w/]+): \S", "\n".join(lines), re.MULTILINE)
+    included = [line[4:] for line in lines if re.fullmatch(r"  - [a-z]\w*", line)]  # plan.yaml is of train.yaml
+    texts = ["\n".join(lines), *((CONF / f"{name}.yaml").read_text(encoding="utf-8") for name in included)]
+    groups = [group for text in texts for group in re.findall(r"^  - ([\w/]+): \S", text, re.MULTILINE)]
     listed = [textwrap.fill(line, 118, initial_indent="  ", subsequent_indent="    ") for line in options(groups)]
     parts = [comment, ["Groups, chosen by GROUP=OPTION:", *listed] if listed else [], [MORE.format(entry=entry)]]
     return "\n\n".join("\n".join(part) for part in parts if part)

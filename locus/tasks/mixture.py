@@ -79,6 +79,10 @@ class Mixture(Task[PartExample]):
         """As its task asks."""
         return self.of(example).prompt(example.inner, frame)
 
+    def outline(self, example: PartExample, frame: Frame) -> tuple[str, list[tuple[int, int]]]:
+        """As its task has it."""
+        return self.of(example).outline(example.inner, frame)
+
     def grade(self, example: PartExample, response: Response, view: View) -> Grade:
         """As its task grades."""
         return self.of(example).grade(example.inner, response, view)

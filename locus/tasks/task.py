@@ -42,6 +42,11 @@ class Task(ABC, Generic[E]):
     def prompt(self, example: E, frame: Frame) -> Query:
         """What the policy is asked; ``frame`` is the one it writes boxes in, to be named in the text."""
 
+    def outline(self, example: E, frame: Frame) -> tuple[str, list[tuple[int, int]]]:
+        """Of `prompt` the text, and (width, height) of each image."""
+        query = self.prompt(example, frame)
+        return query.text, [image.size for image in query.images]
+
     @abstractmethod
     def grade(self, example: E, response: Response, view: View) -> Grade:
         """What a response earns. Never raises, whatever the text."""

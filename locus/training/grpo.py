@@ -20,7 +20,7 @@ from locus import ranks
 from locus.files.progress import Phases
 from locus.policy.logprobs import CompletionBatch, Scorer, TokenScores
 from locus.policy.reference import reference_of
-from locus.policy.rollouts import DecodeStep
+from locus.policy.rollouts import DecodeStep, RolloutDecoding
 from locus.policy.split_groups import PromptBatch, check_room, cut_from_graph, prompt_batches
 from locus.policy.vlm import VLM, EncodedPrompts, VisionFeatures
 from locus.training.advantages import group_advantages, has_spread, length_penalty
@@ -53,6 +53,23 @@ class ScoredGroup:
     @property
     def token_ids(self) -> list[torch.Tensor]:
         return [rollout.completion.token_ids for rollout in self.group.rollouts]
+
+
+def shares_prompts(
+    policy: VLM,
+    prompts: Sequence[Prompt],
+    algorithm: Algorithm,
+    max_new_tokens: int,
+    token_budget: int,
+    decoding: RolloutDecoding,
+) -> bool:
+    """Whether a step's prompts, encoded once with their graph, serve rollout and update alike."""
+    if algorithm.updates_per_rollout > 1 or algorithm.refill:
+        return False
+    if policy.recomputes or policy.drops_out or decoding.step != DecodeStep.DYNAMIC:
+        return False
+    tokens = max(prompt.length for prompt in prompts) + algorithm.group_size * max_new_tokens
+    return len(prompts) * tokens <= min(token_budget, decoding.budget)
 
 
 class GRPOModule(PolicyModule):
@@ -116,12 +133,10 @@ class GRPOModule(PolicyModule):
         It can when one update sees all prompts in one micro-batch: then holding the graph during the rollout costs no
         more memory than the update needs anyway.
         """
-        tokens = max(prompt.length for prompt in prompts) + self.algorithm.group_size * self.sampling.max_new_tokens
-        if self.algorithm.updates_per_rollout > 1 or self.algorithm.refill:
-            return None
-        if self.policy.recomputes or self.policy.drops_out or self.decoding.step != DecodeStep.DYNAMIC:
-            return None
-        if len(prompts) * tokens > min(self.token_budget, self.decoding.budget):
+        shared = shares_prompts(
+            self.policy, prompts, self.algorithm, self.sampling.max_new_tokens, self.token_budget, self.decoding
+        )
+        if not shared:
             return None
         return self.policy.eval().encode(prompts)
 

@@ -9,10 +9,10 @@ import pytest
 import torch
 
 from locus.policy.decoding import Decoding
+from locus.policy.dry_run import PeakBytes
 from locus.policy.inference import compute_dtype, inference_policy
 from locus.policy.rollouts import encode_in_parts
 from tests.support.group_forward import FAMILY
-from tests.support.memory import PeakBytes
 from tests.support.models import prompts, tiny_vlm
 
 LAYERS = 8

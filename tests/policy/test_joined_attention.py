@@ -8,9 +8,9 @@ import pytest
 import torch
 from torch._subclasses.fake_tensor import FakeTensorMode
 
+from locus.policy.dry_run import PeakBytes
 from locus.policy.joined_attention import Layout, _attend, _attend_backward, joined_attention
 from tests.support.group_forward import CPU, LAYOUTS, WIDTH, packed_states
-from tests.support.memory import PeakBytes
 
 
 def plain(

@@ -10,12 +10,12 @@ import torch
 from omegaconf import OmegaConf
 
 from locus.errors import LocusError
+from locus.policy.dry_run import PeakBytes
 from locus.policy.logprobs import CompletionBatch, PackedScorer, Scorer, SeparateScorer, TokenScores
 from locus.policy.lora import LoRA
 from locus.policy.split_groups import PromptBatch, cut_from_graph, prompt_batches
 from locus.policy.vlm import VLM
 from tests.support.group_forward import CPU, FAMILY, LOGPROB, RELATIVE, blank_prompt, largest_relative, weighted
-from tests.support.memory import PeakBytes
 from tests.support.models import completions, gradients, prompts, tiny_vlm, token_ids
 
 PARTS = ([[1, 0, 0], [0, 1, 0], [1, 1, 0]], [[0, 1, 1], [1, 0, 0], [0, 0, 0]], [[0, 0, 0], [0, 0, 1], [0, 0, 1]])

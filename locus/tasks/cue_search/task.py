@@ -9,6 +9,7 @@ from itertools import islice
 from typing import Any
 
 import numpy as np
+from PIL import Image
 
 from locus.boxes import to_view
 from locus.errors import LocusError, whole
@@ -106,7 +107,15 @@ class CueSearch(Task[CueExample]):
 
         Raises LocusError for an image that is missing, unreadable, or of another size than the corpus says.
         """
-        image, cue = open_image(self.source, example), self.cues[example.split]
+        return self._query(example, frame, open_image(self.source, example))
+
+    def outline(self, example: CueExample, frame: Frame) -> tuple[str, list[tuple[int, int]]]:
+        """As `Task.outline`, by a blank image of the size that the corpus says."""
+        query = self._query(example, frame, Image.new("RGB", (example.width, example.height)))
+        return query.text, [image.size for image in query.images]
+
+    def _query(self, example: CueExample, frame: Frame, image: Image.Image) -> Query:
+        cue = self.cues[example.split]
         picture = cue.picture(example, image)
         images = (image,) if picture is None else (image, picture)
         return Query(cue_search_text(frame, cue.expression(example)), images)

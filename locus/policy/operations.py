@@ -1,0 +1,68 @@
+"""Floating-point operations of a model's passes, counted from its layers; weights may be on the meta device."""
+
+from __future__ import annotations
+
+from time import perf_counter
+from typing import Any
+
+import torch
+from torch import nn
+
+SIDE = 2048
+"""Of the matrices whose product gives the rate."""
+PRODUCTS = 5
+
+
+def linear_weights(part: nn.Module) -> int:
+    """Weights that multiply every token that passes through ``part``."""
+    return sum(layer.weight.numel() for layer in part.modules() if isinstance(layer, nn.Linear))
+
+
+def image_flops(visual: Any, patches: int) -> float:
+    """A vision tower (Qwen2.5-VL, Qwen3-VL) on one image of so many patches, before they are merged."""
+    settings = visual.config
+    merged = patches // settings.spatial_merge_size**2
+    window, full = patches, settings.depth
+    if hasattr(settings, "window_size"):
+        window = (settings.window_size // settings.patch_size) ** 2
+        full = len(settings.fullatt_block_indexes)
+    pairs = full * patches**2 + (settings.depth - full) * patches * min(window, patches)
+    dense = patches * (linear_weights(visual.blocks) + visual.patch_embed.proj.weight.numel())
+    mergers = linear_weights(visual.merger) + linear_weights(getattr(visual, "deepstack_merger_list", nn.ModuleList()))
+    return 2 * (dense + merged * mergers) + 4 * settings.hidden_size * pairs
+
+
+def text_flops(model: Any, tokens: float, pairs: float) -> float:
+    """The language model on so many tokens, of which ``pairs`` (query, key) attend."""
+    text = model.config.get_text_config()
+    head = getattr(text, "head_dim", None) or text.hidden_size // text.num_attention_heads
+    width = text.num_attention_heads * head
+    return 2 * tokens * linear_weights(model.model.language_model.layers) + 4 * width * text.num_hidden_layers * pairs
+
+
+def prompt_flops(model: Any, tokens: float) -> float:
+    """A prompt through the language model: each token attends to itself and those before."""
+    return text_flops(model, tokens, tokens * (tokens + 1) / 2)
+
+
+def completion_flops(model: Any, prompt_tokens: float, tokens: float) -> float:
+    """A completion behind its prompt, with the head at each of its tokens; the last is predicted, not fed."""
+    fed = max(tokens - 1, 0)
+    return text_flops(model, fed, fed * prompt_tokens + fed * (fed + 1) / 2) + head_flops(model, tokens)
+
+
+def head_flops(model: Any, tokens: float) -> float:
+    """Logits of so many tokens."""
+    return 2 * tokens * model.lm_head.weight.numel()
+
+
+def matrix_rate(threads: int) -> float:
+    """Floating-point operations per second of the best of a few large float32 products on the CPU."""
+    torch.set_num_threads(threads)
+    one, other = torch.randn(2, SIDE, SIDE)
+    seconds = []
+    for _ in range(PRODUCTS):
+        start = perf_counter()
+        one @ other
+        seconds.append(perf_counter() - start)
+    return 2 * SIDE**3 / min(seconds)

@@ -1,0 +1,191 @@
+"""What a run takes, before any weight is loaded: memory by part against a card, seconds by phase, hours."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from dataclasses import asdict, dataclass, replace
+from functools import cached_property
+from typing import Any
+
+import torch
+from torch import nn
+from torch.optim import Optimizer
+
+from locus.policy.backbone import Backbone
+from locus.policy.logprobs import Scorer
+from locus.policy.vlm import VLM
+from locus.training.footprint import Footprint, StepSizes, footprint
+from locus.training.pace import Pace, Work, step_work
+
+SHALLOW = (3, 4)
+"""Layers of the towers that are run dry: all layers are alike, so the rest follows."""
+MEASURED_LAYERS = 4
+"""Of each tower, at most, where rates are measured."""
+GRAIN = 1024
+"""Budgets are planned in multiples of it."""
+
+
+@dataclass(frozen=True)
+class Planned:
+    """A run that is planned, as objects."""
+
+    backbone: Backbone
+    weights: Callable[[VLM], None] | None
+    """Puts adapters into a policy; None where all weights train."""
+    scorer: Scorer
+    optimizer: Callable[[Iterable[nn.Parameter]], Optimizer]
+    sizes: StepSizes
+    """Of a step of one device."""
+    needs_reference: bool
+    updates: int
+    """Optimiser steps per rollout batch."""
+    epochs: int
+    devices: int = 1
+    sharded: bool = False
+    """Devices share weights, gradients, optimiser state and reference."""
+
+    def policy(self, device: str = "meta", layers: int | None = None) -> VLM:
+        """Without weights on the meta device, with random ones elsewhere."""
+        policy = self.backbone.outline(device, layers)
+        if self.weights is not None:
+            self.weights(policy)
+        return policy
+
+    @cached_property
+    def outline(self) -> VLM:
+        """The whole policy, without weights."""
+        return self.policy()
+
+    @property
+    def parameters(self) -> tuple[int, int]:
+        """Trained and frozen."""
+        counts = [(one.numel(), one.requires_grad) for one in self.outline.parameters()]
+        return sum(n for n, trains in counts if trains), sum(n for n, trains in counts if not trains)
+
+    @cached_property
+    def footprint(self) -> Footprint:
+        """Memory of one device."""
+        config = self.outline.model.config
+        layers, vision = config.get_text_config().num_hidden_layers, config.vision_config.depth
+        least, more = SHALLOW
+        if min(layers, vision) < more:
+            found = self._footprint(None)
+        else:
+            shallow, deeper = self._footprint(least), self._footprint(more)
+            steps = [(depth - least) / (more - least) for depth in (layers, vision)]
+            found = shallow.deeper(deeper, *steps)
+            sizes = [(one.nbytes, one.requires_grad) for one in self.outline.parameters()]
+            weights, trained = sum(n for n, _ in sizes), sum(n for n, trains in sizes if trains)
+            # A vision tower is of another depth than the language model: these three are counted.
+            times = trained / max(shallow.gradients, 1)
+            found = replace(
+                found,
+                weights=weights,
+                gradients=trained,
+                reference=self._reference_bytes(self.outline) if shallow.reference else 0,
+                optimizer=round(times * shallow.optimizer),
+                optimizer_step=round((times if self.sizes.on_gpu else 1) * shallow.optimizer_step),
+            )
+        return found.sharded(self.devices) if self.sharded else found
+
+    def _footprint(self, layers: int | None) -> Footprint:
+        policy = self.policy(layers=layers)
+        copied = self.needs_reference and not policy.adapters
+        reference = self._reference_bytes(policy) if copied else 0
+        return footprint(policy, self.scorer, self.optimizer, self.sizes, reference)
+
+    def _reference_bytes(self, policy: VLM) -> int:
+        size = getattr(torch, self.backbone.reference_dtype or self.backbone.dtype).itemsize
+        return sum(one.numel() for one in policy.parameters()) * size
+
+    @cached_property
+    def work(self) -> Work:
+        """Operations of a step of one device."""
+        scorings = int(self.needs_reference) + int(self.updates > 1)
+        return step_work(self.outline, self.sizes, scorings, self.epochs, self.footprint.cache)
+
+    def with_budgets(self, token_budget: int, decode_budget: int) -> Planned:
+        """The same within other budgets."""
+        decoding = replace(self.sizes.decoding, budget=decode_budget)
+        return replace(self, sizes=replace(self.sizes, token_budget=token_budget, decoding=decoding))
+
+
+def largest_budgets(planned: Planned, memory: float) -> tuple[int, int] | None:
+    """The largest ``rollout.token_budget`` and ``decode_budget`` that fit in so many bytes; None where none does.
+
+    Both parts grow evenly with their budget: two plans tell how. A budget that the step does not fill is kept.
+    """
+    sizes, here = planned.sizes, planned.footprint
+    prompt = max(one.length for one in sizes.prompts)
+    least = prompt + sizes.sampling.max_new_tokens
+    least_decode = prompt + sizes.group * sizes.sampling.max_new_tokens
+    small = planned.with_budgets(least, min(least_decode, sizes.decoding.budget))
+    token_budget = _largest(
+        (least, small.footprint.phases["update"]), (sizes.token_budget, here.phases["update"]), memory
+    )
+    decode_budget: int | None = sizes.decoding.budget
+    if sizes.rolls_out:
+        rollout = small.footprint.phases["rollout"], replace(here, prefill=small.footprint.prefill).phases["rollout"]
+        decode_budget = _largest((least_decode, rollout[0]), (sizes.cached_tokens, rollout[1]), memory)
+    if token_budget is None or decode_budget is None:
+        return None
+    return token_budget, decode_budget
+
+
+def _largest(small: tuple[int, int], large: tuple[int, int], memory: float) -> int | None:
+    """The largest budget, from two of (budget, bytes)."""
+    if small[1] > memory:
+        return None
+    if large[0] <= small[0] or large[1] <= small[1]:
+        return large[0]
+    budget = small[0] + (memory - small[1]) * (large[0] - small[0]) / (large[1] - small[1])
+    return max(small[0], int(budget) // GRAIN * GRAIN)
+
+
+@dataclass(frozen=True)
+class Outlook:
+    """A plan's figures, for tables and ``plan.json``."""
+
+    trained: int
+    frozen: int
+    footprint: Footprint
+    memory: float | None
+    """Bytes of the card that may be used; None where it is unknown."""
+    seconds: dict[str, float] | None
+    """Phase -> seconds of a step; None where no rate is known."""
+    steps: int
+    devices: int
+    validation_seconds: float = 0.0
+    """Of all validations of the run."""
+
+    @property
+    def fits(self) -> bool:
+        """Whether the step's peak is within the card's memory."""
+        return self.memory is None or self.footprint.peak <= self.memory
+
+    @property
+    def hours(self) -> float | None:
+        """Of all steps and validations."""
+        return (
+            None if self.seconds is None else (self.steps * sum(self.seconds.values()) + self.validation_seconds) / 3600
+        )
+
+    def record(self) -> dict[str, Any]:
+        """As JSON has it."""
+        hours = self.hours
+        return {
+            "parameters": {"trained": self.trained, "frozen": self.frozen},
+            "memory_gb": {name: round(part / 1e9, 3) for name, part in asdict(self.footprint).items()},
+            "peak_gb": {name: round(part / 1e9, 3) for name, part in self.footprint.phases.items()},
+            "card_gb": None if self.memory is None else round(self.memory / 1e9, 3),
+            "fits": self.fits,
+            "seconds_per_step": self.seconds,
+            "hours": hours,
+            "gpu_hours": None if hours is None else hours * self.devices,
+        }
+
+
+def outlook(planned: Planned, memory: float | None, pace: Pace | None, steps: int, validation: float = 0.0) -> Outlook:
+    """The figures of a planned run on a card, at a pace."""
+    seconds = None if pace is None else pace.seconds(planned.work)
+    return Outlook(*planned.parameters, planned.footprint, memory, seconds, steps, planned.devices, validation)

@@ -1,0 +1,119 @@
+"""A planned step against one that is run: bytes of tensors at its peak, and processor time."""
+
+from __future__ import annotations
+
+import time
+from dataclasses import replace
+from functools import partial
+from statistics import median
+from typing import Any
+from unittest import mock
+
+import pytest
+import torch
+
+from locus.policy.dry_run import PeakBytes
+from locus.policy.logprobs import PackedScorer
+from locus.training.footprint import Footprint, StepSizes
+from locus.training.grpo import GRPOModule, shares_prompts
+from locus.training.module import RunParts
+from locus.training.pace import measured_pace, token_passes
+from locus.training.plan import MEASURED_LAYERS, Planned, largest_budgets
+from tests.support import miniature
+from tests.support.miniature import FAMILY, GROUP, LARGE_BUDGET, SMALL_BUDGET, TOKENS
+from tests.support.models import backbone, builder
+
+ADAMW = partial(torch.optim.AdamW, lr=1e-4)
+
+
+def run_and_plan(budget: int, **settings: Any) -> tuple[GRPOModule, miniature.TaskDataModule, Planned]:
+    """A run of two steps, not yet begun, and its plan."""
+    data, own, make = miniature.data_module(2), backbone(FAMILY, **settings), builder(FAMILY)
+    parts = RunParts(own.load(), own.load, data.task, make.encode, make.decode, data.draw, 2)
+    with mock.patch.object(miniature, "run_parts", return_value=parts):
+        module, data = miniature.grpo(steps=2, budget=budget)
+    module.make_optimizer = ADAMW
+    prompts = [sample.prompt for sample in miniature.first_batch(data)]
+    shared = shares_prompts(module.policy, prompts, module.algorithm, TOKENS, budget, module.decoding)
+    sizes = StepSizes(prompts, GROUP, module.sampling, TOKENS, budget, module.decoding, shares_prompts=shared)
+    return module, data, Planned(own, None, PackedScorer(), ADAMW, sizes, True, updates=1, epochs=1)
+
+
+def compare(budget: int, **settings: Any) -> tuple[float, float]:
+    """Planned over measured: bytes at the peak, and seconds of processor time of the second step."""
+    module, data, planned = run_and_plan(budget, **settings)
+    weights = sum(parameter.nbytes for parameter in module.policy.parameters())
+    seconds, step = [], module.training_step
+
+    def timed(*arguments: Any) -> Any:
+        start = time.process_time()
+        output = step(*arguments)
+        seconds.append(time.process_time() - start)
+        return output
+
+    with PeakBytes() as memory:
+        miniature.fit(module, data)
+    measured = memory.peak + 2 * weights  # policy and reference were there before
+    module, data, planned = run_and_plan(budget, **settings)
+    step, module.training_step = module.training_step, timed
+    miniature.fit(module, data)
+    policy = planned.policy("cpu", MEASURED_LAYERS)
+    pace = measured_pace(policy, planned.scorer, ADAMW, planned.sizes, clock=time.process_time)
+    return planned.footprint.peak / measured, sum(pace.seconds(planned.work).values()) / seconds[-1]
+
+
+CASES = {
+    "prompts_shared_with_the_rollout": (LARGE_BUDGET, {}),
+    "micro_batches": (SMALL_BUDGET, {}),
+    "checkpointing": (SMALL_BUDGET, {"gradient_checkpointing": True}),
+    "frozen_vision": (SMALL_BUDGET, {"train_vision": False}),
+    "deeper_than_what_is_run_dry": (SMALL_BUDGET, {"text_layers": 9, "vision_layers": 6}),
+}
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_planned_memory_is_what_a_run_holds(case: str):
+    """A part that is forgotten, or counted twice: the plan is within 15 % of the peak of a real run."""
+    budget, settings = CASES[case]
+    module, data, planned = run_and_plan(budget, **settings)
+    weights = sum(parameter.nbytes for parameter in module.policy.parameters())
+    with PeakBytes() as memory:
+        miniature.fit(module, data)
+    assert planned.footprint.peak == pytest.approx(memory.peak + 2 * weights, rel=0.15)
+
+
+@pytest.mark.slow
+def test_planned_time_is_what_a_run_takes():
+    """Work that is not counted: within 30 % of a real run, rates from four layers; the median of three."""
+    ratios = [compare(SMALL_BUDGET) for _ in range(3)]
+    assert all(memory == pytest.approx(1, abs=0.15) for memory, _ in ratios)
+    assert median(seconds for _, seconds in ratios) == pytest.approx(1, abs=0.3)
+
+
+def test_a_budget_that_is_planned_to_fit_fits():
+    """The advice of a refused run is refused again."""
+    _, _, planned = run_and_plan(LARGE_BUDGET, gradient_checkpointing=True)
+    least = planned.with_budgets(200, 1000).footprint.peak
+    room = (least + planned.footprint.peak) / 2
+    assert planned.footprint.peak > room
+    budgets = largest_budgets(planned, room)
+    assert budgets is not None and budgets[0] < planned.sizes.token_budget
+    assert planned.with_budgets(*budgets).footprint.peak <= 1.15 * room
+    assert largest_budgets(planned, planned.footprint.static / 2) is None
+
+
+def test_what_is_shared_is_held_once():
+    """Eight devices that are planned to hold eighths of what each must hold whole."""
+    whole = Footprint(weights=800, gradients=800, optimizer=1600, reference=800, cache=100, head=10)
+    part = whole.sharded(8)
+    assert part.static == whole.static / 8
+    assert (part.cache, part.head) == (whole.cache, whole.head)
+
+
+def test_token_passes():
+    """Where all rows fit, as many as the longest has tokens; where they wait, the rows' tokens and a tail."""
+    _, _, planned = run_and_plan(LARGE_BUDGET)
+    sizes = replace(planned.sizes, sampling=replace(planned.sizes.sampling, max_new_tokens=100), tokens=100)
+    assert token_passes(sizes) == 100
+    alone = replace(sizes, decoding=replace(sizes.decoding, budget=sizes.tokens_per_prompt))
+    assert alone.rows == GROUP and token_passes(alone) == 100 * len(sizes.prompts)
