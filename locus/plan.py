@@ -11,7 +11,7 @@ import logging
 import os
 from collections.abc import Sequence
 from dataclasses import replace
-from itertools import islice
+from itertools import cycle, islice
 from pathlib import Path
 from typing import Any
 
@@ -28,12 +28,12 @@ from locus.files.run_files import write_json
 from locus.policy.prompts import PromptBuilder
 from locus.policy.rollouts import DecodeStep
 from locus.run.runtime import entry_point
-from locus.run.settings import TrainSettings
+from locus.run.settings import TrainerSettings, TrainSettings
 from locus.tasks.task import Task
 from locus.training.algorithm import SFT, Algorithm
 from locus.training.footprint import StepSizes
 from locus.training.grpo import shares_prompts
-from locus.training.pace import Pace, measured_pace, stated_pace, token_passes
+from locus.training.pace import Pace, measured_pace, stated_pace, step_work
 from locus.training.plan import MEASURED_LAYERS, Outlook, Planned, largest_budgets, outlook
 from locus.types import Prompt
 
@@ -65,10 +65,19 @@ def step_prompts(cfg: DictConfig, task: Task, builder: PromptBuilder) -> list[Pr
     return prompts
 
 
+def device_count(cfg: DictConfig, trainer: TrainerSettings) -> int:
+    """Devices that share a step; raises LocusError for all GPUs of a machine where this one has none to count."""
+    if cfg.plan.devices is not None:
+        return cfg.plan.devices
+    if trainer.devices == "auto" and trainer.accelerator != "cpu" and not torch.cuda.is_available():
+        raise LocusError("trainer.devices=auto counts the GPUs of this machine, which has none: give plan.devices")
+    return trainer.ranks
+
+
 def planned_run(cfg: DictConfig, prompts: Sequence[Prompt]) -> Planned:
     """The run of a configuration, whose steps are as the given one; of several devices each has its share."""
     settings = TrainSettings.of(cfg)
-    devices = cfg.plan.devices or settings.trainer.ranks
+    devices = device_count(cfg, settings.trainer)
     algorithm, rollout, backbone = settings.algorithm, settings.rollout, instantiate(cfg.backbone)
     learns = isinstance(algorithm, Algorithm)
     most = rollout.sampling.max_new_tokens
@@ -80,6 +89,7 @@ def planned_run(cfg: DictConfig, prompts: Sequence[Prompt]) -> Planned:
         rollout.token_budget,
         rollout.decoding,
         updates=algorithm.updates_per_rollout if isinstance(algorithm, Algorithm) else 1,
+        epochs=algorithm.epochs if isinstance(algorithm, Algorithm) else 1,
         rolls_out=learns,
         precision=torch.bfloat16 if str(cfg.trainer.precision) == "bf16-mixed" else None,
         on_gpu=cfg.trainer.accelerator == "gpu",
@@ -91,11 +101,10 @@ def planned_run(cfg: DictConfig, prompts: Sequence[Prompt]) -> Planned:
         settings.optimizer.make,
         sizes,
         needs_reference=isinstance(algorithm, Algorithm) and algorithm.needs_reference,
-        updates=sizes.updates,
-        epochs=algorithm.epochs if isinstance(algorithm, Algorithm) else 1,
         devices=devices,
         sharded=cfg.plan.sharded,
     )
+    settings.trainer.check_weights(planned.outline)
     if isinstance(algorithm, SFT):
         return planned
     shared = shares_prompts(planned.outline, sizes.prompts, algorithm, most, rollout.token_budget, rollout.decoding)
@@ -197,7 +206,7 @@ def remedy(cfg: DictConfig, planned: Planned, memory: float, prompts: Sequence[P
 
 def _budgets(planned: Planned, memory: float) -> str | None:
     budgets = largest_budgets(planned, memory)
-    if budgets is None:
+    if budgets is None or planned.with_budgets(*budgets).footprint.peak > memory:  # of what no budget bounds
         return None
     given = planned.sizes.token_budget, planned.sizes.decoding.budget
     names = ("rollout.token_budget", "rollout.decode_budget")
@@ -227,16 +236,25 @@ def plan(cfg: DictConfig) -> tuple[Outlook, dict[str, Any]]:
 
 def _validation(cfg: DictConfig, planned: Planned, pace: Pace | None, task: Task) -> float:
     """Seconds of all validations: before step 1, in between, and after the last."""
-    if pace is None or not planned.sizes.rolls_out:
+    if pace is None:
         return 0.0
-    sizes = planned.sizes
-    count = min(cfg.trainer.validation_batch, len(task.examples("validation")))
-    batch = replace(sizes, prompts=(list(sizes.prompts) * count)[:count], group=1)
-    share = count / len(sizes.prompts)
-    rows = batch.rows / sizes.rows
-    once = planned.work.encode * share / pace.encode + token_passes(batch) * pace.decode(planned.work) * min(1.0, rows)
-    batches = -(-len(task.examples("validation")) // count)
-    return once * batches * (1 + cfg.trainer.steps // cfg.trainer.validate_every)
+    examples = len(task.examples("validation"))
+    size = min(cfg.trainer.validation_batch, examples)
+    own, most = -(-size // planned.devices), cfg.rollout.validation.max_new_tokens  # each device has its share
+    batch = replace(
+        planned.sizes,
+        prompts=list(islice(cycle(planned.sizes.prompts), own)),
+        group=1,
+        sampling=replace(planned.sizes.sampling, max_new_tokens=most),
+        tokens=min(planned.sizes.tokens, most),
+        rolls_out=True,
+        shares_prompts=False,
+    )
+    cache = planned.footprint.cache * batch.cached_tokens // planned.sizes.cached_tokens
+    work = step_work(planned.outline, batch, scorings=0, epochs=1, cache_bytes=cache)
+    once = pace.seconds(work)["rollout"]
+    steps, every = cfg.trainer.steps, cfg.trainer.validate_every
+    return once * -(-examples // size) * (1 + -(-steps // every))
 
 
 @hydra.main(version_base="1.3", config_path="../conf", config_name="plan")

@@ -124,7 +124,7 @@ def pretrain(cfg: DictConfig) -> None:
     module = instantiate(cfg.module)(policy, lessons.builder)
     trainer = build_trainer(cfg, run)
     record = start_record(run, {"seed": cfg.seed, "parameters": sum(p.numel() for p in policy.parameters())})
-    loading = cfg.trainer.workers, cfg.trainer.worker_timeout
+    loading = cfg.trainer.workers, cfg.trainer.get("worker_timeout", 600)  # a run of before it was a key goes on
     train = LessonLoader(lessons, cfg.trainer.steps, run.last_step, *loading)
     validation: DataLoader[Any] = DataLoader(cast(Any, held_out), batch_size=None, collate_fn=lambda batch: batch)
     trainer.fit(module, train, validation, ckpt_path=run.checkpoint, weights_only=True)

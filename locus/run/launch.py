@@ -49,9 +49,13 @@ WAIT = timedelta(hours=24)
 
 
 def environment() -> ClusterEnvironment:
-    """Who starts the ranks: SLURM or torchrun where they have started several, else this module."""
-    for kind in (SLURMEnvironment, TorchElasticEnvironment):
-        if kind.detect() and (starter := kind()).world_size() > 1:
+    """Who starts the ranks: srun or torchrun where they have started several, else this module.
+
+    A batch script of a SLURM job with several tasks is one process: the others are for an srun in it.
+    """
+    as_tasks = int(os.environ.get("SLURM_STEP_NUM_TASKS", 1)) > 1
+    for kind, started in ((SLURMEnvironment, as_tasks), (TorchElasticEnvironment, True)):
+        if started and kind.detect() and (starter := kind()).world_size() > 1:
             return starter
     return LightningEnvironment()
 
@@ -85,7 +89,7 @@ def joined(folder: Path | None = None, ranks: int = 1, nodes: int = 1) -> Iterat
         LocusError: another rank is lost, or another number of them was started.
     """
     started = started_as()
-    if folder is not None and started is not None and started[1] != ranks and (ranks > 1 or _as_one_step()):
+    if folder is not None and started is not None and started[1] != ranks:
         raise LocusError(
             f"{started[1]} ranks were started, the configuration has {ranks}: choose trainer=ddp, and give "
             "trainer.devices times trainer.num_nodes as many"
@@ -99,11 +103,6 @@ def joined(folder: Path | None = None, ranks: int = 1, nodes: int = 1) -> Iterat
             yield from _in_group(0, ranks, launched.why)
     else:
         raise LocusError(f"trainer.num_nodes={nodes}: start the ranks of several nodes by torchrun or by SLURM's srun")
-
-
-def _as_one_step() -> bool:
-    """All ranks were started to run this command; a batch job of SLURM may have tasks for other ones."""
-    return TorchElasticEnvironment.detect() or int(os.environ.get("SLURM_STEP_NUM_TASKS", 1)) > 1
 
 
 def _in_group(rank: int, ranks: int, why: Callable[[], str | None]) -> Iterator[None]:

@@ -40,7 +40,7 @@ def choose_threads(device: str, record: Path | None = None, processes: int = 1) 
     cores = os.sched_getaffinity(0) if hasattr(os, "sched_getaffinity") else range(os.cpu_count() or 1)
     earlier = recorded_threads(record) if record else None
     if processes > 1:
-        threads, reason = max(1, IDLE // processes), f"shared by {processes} ranks"
+        threads, reason = int(max(1, min(IDLE, cpu_quota()) // processes)), f"shared by {processes} ranks"
     elif earlier is not None and earlier <= len(cores):
         threads, reason = earlier, "as before"
     elif IDLE == 1:

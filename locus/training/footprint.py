@@ -47,6 +47,8 @@ class StepSizes:
     decoding: RolloutDecoding
     updates: int = 1
     """Optimiser steps per rollout batch."""
+    epochs: int = 1
+    """Passes over it, among which they are divided."""
     rolls_out: bool = True
     """False for supervised fine-tuning."""
     shares_prompts: bool = False
@@ -263,7 +265,7 @@ def _longest(sizes: StepSizes) -> list[Prompt]:
 def scoring_bytes(policy: VLM, scorer: Scorer, sizes: StepSizes) -> dict[str, int]:
     """Parts of the heaviest micro-batch, without gradient and with; inside a dry run."""
     tokens = sizes.tokens
-    mini_batch = sizes.prompts[: -(-len(sizes.prompts) // sizes.updates)]
+    mini_batch = sizes.prompts[: -(-len(sizes.prompts) * sizes.epochs // sizes.updates)]
     lengths = [[tokens] * sizes.group for _ in mini_batch]
     batches = prompt_batches(mini_batch, lengths, sizes.token_budget)
     if sizes.shares_prompts:

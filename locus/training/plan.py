@@ -37,9 +37,6 @@ class Planned:
     sizes: StepSizes
     """Of a step of one device."""
     needs_reference: bool
-    updates: int
-    """Optimiser steps per rollout batch."""
-    epochs: int
     devices: int = 1
     sharded: bool = False
     """Devices share weights, gradients, optimiser state and reference."""
@@ -101,8 +98,8 @@ class Planned:
     @cached_property
     def work(self) -> Work:
         """Operations of a step of one device."""
-        scorings = int(self.needs_reference) + int(self.updates > 1)
-        return step_work(self.outline, self.sizes, scorings, self.epochs, self.footprint.cache)
+        scorings = int(self.needs_reference) + int(self.sizes.updates > 1)
+        return step_work(self.outline, self.sizes, scorings, self.sizes.epochs, self.footprint.cache)
 
     def with_budgets(self, token_budget: int, decode_budget: int) -> Planned:
         """The same within other budgets."""

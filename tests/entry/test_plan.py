@@ -6,8 +6,9 @@ import json
 from pathlib import Path
 
 import pytest
+import torch
 
-from tests.support.runs import SMALLEST, command, train
+from tests.support.runs import SMALLEST, command, refused, train
 
 STATED = ("plan.tflops=1", "plan.memory_gb=8")
 
@@ -68,3 +69,38 @@ def test_wrong_settings(tmp_path: Path, override: str, message: str):
     """A division by zero in place of the key."""
     ended = command("plan", *SMALLEST, *STATED, override, f"hydra.run.dir={tmp_path}")
     assert ended.status == 2 and message in ended.stderr
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="all GPUs are counted")
+def test_devices_that_cannot_be_counted_are_asked_for(tmp_path: Path):
+    """trainer=ddp is all GPUs of a node: planned on a laptop, it would be one."""
+    asked = (*SMALLEST, *STATED, f"hydra.run.dir={tmp_path}", "trainer=ddp")
+    assert "plan.devices" in refused(command("plan", *asked))
+    assert command("plan", *asked, "plan.devices=2").status == 0
+
+
+def test_weights_that_a_run_refuses_are_refused(tmp_path: Path):
+    """A plan of a run in half the memory, which ends at its start: bfloat16 weights do not train."""
+    ended = command("plan", *SMALLEST, *STATED, "+backbone.dtype=bfloat16", f"hydra.run.dir={tmp_path}")
+    refused(ended, "weights that train are bfloat16")
+
+
+def validations(folder: Path, *overrides: str) -> float:
+    """Planned seconds of all validations, on a device whose memory and launches take no time."""
+    ended = command("plan", *SMALLEST, *STATED, "plan.bandwidth_gb=1e9", "plan.launch_us=1e-9", *overrides,
+                    f"hydra.run.dir={folder}")  # fmt: skip
+    assert ended.status == 0, ended.stderr
+    record = json.loads((folder / "plan.json").read_text())
+    return record["hours"] * 3600 - 3 * sum(record["seconds_per_step"].values())
+
+
+def test_validations_are_planned(tmp_path: Path):
+    """Each device that is planned to validate all examples, validations that are left out.
+
+    Of three steps: before the first, after the second, after the last.
+    """
+    alone = validations(tmp_path / "alone")
+    assert alone > 0
+    assert validations(tmp_path / "two", "plan.devices=2") == pytest.approx(alone / 2)
+    assert validations(tmp_path / "often", "trainer.validate_every=1") == pytest.approx(alone * 4 / 3)
+    assert validations(tmp_path / "sft", "algorithm=sft") == pytest.approx(alone, rel=0.01)

@@ -6,6 +6,7 @@ import pandas as pd
 import torch
 from transformers import AutoModelForImageTextToText, AutoProcessor
 
+from locus.files.run_files import BEGUN_WITH
 from tests.support.runs import command, succeeded, weights
 
 SMALLEST = (
@@ -42,6 +43,10 @@ def test_the_command(tmp_path):
         and rows["val/grounding"].count() == 1
     )
     succeeded(command("pretrain", *SMALLEST, "trainer.steps=2", "module.steps=4", f"hydra.run.dir={parts}"))
+    begun_with = parts / BEGUN_WITH  # a run that was begun before trainer.worker_timeout was a key
+    older = "".join(line for line in begun_with.read_text().splitlines(True) if "worker_timeout" not in line)
+    assert older != begun_with.read_text()
+    begun_with.write_text(older)
     succeeded(command("pretrain", f"resume={parts}", "trainer.steps=4"))
     one, two = weights(whole), weights(parts)
     assert one.keys() == two.keys() and all(torch.equal(one[name], two[name]) for name in one)

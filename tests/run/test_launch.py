@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from locus.errors import LocusError
-from locus.run.launch import joined, rank_above_zero
+from locus.run.launch import joined, rank_above_zero, started_as
 from tests.support.runs import finish, refused, spawn
 
 WAITING = """
@@ -61,3 +61,14 @@ def test_who_follows(monkeypatch: pytest.MonkeyPatch):
     for rank, ranks, follows in ((0, 2, False), (1, 2, True), (0, 1, False)):
         torchrun(monkeypatch, rank, ranks)
         assert rank_above_zero() == follows
+
+
+def test_a_batch_script_without_srun_starts_its_ranks_itself(monkeypatch: pytest.MonkeyPatch):
+    """A wait of a day for tasks that nobody starts: SLURM tells a batch script of them, too, and srun each of them."""
+    places = {"SLURM_NTASKS": 4, "SLURM_NTASKS_PER_NODE": 4, "SLURM_JOB_NAME": "train", "SLURM_PROCID": 0}
+    for name, value in places.items():
+        monkeypatch.setenv(name, str(value))
+    assert started_as() is None and not rank_above_zero()
+    monkeypatch.setenv("SLURM_STEP_NUM_TASKS", "4")
+    monkeypatch.setenv("SLURM_PROCID", "3")
+    assert started_as() == (3, 4) and rank_above_zero()

@@ -117,6 +117,15 @@ def test_more_threads_than_cores_are_not_taken_again(tmp_path, unset):
     assert torch.get_num_threads() == 1
 
 
+@pytest.mark.parametrize(("quota", "threads"), [(math.inf, 4), (6.0, 3), (1.5, 1)])
+def test_ranks_share_cores_and_quota(monkeypatch, unset, quota: float, threads: int):
+    """Two ranks with all cores each, or with half of a machine's in a container that may use a few."""
+    monkeypatch.setattr("locus.run.threads.IDLE", 8)
+    monkeypatch.setattr("locus.run.threads.cpu_quota", lambda: quota)
+    choose_threads("cpu", processes=2)
+    assert torch.get_num_threads() == threads
+
+
 @pytest.mark.slow
 def test_a_run_beside_busy_processes(tmp_path, unset):
     """No core is free: the run takes one thread, says so, records it, and has one again when it is resumed."""

@@ -12,6 +12,7 @@ from unittest import mock
 import pytest
 import torch
 
+from locus.plan import _budgets
 from locus.policy.dry_run import PeakBytes
 from locus.policy.logprobs import PackedScorer
 from locus.training.footprint import Footprint, StepSizes
@@ -36,7 +37,7 @@ def run_and_plan(budget: int, **settings: Any) -> tuple[GRPOModule, miniature.Ta
     prompts = [sample.prompt for sample in miniature.first_batch(data)]
     shared = shares_prompts(module.policy, prompts, module.algorithm, TOKENS, budget, module.decoding)
     sizes = StepSizes(prompts, GROUP, module.sampling, TOKENS, budget, module.decoding, shares_prompts=shared)
-    return module, data, Planned(own, None, PackedScorer(), ADAMW, sizes, True, updates=1, epochs=1)
+    return module, data, Planned(own, None, PackedScorer(), ADAMW, sizes, True)
 
 
 def compare(budget: int, **settings: Any) -> tuple[float, float]:
@@ -100,6 +101,36 @@ def test_a_budget_that_is_planned_to_fit_fits():
     assert budgets is not None and budgets[0] < planned.sizes.token_budget
     assert planned.with_budgets(*budgets).footprint.peak <= 1.15 * room
     assert largest_budgets(planned, planned.footprint.static / 2) is None
+
+
+class Greedy(torch.optim.SGD):
+    """Its step takes twenty times the weights."""
+
+    def step(self, closure: Any = None) -> None:
+        held = [torch.empty_like(one) for _ in range(20) for group in self.param_groups for one in group["params"]]
+        super().step(closure)
+        del held
+
+
+def test_no_budget_is_advised_where_the_optimiser_alone_does_not_fit():
+    """The advice of a refused run is empty, or refused again: smaller budgets change nothing about the optimiser."""
+    _, _, planned = run_and_plan(LARGE_BUDGET)
+    planned = replace(planned, optimizer=partial(Greedy, lr=1e-4))
+    phases = planned.footprint.phases
+    assert phases["optimizer"] > phases["update"]
+    assert _budgets(planned, (phases["optimizer"] + phases["update"]) / 2) is None
+    assert _budgets(planned, phases["optimizer"]) is not None
+
+
+def test_passes_do_not_make_mini_batches_smaller():
+    """A run of four passes over its batch that is planned with a quarter of the batch at a time."""
+    _, _, planned = run_and_plan(LARGE_BUDGET)
+    sizes = replace(planned.sizes, shares_prompts=False)
+    once, passes, parts = (
+        replace(planned, sizes=replace(sizes, updates=updates, epochs=epochs)).footprint.micro_batch
+        for updates, epochs in ((1, 1), (4, 4), (4, 1))
+    )
+    assert passes == once > parts
 
 
 def test_what_is_shared_is_held_once():
