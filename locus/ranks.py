@@ -97,7 +97,8 @@ def sum_gradients(
         if parameter.grad is not None:
             gradients.append(parameter.grad)
     for bucket in _buckets(gradients):
-        summed = reduce(torch.cat([gradient.flatten() for gradient in bucket]))
+        flat = [gradient.flatten() for gradient in bucket]
+        summed = reduce(torch.cat(flat) if len(flat) > 1 else flat[0])  # an embedding alone is not copied
         for gradient, part in zip(bucket, summed.split([one.numel() for one in bucket]), strict=True):
             gradient.copy_(part.view_as(gradient))
     return True
