@@ -94,6 +94,7 @@ def validations(folder: Path, *overrides: str) -> float:
     return record["hours"] * 3600 - 3 * sum(record["seconds_per_step"].values())
 
 
+@pytest.mark.slow
 def test_validations_are_planned(tmp_path: Path):
     """Each device that is planned to validate all examples, validations that are left out.
 

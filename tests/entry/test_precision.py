@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import pytest
 import torch
 
 from tests.support.runs import metrics, train, warm_policy
 
 
+@pytest.mark.slow
 def test_nothing_is_cast_over_a_bfloat16_base(tmp_path):
     """bf16-true as Lightning has it ends in a traceback, and would train the adapters in bfloat16."""
     lora = "weights=lora", "weights.rank=4", "+backbone.dtype=bfloat16", "trainer.precision=bf16-true"

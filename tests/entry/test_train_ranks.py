@@ -85,7 +85,7 @@ def written_once(folder: Path, ranks: int) -> None:
 
 @pytest.mark.parametrize(
     ("case", "ranks"),
-    [("full", 2), ("lora", 2), pytest.param("sft", 2, marks=pytest.mark.slow),
+    [("full", 2), pytest.param("lora", 2, marks=pytest.mark.slow), pytest.param("sft", 2, marks=pytest.mark.slow),
      pytest.param("full", 4, marks=pytest.mark.slow), pytest.param("lora", 4, marks=pytest.mark.slow)],
 )  # fmt: skip
 def test_ranks_make_the_run_of_one(tmp_path: Path, case: str, ranks: int):

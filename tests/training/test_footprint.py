@@ -70,9 +70,12 @@ CASES = {
     "frozen_vision": (SMALL_BUDGET, {"train_vision": False}),
     "deeper_than_what_is_run_dry": (SMALL_BUDGET, {"text_layers": 9, "vision_layers": 6}),
 }
+QUICK = "micro_batches"
 
 
-@pytest.mark.parametrize("case", CASES)
+@pytest.mark.parametrize(
+    "case", [pytest.param(case, marks=() if case == QUICK else pytest.mark.slow) for case in CASES]
+)
 def test_planned_memory_is_what_a_run_holds(case: str):
     """A part that is forgotten, or counted twice: the plan is within 15 % of the peak of a real run."""
     budget, settings = CASES[case]
@@ -91,6 +94,7 @@ def test_planned_time_is_what_a_run_takes():
     assert median(seconds for _, seconds in ratios) == pytest.approx(1, abs=0.3)
 
 
+@pytest.mark.slow
 def test_a_budget_that_is_planned_to_fit_fits():
     """The advice of a refused run is refused again."""
     _, _, planned = run_and_plan(LARGE_BUDGET, gradient_checkpointing=True)
@@ -112,6 +116,7 @@ class Greedy(torch.optim.SGD):
         del held
 
 
+@pytest.mark.slow
 def test_no_budget_is_advised_where_the_optimiser_alone_does_not_fit():
     """The advice of a refused run is empty, or refused again: smaller budgets change nothing about the optimiser."""
     _, _, planned = run_and_plan(LARGE_BUDGET)
