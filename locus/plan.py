@@ -69,7 +69,7 @@ def device_count(cfg: DictConfig, trainer: TrainerSettings) -> int:
     """Devices that share a step; raises LocusError for all GPUs of a machine where this one has none to count."""
     if cfg.plan.devices is not None:
         return cfg.plan.devices
-    if trainer.devices == "auto" and trainer.accelerator != "cpu" and not torch.cuda.is_available():
+    if trainer.devices == "auto" and trainer.on_gpu and not torch.cuda.is_available():
         raise LocusError("trainer.devices=auto counts the GPUs of this machine, which has none: give plan.devices")
     return trainer.ranks
 
@@ -92,7 +92,7 @@ def planned_run(cfg: DictConfig, prompts: Sequence[Prompt]) -> Planned:
         epochs=algorithm.epochs if isinstance(algorithm, Algorithm) else 1,
         rolls_out=learns,
         precision=torch.bfloat16 if str(cfg.trainer.precision) == "bf16-mixed" else None,
-        on_gpu=cfg.trainer.accelerator == "gpu",
+        on_gpu=settings.trainer.on_gpu,
     )
     planned = Planned(
         backbone,
@@ -112,12 +112,12 @@ def planned_run(cfg: DictConfig, prompts: Sequence[Prompt]) -> Planned:
 
 
 # --- The machine ----------------------------------------------------------------------------------------------
-def card_memory(cfg: DictConfig) -> float | None:
+def card_memory(cfg: DictConfig, on_gpu: bool) -> float | None:
     """Bytes that a run may use; None where a GPU is meant and there is none."""
     free = 1 - cfg.plan.headroom
     if cfg.plan.memory_gb is not None:
         return free * cfg.plan.memory_gb * 1e9
-    if cfg.trainer.accelerator == "cpu":
+    if not on_gpu:
         return free * os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
     return free * torch.cuda.get_device_properties(0).total_memory if torch.cuda.is_available() else None
 
@@ -128,7 +128,7 @@ def run_pace(cfg: DictConfig, planned: Planned) -> Pace | None:
     if plan.tflops is not None:
         compiled = planned.sizes.decoding.step == DecodeStep.COMPILED
         return stated_pace(plan.tflops, plan.efficiency, plan.bandwidth_gb, plan.launch_us, compiled)
-    on_gpu = cfg.trainer.accelerator != "cpu"
+    on_gpu = planned.sizes.on_gpu
     if on_gpu and not torch.cuda.is_available():
         return None
     policy = planned.policy("cuda" if on_gpu else "cpu", MEASURED_LAYERS)
@@ -219,7 +219,8 @@ def plan(cfg: DictConfig) -> tuple[Outlook, dict[str, Any]]:
     task = instantiate(cfg.task, _convert_="all")
     builder = PromptBuilder(instantiate(cfg.backbone).processor(), instantiate(cfg.pixels))
     prompts = step_prompts(cfg, task, builder)
-    planned, memory = planned_run(cfg, prompts), card_memory(cfg)
+    planned = planned_run(cfg, prompts)
+    memory = card_memory(cfg, planned.sizes.on_gpu)
     pace = run_pace(cfg, planned)
     found = outlook(planned, memory, pace, cfg.trainer.steps, _validation(cfg, planned, pace, task))
     tokens = [prompt.length for prompt in prompts]

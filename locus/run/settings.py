@@ -114,11 +114,16 @@ class TrainerSettings:
             )
 
     @property
+    def on_gpu(self) -> bool:
+        """Whether a GPU is meant, be there one or not; ``auto`` takes what there is."""
+        return torch.cuda.is_available() if self.accelerator == "auto" else self.accelerator != "cpu"
+
+    @property
     def local_ranks(self) -> int:
         """Processes of each node, one per device."""
         if isinstance(self.devices, int):
             return self.devices
-        return max(1, torch.cuda.device_count()) if self.accelerator != "cpu" else 1
+        return max(1, torch.cuda.device_count()) if self.on_gpu else 1
 
     @property
     def ranks(self) -> int:

@@ -136,3 +136,14 @@ def test_supervised_fine_tuning_is_an_algorithm(compose_app):
     """Settings of GRPO that a supervised run has and nothing reads."""
     cfg = compose_app("train", ["algorithm=sft"])
     assert TrainSettings.of(cfg).algorithm == SFT() and set(cfg.algorithm) == {"_target_"}
+
+
+@pytest.mark.parametrize(
+    ("accelerator", "cuda", "expected"),
+    [("cpu", True, False), ("gpu", False, True), ("cuda", False, True), ("auto", False, False), ("auto", True, True)],
+)
+def test_which_device_is_meant(accelerator, cuda, expected, compose_app, monkeypatch):
+    """``cuda`` planned without the optimiser's copies, or ``auto`` as a GPU that is not there."""
+    monkeypatch.setattr("torch.cuda.is_available", lambda: cuda)
+    cfg = compose_app("train", [f"trainer.accelerator={accelerator}"])
+    assert TrainSettings.of(cfg).trainer.on_gpu is expected
