@@ -147,3 +147,10 @@ def test_which_device_is_meant(accelerator, cuda, expected, compose_app, monkeyp
     monkeypatch.setattr("torch.cuda.is_available", lambda: cuda)
     cfg = compose_app("train", [f"trainer.accelerator={accelerator}"])
     assert TrainSettings.of(cfg).trainer.on_gpu is expected
+
+
+def test_released_backbones_have_the_same_keys(compose_app):
+    """``backbone.reference_dtype=bfloat16`` refused as unknown by one of them."""
+    names = [file.stem for file in (CONF / "backbone").glob("*.yaml") if not file.stem.startswith("tiny")]
+    keys = {name: set(compose_app("train", [f"backbone={name}"]).backbone) for name in names}
+    assert all(found == keys["qwen2_5_vl_7b"] for found in keys.values()), keys
