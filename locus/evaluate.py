@@ -22,8 +22,8 @@ from omegaconf import DictConfig, OmegaConf
 from locus.analysis.paper import paper_numbers
 from locus.errors import LocusError
 from locus.evaluation.benchmark import Benchmark
-from locus.evaluation.benchmarks.formats import SUFFIXES
-from locus.evaluation.evaluator import evaluate, limited
+from locus.evaluation.evaluator import evaluate
+from locus.evaluation.items import ItemsPart, ItemsRead
 from locus.evaluation.predictions import PredictionFile, fingerprint, read_predictions
 from locus.evaluation.scores import (
     add_row,
@@ -35,11 +35,11 @@ from locus.evaluation.scores import (
     read_scores,
     write_scores,
 )
-from locus.run.policies import build_evaluator, with_policy
+from locus.evaluation.shards import MERGE, Shard, merged
+from locus.run.asked import INSTRUCTIONS, AskedPolicy, asked_policy
 from locus.run.runtime import PACKAGES, entry_point, git_commit, hardware
 from locus.run.settings import DecodingSettings
 from locus.run.threads import choose_threads
-from locus.tasks.answers import THINK_ANSWER
 
 log = logging.getLogger("locus")
 WEIGHTS = (".safetensors", ".bin", ".json")
@@ -47,33 +47,46 @@ UNSEEN = ("train_vision", "gradient_checkpointing", "recipe")
 """Settings of a backbone that responses do not depend on."""
 
 
-def settings_of(cfg: DictConfig) -> dict[str, Any]:
+def settings_of(asked: AskedPolicy, read: ItemsRead) -> dict[str, Any]:
     """All that responses depend on, for the manifest."""
+    cfg, served = asked.cfg, asked.server
     parts: dict[str, Any] = {
         name: OmegaConf.to_container(cfg[name], resolve=True) for name in ("benchmark", "backbone", "pixels")
     }
     backbone = {name: value for name, value in parts["backbone"].items() if name not in UNSEEN}
-    path, benchmark = backbone.get("path") or "", parts["benchmark"]
-    folder = bool(path) and Path(path).is_dir()
+    path = backbone.get("path") or ""
+    extra = OmegaConf.to_container(cfg.endpoint.extra, resolve=True)
     return {
-        "benchmark": benchmark,
-        "files": fingerprint(benchmark["path"], SUFFIXES) if benchmark.get("path") else {},
+        "benchmark": parts["benchmark"],
+        "items": read.digest,
         "backbone": backbone,
-        "weights": fingerprint(path, WEIGHTS) if folder else {},
+        "weights": fingerprint(path, WEIGHTS) if path and Path(path).is_dir() else {},
         "pixels": parts["pixels"],
         "sampling": OmegaConf.to_container(cfg.sampling, resolve=True),
         "seed": cfg.seed if cfg.sampling.temperature > 0 else None,
-        "instruction": THINK_ANSWER if cfg.think else "",
-        "token_budget": cfg.token_budget,
+        "instruction": INSTRUCTIONS[asked.instruction],
+        "token_budget": None if served else cfg.token_budget,
         "limit": cfg.limit,
+        **({"endpoint": {"model": served.model, "extra": extra}} if served else {}),
     }
 
 
-def predict(cfg: DictConfig, benchmark: Benchmark, folder: Path) -> PredictionFile:
-    """Writes the missing predictions; the policy is loaded only if any is."""
-    ids = [item.item_id for item in limited(benchmark, cfg.limit)]  # a broken file is found before hours of decoding
-    choose_threads(cfg.device, folder / "manifest.json")
-    record = {
+def predict(asked: AskedPolicy, part: ItemsPart, settings: dict[str, Any], folder: Path) -> PredictionFile:
+    """Writes the missing predictions of these items; the policy is loaded only if any is."""
+    if asked.server is None:
+        choose_threads(asked.cfg.device, folder / "manifest.json")
+    file = PredictionFile(folder, settings, part.ids, record(part.read.benchmark))
+    log.info("%s: %d of %d items are answered", part.name, file.done, len(part.ids))
+    if not file.finished:
+        asker, facts = asked.asker()
+        file.note(**facts)
+        evaluate(asker, part, file)
+    return file
+
+
+def record(benchmark: Benchmark) -> dict[str, Any]:
+    """What a manifest says beside the settings."""
+    return {
         "name": benchmark.name,
         "headline": benchmark.headline,
         "extractor_version": extractor_version(),
@@ -82,29 +95,40 @@ def predict(cfg: DictConfig, benchmark: Benchmark, folder: Path) -> PredictionFi
         "hardware": hardware(),
         "started": time.strftime("%Y-%m-%dT%H:%M:%S%z"),
     }
-    file = PredictionFile(folder, settings_of(cfg), ids, record)
-    log.info("%s: %d of %d items are answered", benchmark.name, file.done, len(ids))
-    if not file.finished:
-        evaluator, pixels = build_evaluator(cfg)
-        file.note(processor_pixels=pixels)
-        evaluate(evaluator, benchmark, file, cfg.limit)
-    return file
 
 
-def run(cfg: DictConfig, folder: Path) -> tuple[Benchmark, dict[str, Any]]:
-    """Predicts and scores one benchmark; returns it with its row of ``scores.csv``."""
+def run(cfg: DictConfig, folder: Path) -> tuple[Benchmark, dict[str, Any]] | None:
+    """Predicts and scores one benchmark; returns it with its row of ``scores.csv``, or None for a shard alone."""
     DecodingSettings.of(cfg)  # a wrong number is found before anything is read
-    cfg, origin = with_policy(cfg, str(cfg.policy))
-    benchmark = instantiate(cfg.benchmark, _convert_="all")
+    shard = None if cfg.shard in (None, MERGE) else Shard.parse(cfg.shard)
+    asked = asked_policy(cfg)
+    benchmark = instantiate(asked.cfg.benchmark, _convert_="all")
     place = folder / benchmark.name
-    file = predict(cfg, benchmark, place)
-    found = judged(benchmark, limited(benchmark, cfg.limit), read_predictions(file.path))
-    made = write_scores(place, benchmark, found, cfg.resamples, policy=str(cfg.policy))
+    read = ItemsRead(benchmark, cfg.limit)
+    settings, whole = settings_of(asked, read), read.part(0, len(read.items))
+    if shard is not None:
+        predict(asked, read.part(*shard.bounds(len(read.items))), settings, place / shard.folder)
+        log.info(
+            "shard %s is answered; once all are, shard=%s with folder=%s scores them", cfg.shard, MERGE, cfg.folder
+        )
+        return None
+    if cfg.shard == MERGE:
+        predictions = merged(place, settings, whole.ids)
+        PredictionFile(place, settings, whole.ids, record(benchmark)).put(predictions)
+    file = predict(asked, whole, settings, place)
+    return benchmark, scored(asked, read, file)
+
+
+def scored(asked: AskedPolicy, read: ItemsRead, file: PredictionFile) -> dict[str, Any]:
+    """Scores the predictions beside them; returns the row of ``scores.csv``."""
+    benchmark, facts = read.benchmark, {"policy": asked.name, "instruction": asked.instruction}
+    found = judged(benchmark, read.items, read_predictions(file.path))
+    made = write_scores(file.folder, benchmark, found, asked.cfg.resamples, **facts)
     log.info("%s", describe(made))
-    headline, paper = made["headline"], paper_numbers(benchmark.name, origin)
+    headline, paper = made["headline"], paper_numbers(benchmark.name, asked.origin)
     other = made["scores"]["vlmevalkit"][headline["name"]]["value"]
-    return benchmark, {
-        "policy": str(cfg.policy),
+    return {
+        "policy": asked.name,
         "benchmark": benchmark.name,
         "score": headline["name"],
         **{name: headline[name] for name in ("value", "low", "high")},
@@ -115,14 +139,31 @@ def run(cfg: DictConfig, folder: Path) -> tuple[Benchmark, dict[str, Any]]:
         "n_missing": made["n_missing"],
         "paper_base": paper[0] if paper else None,
         "paper_locus": paper[1] if paper else None,
+        "instruction": asked.instruction,
     }
+
+
+def both_asked(before: dict[str, Any], after: dict[str, Any]) -> str:
+    """The instruction of two policies' ``scores.json``, for ``comparisons.csv``; warns where there are two."""
+    ways = [str(made.get("instruction", "unknown")) for made in (before, after)]
+    if ways[0] == ways[1]:
+        return ways[0]
+    names = before.get("policy"), after.get("policy")
+    log.warning(
+        "%s and %s were asked differently (instruction %s and %s): what changes is of prompt and training together; "
+        "think=true or think=false asks both alike",
+        *names,
+        *ways,
+    )
+    return " -> ".join(ways)
 
 
 def compared(benchmark: Benchmark, folder: Path, resamples: int) -> Iterator[dict[str, Any]]:
     """Rows of ``comparisons.csv``: the first policy of ``scores.csv`` against each later one, by extractor.
 
     ``change``, ``low`` and ``high`` are of the paired bootstrap of the headline score; ``lost`` and ``won`` count the
-    items that only the first and only the later policy is right on, ``mcnemar_p`` is their test.
+    items that only the first and only the later policy is right on, ``mcnemar_p`` is their test. ``instruction`` is
+    that of both, or "none -> think" where they were asked differently.
     """
     places = [*folder.glob(f"{benchmark.name}/scores.json"), *folder.glob(f"*/{benchmark.name}/scores.json")]
     found = {made.get("policy"): (made, verdicts) for made, verdicts in (read_scores(place.parent) for place in places)}
@@ -133,6 +174,7 @@ def compared(benchmark: Benchmark, folder: Path, resamples: int) -> Iterator[dic
         try:
             if found[first][0]["extractor_version"] != found[policy][0]["extractor_version"]:
                 raise LocusError("scored by different extractors; run evaluate again for both")
+            instruction = both_asked(found[first][0], found[policy][0])
             by_extractor = comparison(benchmark, found[first][1], found[policy][1], resamples)
         except LocusError as error:  # the scores themselves stand
             log.warning("%s and %s are not compared: %s", first, policy, error)
@@ -148,15 +190,19 @@ def compared(benchmark: Benchmark, folder: Path, resamples: int) -> Iterator[dic
                 "change": change["value"],
                 **{name: change[name] for name in ("low", "high", "n")},
                 **{name: made[name] for name in ("lost", "won", "mcnemar_p")},
+                "instruction": instruction,
             }
 
 
 @hydra.main(version_base="1.3", config_path="../conf", config_name="evaluate")
 @entry_point
 def main(cfg: DictConfig) -> float | None:
-    """The command; returns the headline score."""
+    """The command; returns the headline score, of a shard alone none."""
     folder = Path(cfg.folder)
-    benchmark, row = run(cfg, Path(HydraConfig.get().runtime.output_dir))
+    ended = run(cfg, Path(HydraConfig.get().runtime.output_dir))
+    if ended is None:
+        return None
+    benchmark, row = ended
     folder.mkdir(parents=True, exist_ok=True)  # hydra.run.dir may have put the run elsewhere
     add_row(folder / "scores.csv", row, ("policy", "benchmark"))
     log.info("%s", folder / "scores.csv")

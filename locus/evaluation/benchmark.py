@@ -21,6 +21,11 @@ from locus.types import Box, Frame, Grade, Response, Status, View
 
 Got = TypeVar("Got")
 
+SENT_AS_IT_IS = ("JPEG", "PNG", "WEBP")
+"""Kinds of picture files that everybody reads alike, if they are plain ones."""
+ORIENTATION = 0x0112
+"""EXIF's tag."""
+
 
 @dataclass(frozen=True, eq=False)
 class Picture:
@@ -39,12 +44,30 @@ class Picture:
         """Width and height, from the header."""
         return self._get(lambda image: image.size)
 
+    def file(self) -> tuple[str, bytes]:
+        """Kind and bytes of a file that holds the pixels of `open`, whoever decodes it.
+
+        The original's, where it is one of `SENT_AS_IT_IS`; else a PNG: readers differ in what they make of
+        transparency (some put white below), of an orientation in EXIF and of 16 bits.
+        """
+        kind = self._get(_plain_kind)
+        if kind:
+            return kind, self.source if isinstance(self.source, bytes) else self.source.read_bytes()
+        return "PNG", _png(self.open())
+
     def _get(self, part: Callable[[Image.Image], Got]) -> Got:
         try:
             with Image.open(io.BytesIO(self.source) if isinstance(self.source, bytes) else self.source) as image:
                 return part(image)
         except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
             raise LocusError(f"picture {self.key} cannot be decoded ({error}): fetch the file again") from error
+
+
+def _plain_kind(image: Image.Image) -> str:
+    """The kind of a file whose pixels are RGB or grey, one frame, as stored; else nothing."""
+    plain = image.mode in ("RGB", "L") and "transparency" not in image.info and getattr(image, "n_frames", 1) == 1
+    upright = image.getexif().get(ORIENTATION, 1) == 1
+    return image.format or "" if plain and upright and image.format in SENT_AS_IT_IS else ""
 
 
 @dataclass(frozen=True, eq=False)
@@ -68,6 +91,10 @@ class Item:
     example: Any = None
     """Of a benchmark that is a task's: what the task grades."""
 
+    def asked(self, instruction: str) -> str:
+        """The text that a policy gets: the prompt, and on a line of its own the instruction where there is one."""
+        return self.prompt + (f"\n{instruction}" if instruction else "")
+
 
 @dataclass(frozen=True)
 class Verdict:
@@ -81,12 +108,19 @@ class Verdict:
     """Of the table that statistics read: the item's groups and what else the benchmark's scores need."""
 
 
-class Benchmark(Protocol):
-    """A benchmark on disk. Built by Hydra from ``conf/benchmark/<name>.yaml``."""
+class Questions(Protocol):
+    """What a policy is asked of a benchmark."""
 
     @property
     def name(self) -> str:
         """As scores and files call it."""
+
+    def items(self) -> Iterator[Item]:
+        """In the file's order, row by row. Raises LocusError that names the file, the row and how to fix it."""
+
+
+class Benchmark(Questions, Protocol):
+    """A benchmark on disk. Built by Hydra from ``conf/benchmark/<name>.yaml``."""
 
     @property
     def rows(self) -> int | None:
@@ -95,9 +129,6 @@ class Benchmark(Protocol):
     @property
     def headline(self) -> str:
         """The name of the one score that stands in a table."""
-
-    def items(self) -> Iterator[Item]:
-        """In the file's order, row by row. Raises LocusError that names the file, the row and how to fix it."""
 
     def judge(self, item: Item, response: Response, view: View, extractor: Extractor) -> Verdict:
         """Reads the response with the extractor and compares; ``view`` is how the policy saw the item."""
@@ -179,5 +210,9 @@ class TaskBenchmark:
 
 def picture_of(key: str, image: Image.Image) -> Picture:
     """An image as a benchmark's picture."""
+    return Picture(key, _png(image))
+
+
+def _png(image: Image.Image) -> bytes:
     image.save(file := io.BytesIO(), "PNG", compress_level=1)  # it stays in memory: fast, not small
-    return Picture(key, file.getvalue())
+    return file.getvalue()

@@ -6,17 +6,17 @@ prompt is the one that the chat template makes, token for token.
 
 from __future__ import annotations
 
-import hashlib
 from collections import OrderedDict
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import islice
+from typing import Protocol
 
 import torch
 
 from locus.errors import LocusError
-from locus.evaluation.benchmark import Benchmark, Item
-from locus.evaluation.predictions import Prediction, PredictionFile
+from locus.evaluation.benchmark import Item, Questions
+from locus.evaluation.predictions import Prediction, PredictionFile, prompt_digest
 from locus.files.progress import Progress
 from locus.policy.inference import inference_policy
 from locus.policy.prompts import PictureInputs, PromptBuilder
@@ -104,9 +104,9 @@ class Evaluator:
             except LocusError as error:
                 raise LocusError(f"item {item.item_id}: {error}") from error
             self._processed = keys, inputs
-        text = item.prompt + (f"\n{self.instruction}" if self.instruction else "")
-        digest = hashlib.sha256(text.encode()).hexdigest()[:16]
-        return Asked(item.item_id, self.builder.prompt(item.item_id, self._processed[1], text), keys, digest)
+        text = item.asked(self.instruction)
+        prompt = self.builder.prompt(item.item_id, self._processed[1], text)
+        return Asked(item.item_id, prompt, keys, prompt_digest(text))
 
     @torch.no_grad()
     def complete(self, batch: Sequence[Asked], number: int, policy: VLM) -> list[Prediction]:
@@ -139,12 +139,19 @@ class Evaluator:
         return sum(len(features.embeddings) for features in self._features.values())
 
 
-def limited(benchmark: Benchmark, limit: int | None) -> Iterator[Item]:
+class Asker(Protocol):
+    """Whoever answers items: an `Evaluator`, or a served policy."""
+
+    def predict(self, items: Iterable[Item], first_batch: int = 0) -> Iterator[list[Prediction]]:
+        """As of `Evaluator`."""
+
+
+def limited(benchmark: Questions, limit: int | None) -> Iterator[Item]:
     """The benchmark's items, or the first ``limit`` of them."""
     return islice(benchmark.items(), limit)
 
 
-def evaluate(evaluator: Evaluator, benchmark: Benchmark, file: PredictionFile, limit: int | None = None) -> None:
+def evaluate(evaluator: Asker, benchmark: Questions, file: PredictionFile, limit: int | None = None) -> None:
     """Writes the predictions that the file still lacks."""
     items = islice(limited(benchmark, limit), file.done, None)
     progress = Progress(benchmark.name, len(file.ids), done=file.done)

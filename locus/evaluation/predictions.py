@@ -16,7 +16,7 @@ from typing import Any
 
 from locus.boxes import parse_frame
 from locus.errors import LocusError
-from locus.files.run_files import write_json
+from locus.files.run_files import write_json, write_text
 from locus.types import Response, View
 
 HASHED = 256 * 2**20
@@ -49,6 +49,11 @@ class Prediction:
     def view(self, frame: str) -> View:
         """How the policy saw the item; ``frame`` where the prediction does not name the one it writes boxes in."""
         return View(parse_frame(self.frame or frame), self.size)
+
+
+def prompt_digest(text: str) -> str:
+    """Of a prompt's text, as `Prediction.prompt` holds it."""
+    return hashlib.sha256(text.encode()).hexdigest()[:16]
 
 
 def read_predictions(path: Path) -> dict[str, Prediction]:
@@ -92,6 +97,10 @@ def _prediction(line: Any) -> Prediction:
     return Prediction(**{**known, "id": str(line["id"])})
 
 
+def _line(prediction: Prediction) -> str:
+    return json.dumps(asdict(prediction), ensure_ascii=False) + "\n"
+
+
 class PredictionFile:
     """``predictions.jsonl`` and ``manifest.json`` of one policy on one benchmark.
 
@@ -132,29 +141,21 @@ class PredictionFile:
 
     def write(self, predictions: Iterable[Prediction]) -> None:
         """Adds one batch, and flushes it to the disk."""
-        lines = [json.dumps(asdict(prediction), ensure_ascii=False) + "\n" for prediction in predictions]
+        lines = list(map(_line, predictions))
         with self.path.open("a", encoding="utf-8", newline="\n") as file:
             file.write("".join(lines))
             file.flush()
             os.fsync(file.fileno())
         self.done += len(lines)
 
+    def put(self, predictions: Sequence[Prediction]) -> None:
+        """Writes the predictions of all items in one move, in the place of what is there."""
+        write_text(self.path, "".join(map(_line, predictions)))
+        self.done = len(predictions)
+
     def _refuse_others(self) -> None:
-        file = self.folder / "manifest.json"
-        if not self.path.exists():
-            return
-        try:
-            earlier = json.loads(file.read_text(encoding="utf-8"))
-            settings = {"rows": earlier["rows"], **earlier["settings"]}
-        except (OSError, ValueError, KeyError, TypeError) as error:
-            raise LocusError(
-                f"{self.folder} holds predictions whose manifest.json cannot be read ({error}): give another folder"
-            ) from None
-        ours = {"rows": self.manifest["rows"], **self.manifest["settings"]}
-        other = [name for name in {**settings, **ours} if settings.get(name) != ours.get(name)]
-        if other:
-            said = "; ".join(f"{name} was {settings.get(name)}, is {ours.get(name)}" for name in other)
-            raise LocusError(f"{self.folder} holds predictions made otherwise ({said[:600]}): give another folder")
+        if self.path.exists():
+            check_manifest(self.folder, {"rows": self.manifest["rows"], **self.manifest["settings"]})
 
     def _cut_back(self) -> int:
         """Drops a line that a kill cut off, and the last batch unless it is the end; returns how many lines stay."""
@@ -179,19 +180,29 @@ class PredictionFile:
         return len(kept)
 
 
-def fingerprint(path: str | Path, suffixes: Sequence[str]) -> dict[str, str]:
-    """Of a file, or of a folder's files with these endings: name -> digest, or size and time of a large one."""
-    path = Path(path)
-    if path.is_dir():
-        files = sorted(file for file in path.rglob("*") if file.suffix in suffixes and file.is_file())
-    else:
-        files = sorted(path.parent.glob(path.name)) if "*" in path.name else [path]
-    return {str(file.relative_to(path) if path.is_dir() else file.name): _digest(file) for file in files}
+def check_manifest(folder: Path, ours: Mapping[str, Any]) -> None:
+    """Raises LocusError unless the folder's predictions were made with these settings, ``rows`` among them."""
+    try:
+        earlier = json.loads((folder / "manifest.json").read_text(encoding="utf-8"))
+        settings = {"rows": earlier["rows"], **earlier["settings"]}
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise LocusError(
+            f"{folder} holds predictions whose manifest.json cannot be read ({error}): give another folder"
+        ) from None
+    ours = json.loads(json.dumps(ours))
+    other = [name for name in {**settings, **ours} if settings.get(name) != ours.get(name)]
+    if other:
+        said = "; ".join(f"{name} was {settings.get(name)}, is {ours.get(name)}" for name in other)
+        raise LocusError(f"{folder} holds predictions made otherwise ({said[:600]}): give another folder")
+
+
+def fingerprint(folder: str | Path, suffixes: Sequence[str]) -> dict[str, str]:
+    """Of a folder's files with these endings: name -> digest, or size and time of a large one."""
+    files = sorted(file for file in Path(folder).rglob("*") if file.suffix in suffixes and file.is_file())
+    return {str(file.relative_to(folder)): _digest(file) for file in files}
 
 
 def _digest(file: Path) -> str:
-    if not file.is_file():
-        return "missing"
     facts = file.stat()
     if facts.st_size > HASHED:
         return f"size {facts.st_size} time {facts.st_mtime_ns}"

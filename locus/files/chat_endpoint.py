@@ -14,7 +14,7 @@ import urllib.error
 import urllib.request
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from PIL import Image
 
@@ -22,6 +22,93 @@ from locus.errors import LocusError
 
 WAIT_AGAIN = (408, 409, 425, 429)
 """Status codes, beside 5xx, that a later try may not meet."""
+UNREADABLE = (OSError, http.client.HTTPException, ValueError, KeyError, IndexError, TypeError)
+"""What a reply that breaks off, or is not as the API says, raises when it is read; a later one may be whole."""
+LONGEST_WAIT = 60.0
+"""Seconds between two tries: a server that loads a model is back within minutes."""
+
+T = TypeVar("T")
+
+
+class ChatServer:
+    """An OpenAI-compatible API: requests, tried again where that can help. Threads may share it."""
+
+    def __init__(
+        self,
+        group: str,
+        url: str,
+        model: str,
+        key_variable: str = "",
+        tries: int = 5,
+        timeout: float = 60,
+        wait: float = 1,
+    ) -> None:
+        """
+        Args:
+            group: of the configuration, whose keys the errors name.
+            url: of the API, without ``/chat/completions``.
+            key_variable: name of the environment variable that holds the API key; empty for a server without one.
+            tries: of each request.
+            timeout: seconds that a try may take.
+            wait: seconds before the second try, doubled before each further one up to `LONGEST_WAIT`.
+        """
+        if not url.startswith(("http://", "https://")):
+            raise LocusError(f"{group}.url is {url!r}: give the API's address, such as http://localhost:8000/v1")
+        self.group, self.url, self.model = group, url.rstrip("/"), model
+        self.key_variable, self.tries, self.timeout, self.wait = key_variable, tries, timeout, wait
+
+    def complete(self, messages: Sequence[dict[str, Any]], read: Callable[[Any], T], **options: Any) -> T:
+        """What ``read`` makes of the reply to chat messages; an error of its kind (`UNREADABLE`) asks again.
+
+        Args:
+            messages: as the API takes them, ``role`` and ``content``.
+            options: further fields of the request, such as ``temperature``.
+
+        Raises:
+            LocusError: the server refuses, or does not answer as it should after all tries.
+        """
+        body = {"model": self.model, **options, "messages": list(messages)}
+        return self._tried(lambda: read(self._send("chat/completions", body)))
+
+    def models(self) -> list[dict[str, Any]]:
+        """What the server says of the models it serves; raises LocusError as `complete` does."""
+        return self._tried(lambda: [dict(one) for one in self._send("models")["data"]])
+
+    def _tried(self, request: Callable[[], T]) -> T:
+        """The request's result; tries again where that can help."""
+        if self.key_variable and self.key_variable not in os.environ:
+            raise LocusError(
+                f"{self.group}: environment variable {self.key_variable} ({self.group}.key_variable) is not set"
+            )
+        failure = ""
+        for attempt in range(self.tries):
+            if attempt:
+                time.sleep(min(LONGEST_WAIT, self.wait * 2 ** (attempt - 1)))
+            try:
+                return request()
+            except LocusError:  # what no later try changes
+                raise
+            except urllib.error.HTTPError as error:
+                detail = error.read(300).decode("utf-8", errors="replace")
+                failure = f"status {error.code} {detail}"
+                if error.code < 500 and error.code not in WAIT_AGAIN:
+                    break
+            except UNREADABLE as error:
+                failure = repr(error)
+        raise LocusError(
+            f"{self.group} {self.model} at {self.url} gives no answer ({failure.strip()}): check {self.group}.url, "
+            f"{self.group}.model and the key; replies so far are kept, so the same command resumes here"
+        )
+
+    def _send(self, path: str, body: dict[str, Any] | None = None) -> Any:
+        """What the API replies, as JSON; without a body the request is a GET."""
+        headers = {"Content-Type": "application/json"}
+        if self.key_variable:
+            headers["Authorization"] = f"Bearer {os.environ[self.key_variable]}"
+        data = None if body is None else json.dumps(body).encode()
+        request = urllib.request.Request(f"{self.url}/{path}", data, headers)
+        with urllib.request.urlopen(request, timeout=self.timeout) as reply:
+            return json.load(reply)
 
 
 class ChatEndpoint:
@@ -44,19 +131,11 @@ class ChatEndpoint:
     ) -> None:
         """
         Args:
-            group: of the configuration, whose keys the errors name.
-            url: of the API, without ``/chat/completions``.
             cache: JSON lines file of the replies; made when missing, only ever added to.
-            key_variable: name of the environment variable that holds the API key; empty for a server without one.
-            tries: of each request.
-            timeout: seconds that a try may take.
-            wait: seconds before the second try, doubled before each further one.
+            others: as of `ChatServer`.
         """
-        if not url.startswith(("http://", "https://")):
-            raise LocusError(f"{group}.url is {url!r}: give the API's address, such as http://localhost:8000/v1")
-        self.group, self.url, self.model, self.cache = group, url.rstrip("/"), model, Path(cache)
-        self.key_variable, self.temperature = key_variable, temperature
-        self.tries, self.timeout, self.wait = tries, timeout, wait
+        self.server = ChatServer(group, url, model, key_variable, tries, timeout, wait)
+        self.model, self.cache, self.temperature = model, Path(cache), temperature
         self._replies: dict[str, str] | None = None
         self._lock = threading.Lock()
 
@@ -82,7 +161,7 @@ class ChatEndpoint:
             self._replies = self._read_cache() if self._replies is None else self._replies
             if key in self._replies:
                 return self._replies[key]
-        reply = self._request(messages, read)
+        reply = self.server.complete(messages, lambda whole: read(text_of(whole)), temperature=self.temperature)
         line = {"key": key, "model": self.model, **(note or {}), "reply": reply}
         with self._lock:
             self._replies[key] = reply
@@ -105,44 +184,21 @@ class ChatEndpoint:
                 continue  # asked again
         return replies
 
-    def _request(self, messages: Sequence[dict[str, Any]], read: Callable[[str], str]) -> str:
-        """The reply to one request; tries again where that can help."""
-        if self.key_variable and self.key_variable not in os.environ:
-            raise LocusError(
-                f"{self.group}: environment variable {self.key_variable} ({self.group}.key_variable) is not set"
-            )
-        body = {"model": self.model, "temperature": self.temperature, "messages": list(messages)}
-        failure = ""
-        for attempt in range(self.tries):
-            if attempt:
-                time.sleep(self.wait * 2 ** (attempt - 1))
-            try:
-                return read(self._post(body))
-            except urllib.error.HTTPError as error:
-                detail = error.read(300).decode("utf-8", errors="replace")
-                failure = f"status {error.code} {detail}"
-                if error.code < 500 and error.code not in WAIT_AGAIN:
-                    break
-            except (OSError, http.client.HTTPException, ValueError, KeyError, IndexError, TypeError) as error:
-                failure = repr(error)
-        raise LocusError(
-            f"{self.group} {self.model} at {self.url} gives no answer ({failure.strip()}): check {self.group}.url, "
-            f"{self.group}.model and the key; replies so far are kept, so the same command resumes here"
-        )
 
-    def _post(self, body: dict[str, Any]) -> str:
-        headers = {"Content-Type": "application/json"}
-        if self.key_variable:
-            headers["Authorization"] = f"Bearer {os.environ[self.key_variable]}"
-        request = urllib.request.Request(f"{self.url}/chat/completions", json.dumps(body).encode(), headers)
-        with urllib.request.urlopen(request, timeout=self.timeout) as reply:
-            content = json.load(reply)["choices"][0]["message"]["content"]
-        if not isinstance(content, str):
-            raise TypeError("the reply has no text")
-        return content
+def text_of(reply: Any) -> str:
+    """The text of a whole reply; raises one of `UNREADABLE` where it has none."""
+    content = reply["choices"][0]["message"]["content"]
+    if not isinstance(content, str):
+        raise TypeError("the reply has no text")
+    return content
 
 
 def data_url(picture: Image.Image, kind: str, **options: int) -> str:
     """The picture as a file of this kind in a data URL, as chat endpoints take it."""
     picture.save(buffer := io.BytesIO(), kind, **options)
-    return f"data:image/{kind.lower()};base64,{base64.b64encode(buffer.getvalue()).decode()}"
+    return as_data_url(kind, buffer.getvalue())
+
+
+def as_data_url(kind: str, data: bytes) -> str:
+    """A picture's file of this kind as a data URL."""
+    return f"data:image/{kind.lower()};base64,{base64.b64encode(data).decode()}"

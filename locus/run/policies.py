@@ -39,10 +39,8 @@ def _backbone_of(cfg: DictConfig, policy: str) -> tuple[Any, str | None]:
     job: Any = HydraConfig.get()
     if policy == job.runtime.choices.backbone:
         return cfg.backbone, cfg.backbone.path
-    run = Path(policy).resolve().parent / "config.yaml"
-    groups: dict[str, Any] = {file.stem: OmegaConf.load(file) for file in (CONF / "backbone").glob("*.yaml")}
-    settings: Any = OmegaConf.load(run) if Path(policy).is_dir() and run.is_file() else {}
-    named = next((group for group, own in groups.items() if policy in (group, own.get("path"))), None)
+    settings: Any = OmegaConf.load(_run_config(policy)) if is_run(policy) else {}
+    named = named_backbone(policy)
     if "backbone" in settings:
         origin = settings.backbone.path
         own = {"path": policy, "random_weights": False, "architecture": None}
@@ -53,7 +51,7 @@ def _backbone_of(cfg: DictConfig, policy: str) -> tuple[Any, str | None]:
     elif any(text.split("=")[0] in ("backbone", "backbone.frame") for text in overrides):
         origin, backbone = cfg.backbone.path, OmegaConf.merge(cfg.backbone, {"path": policy})
     else:
-        known = ", ".join(sorted(groups))
+        known = ", ".join(sorted(_backbones()))
         raise LocusError(
             f"policy={policy}: not the policy/ folder of a run, and nothing says in which frame it writes boxes: pass "
             f"backbone=<one of {known}> as well, or check the path"
@@ -62,6 +60,24 @@ def _backbone_of(cfg: DictConfig, policy: str) -> tuple[Any, str | None]:
     changes = [text.removeprefix("backbone.") for text in overrides if text.startswith("backbone.")]
     changes = [text for text in changes if OmegaConf.select(backbone, text.split("=")[0], default=text) != text]
     return OmegaConf.merge(backbone, OmegaConf.from_dotlist(changes)), origin
+
+
+def is_run(policy: str) -> bool:
+    """Whether this is the ``policy/`` folder of a run: one that locus has trained."""
+    return Path(policy).is_dir() and _run_config(policy).is_file()
+
+
+def named_backbone(policy: str) -> str | None:
+    """The option of conf/backbone with this name or path."""
+    return next((group for group, own in _backbones().items() if policy in (group, own.get("path"))), None)
+
+
+def _run_config(policy: str) -> Path:
+    return Path(policy).resolve().parent / "config.yaml"
+
+
+def _backbones() -> dict[str, Any]:
+    return {file.stem: OmegaConf.load(file) for file in (CONF / "backbone").glob("*.yaml")}
 
 
 def build_evaluator(cfg: DictConfig) -> tuple[Evaluator, dict[str, Any]]:

@@ -150,7 +150,7 @@ def entry_point(main: Callable[[DictConfig], Any]) -> Callable[[DictConfig], Any
             folder = run_folder(cfg)
             begun = any(folder.glob("checkpoints/step-*.ckpt"))
             remedy = f"resume with resume={folder}" if begun else "before the first checkpoint: start the run anew"
-            if "folder" in cfg and any(folder.glob("*/predictions.jsonl")):
+            if "folder" in cfg and any(folder.rglob("predictions.jsonl")):
                 remedy = f"resume with the same command and folder={cfg.folder}"
             _give_up(cfg, "interrupted", f"interrupted; {remedy}", 143 if terminated else 130)
         except Exception as error:

@@ -42,7 +42,7 @@ def test_evaluate_then_score(tmp_path, vstar):
     evaluated(tmp_path / "out", *files)
     assert path.read_bytes() == written
     manifest = json.loads((place / "manifest.json").read_text())
-    assert manifest["rows"] == 6 and manifest["settings"]["files"][vstar.name].startswith("sha256")
+    assert manifest["rows"] == 6 and manifest["settings"]["items"].startswith("sha256")
     assert {"extractor_version", "versions", "hardware", "processor_pixels"} <= set(manifest)
     with (tmp_path / "out" / "scores.csv").open() as lines:
         (row,) = csv.DictReader(lines)

@@ -4,20 +4,25 @@ from __future__ import annotations
 
 import json
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 
 
 @contextmanager
-def endpoint(*replies: Any) -> Iterator[tuple[str, list[dict[str, Any]]]]:
+def endpoint(*replies: Any, models: Sequence[str] = ()) -> Iterator[tuple[str, list[dict[str, Any]]]]:
     """A chat endpoint that gives these replies in turn, the last for ever: a text, a status, raw bytes, or a function
-    of the request that returns a text. Yields its URL and the requests it has seen."""
+    of the request that returns a text. It says that it serves these models. Yields its URL and the requests seen."""
     seen: list[dict[str, Any]] = []
     lock = threading.Lock()
 
     class Handler(BaseHTTPRequestHandler):
+        def do_GET(self):
+            self.send_response(200)
+            self.end_headers()
+            self.wfile.write(json.dumps({"data": [{"id": model} for model in models]}).encode())
+
         def do_POST(self):
             body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
             with lock:

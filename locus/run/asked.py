@@ -1,0 +1,127 @@
+"""Which policy a benchmark is put to, in this process or behind a server, and with which instruction."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any
+
+from hydra.core.hydra_config import HydraConfig
+from hydra.utils import instantiate
+from omegaconf import DictConfig
+
+from locus.boxes import parse_frame
+from locus.errors import LocusError, by_name
+from locus.evaluation.endpoint import ENDPOINT, EndpointPolicy
+from locus.evaluation.evaluator import Asker
+from locus.files.chat_endpoint import ChatServer
+from locus.policy.prompts import PromptBuilder
+from locus.run.policies import build_evaluator, is_run, named_backbone, with_policy
+from locus.run.settings import DecodingSettings
+from locus.tasks.answers import THINK_ANSWER
+from locus.types import Frame
+
+INSTRUCTIONS = {"think": THINK_ANSWER, "none": ""}
+"""What scores call it -> what stands behind each prompt."""
+
+
+@dataclass(frozen=True)
+class AskedPolicy:
+    """A policy that is about to be asked."""
+
+    cfg: DictConfig
+    """The configuration with the policy's own backbone, and in ``think`` whether this one is asked to think."""
+    name: str
+    """As scores call it."""
+    origin: str | None
+    """The path or hub id it was trained from."""
+    server: ChatServer | None = None
+    """That serves it; None for one in this process."""
+    card: dict[str, Any] = field(default_factory=dict)
+    """What the server says of the model."""
+    known: bool = True
+    """Its backbone's processor is known."""
+
+    @property
+    def instruction(self) -> str:
+        """A key of `INSTRUCTIONS`."""
+        return "think" if self.cfg.think else "none"
+
+    def asker(self) -> tuple[Asker, dict[str, Any]]:
+        """What puts the items to it, and facts about that for the manifest; loads the policy where it is not served."""
+        if self.server is None:
+            evaluator, pixels = build_evaluator(self.cfg)
+            return evaluator, {"processor_pixels": pixels}
+        decoding, endpoint = DecodingSettings.of(self.cfg), self.cfg.endpoint
+        facts: dict[str, Any] = {"policy": ENDPOINT}
+        frame, builder = self.cfg.backbone.frame, None
+        if self.known:
+            builder = PromptBuilder(instantiate(self.cfg.backbone).processor(), instantiate(self.cfg.pixels))
+            facts["processor_pixels"] = dict(builder.processor.image_processor.size)
+        policy = EndpointPolicy(
+            self.server,
+            decoding.sampling,
+            None if frame is None else parse_frame(frame),
+            builder,
+            INSTRUCTIONS[self.instruction],
+            decoding.seed,
+            endpoint.requests,
+            dict(endpoint.extra),
+            endpoint.check,
+        )
+        return policy, facts | {"endpoint": {"url": self.server.url, "model": self.server.model, "served": self.card}}
+
+
+def asked_policy(cfg: DictConfig) -> AskedPolicy:
+    """The policy that ``policy=`` names.
+
+    Raises LocusError where nothing says in which frame it writes boxes, no server answers, or ``think`` is none of
+    true, false and trained.
+    """
+    if cfg.policy == ENDPOINT:
+        return _served(cfg)
+    chosen, origin = with_policy(cfg, str(cfg.policy))
+    return AskedPolicy(_instructed(chosen, str(cfg.policy)), str(cfg.policy), origin)
+
+
+def _instructed(cfg: DictConfig, policy: str) -> DictConfig:
+    """The configuration with true or false for ``think``, as it holds for this policy."""
+    ways = {"true": True, "false": False, "trained": is_run(policy)}
+    cfg.think = by_name("think", str(cfg.think).lower(), ways)
+    return cfg
+
+
+def _served(cfg: DictConfig) -> AskedPolicy:
+    """The model that a server serves: its processor and frame are those of its name, or of ``backbone=``."""
+    settings = cfg.endpoint
+    names = "url", "model", "key_variable", "tries", "timeout", "wait"
+    server = ChatServer(ENDPOINT, **{name: settings[name] for name in names})
+    card = _card(server)
+    model, chosen = server.model, cfg.copy()
+    given = {text.split("=")[0] for text in HydraConfig.get().overrides.task}
+    known = True
+    if is_run(model) or named_backbone(model):
+        chosen, origin = with_policy(cfg, model)
+    elif "backbone" in given:
+        origin = cfg.backbone.path
+    else:
+        frame = cfg.backbone.frame if "backbone.frame" in given else None
+        chosen.backbone, origin, known = {"frame": frame}, model, False
+        says = "pass backbone=<the option of conf/backbone that is served>"
+        if "frame" in cfg.benchmark and frame is None:
+            raise LocusError(f"{ENDPOINT}.model={model}: nothing says in which frame it writes boxes: {says}")
+        if "frame" in cfg.benchmark and parse_frame(frame) is Frame.PROCESSED:
+            raise LocusError(
+                f"{ENDPOINT}.model={model}: writes boxes in pixels of the picture as its processor resizes it, and "
+                f"nothing says which processor: {says}"
+            )
+    return AskedPolicy(_instructed(chosen, model), f"{ENDPOINT}:{model}", origin, server, card, known)
+
+
+def _card(server: ChatServer) -> dict[str, Any]:
+    """What the server says of the model; where none is named, that is the only one that it serves."""
+    cards = {str(card.get("id")): card for card in server.models()}
+    server.model = server.model or (next(iter(cards)) if len(cards) == 1 else "")
+    if server.model not in cards:
+        raise LocusError(f"{ENDPOINT}.model={server.model}: {server.url} serves {', '.join(cards) or 'none'}: give one")
+    known = "root", "owned_by", "max_model_len"
+    return {name: cards[server.model][name] for name in known if name in cards[server.model]}

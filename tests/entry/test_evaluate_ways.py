@@ -1,0 +1,101 @@
+"""``python -m locus.evaluate`` in other ways than by one process: a served policy, shards, policies asked alike."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+from hydra.utils import instantiate
+
+from locus.evaluate import compared
+from locus.evaluation.benchmarks.vstar import VStar
+from locus.evaluation.scores import add_row, judged, read_rows, write_scores
+from tests.support.policy_server import policy_server
+from tests.support.runs import TINY, Ended, command, refused, succeeded
+from tests.support.vstar_six import said, write_vstar_six
+
+
+@pytest.fixture
+def vstar(tmp_path) -> tuple[str, ...]:
+    """Overrides for a V*Bench of six questions."""
+    return "benchmark=vstar", f"benchmark.path={write_vstar_six(tmp_path)}", "benchmark.rows=6"
+
+
+@pytest.fixture
+def served(compose_app):
+    """The policy of ``TINY`` behind a server: a context that gives it, with the requests that it refuses."""
+    backbone = instantiate(compose_app("evaluate", list(TINY)).backbone)
+    return lambda *fails: policy_server(backbone.load().eval(), backbone.processor(), "tiny_random", *fails)
+
+
+def evaluated(folder: Path, *overrides: object) -> Ended:
+    return succeeded(command("evaluate", *TINY, f"folder={folder}", *overrides))
+
+
+def answers(place: Path) -> list[dict]:
+    """Predictions but for the numbers of batches."""
+    lines = [json.loads(line) for line in (place / "predictions.jsonl").read_text().splitlines()]
+    return [{name: value for name, value in line.items() if name != "batch"} for line in lines]
+
+
+def scores_of(place: Path) -> dict:
+    made = json.loads((place / "scores.json").read_text())
+    return {name: value for name, value in made.items() if name != "policy"}
+
+
+@pytest.mark.slow
+def test_a_served_policy_leaves_the_same(tmp_path, vstar, served):
+    """Other answers, scores or files than in process; a resume that asks again what is answered."""
+    evaluated(tmp_path / "here", *vstar)
+    asked = *vstar, "policy=endpoint", "endpoint.wait=0.01", "endpoint.tries=2", "endpoint.requests=2"
+    out = tmp_path / "there", tmp_path / "here" / "vstar", tmp_path / "there" / "vstar"
+    with served(lambda number: 500 if number > 3 else None) as server:
+        cut = command("evaluate", *TINY, f"folder={out[0]}", *asked, f"endpoint.url={server.url}")
+        refused(cut, "item ", "status 500", "the same command resumes")
+    kept = answers(out[2])
+    assert 0 < len(kept) < 6 and not (out[0] / "scores.csv").exists()
+    with served() as server:
+        evaluated(out[0], *asked, f"endpoint.url={server.url}")
+        assert len(server.requests) == 6 - len(kept) + 1, "the last one again, for nobody knows whether it is whole"
+    assert answers(out[2]) == answers(out[1]) and scores_of(out[2]) == scores_of(out[1])
+    manifest = json.loads((out[2] / "manifest.json").read_text())
+    assert manifest["policy"] == "endpoint" and manifest["settings"]["endpoint"]["model"] == "tiny_random"
+    assert manifest["endpoint"]["served"] == {"max_model_len": 4096} and manifest["processor_pixels"]
+    (row,) = read_rows(out[0] / "scores.csv")
+    assert (row["policy"], row["instruction"]) == ("endpoint:tiny_random", "none")
+
+
+@pytest.mark.slow
+def test_shards_make_the_same_scores(tmp_path, vstar):
+    """A part that is missing or made otherwise; answers or scores that depend on how a benchmark was divided."""
+    whole, divided = tmp_path / "whole", tmp_path / "divided"
+    evaluated(whole, *vstar)
+    evaluated(divided, *vstar, "shard=2/2")
+    refused(command("evaluate", *TINY, f"folder={divided}", *vstar, "shard=merge"), "finish it with shard=1/2")
+    evaluated(divided, *vstar, "shard=1/2")
+    assert not (divided / "scores.csv").exists()
+    refused(command("evaluate", *TINY, f"folder={divided}", *vstar, "shard=merge", "think=true"), "instruction was")
+    evaluated(divided, *vstar, "shard=merge")
+    assert answers(divided / "vstar") == answers(whole / "vstar")
+    assert scores_of(divided / "vstar") == scores_of(whole / "vstar")
+    assert (divided / "scores.csv").read_bytes() == (whole / "scores.csv").read_bytes()
+    refused(command("evaluate", *TINY, f"folder={divided}", *vstar, "shard=5/4"), "shard=5/4: give k/n")
+
+
+def test_a_comparison_says_how_both_were_asked(tmp_path, caplog):
+    """A gain of the prompt that is read as one of training."""
+    benchmark = VStar(str(write_vstar_six(tmp_path)), rows=6)
+    for policy, instruction in (("base", "none"), ("trained", "think"), ("other", "none")):
+        folder = tmp_path / policy / "vstar"
+        folder.mkdir(parents=True)
+        found = judged(benchmark, benchmark.items(), said("ABAAAA"))
+        write_scores(folder, benchmark, found, 10, policy=policy, instruction=instruction)
+        add_row(tmp_path / "scores.csv", {"policy": policy, "benchmark": "vstar"}, ("policy", "benchmark"))
+    rows = list(compared(benchmark, tmp_path, 10))
+    assert [(row["after"], row["instruction"]) for row in rows[::2]] == [
+        ("trained", "none -> think"),
+        ("other", "none"),
+    ]
+    (warning,) = caplog.messages
+    assert "base and trained were asked differently" in warning and "prompt and training together" in warning
