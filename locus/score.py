@@ -8,7 +8,7 @@ if __name__ == "__main__":
     answer_early()  # before the imports below, which take seconds
 
 import json
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +18,9 @@ from hydra.utils import instantiate
 from omegaconf import DictConfig
 
 from locus.errors import LocusError
-from locus.evaluation.evaluator import limited
+from locus.evaluation.benchmark import Item
+from locus.evaluation.items import ItemsRead
+from locus.evaluation.prediction_tables import TABLES, placed
 from locus.evaluation.predictions import Prediction, read_predictions
 from locus.evaluation.scores import comparison, describe, judged, write_scores
 from locus.run.runtime import entry_point
@@ -35,6 +37,13 @@ def spoken_frame(given: str | None, predictions: Iterable[Prediction], path: str
     return frame
 
 
+def by_item(path: str, predictions: dict[str, Prediction], items: Sequence[Item]) -> dict[str, Prediction]:
+    """The predictions by item id: a table's are by the index of its rows."""
+    if Path(path).suffix not in TABLES:
+        return predictions
+    return placed(Path(path), predictions, (item.item_id for item in items))
+
+
 def score_file(cfg: DictConfig, folder: Path) -> dict[str, Any]:
     """Scores the configuration's predictions into the folder; returns what ``scores.json`` holds."""
     predictions = read_predictions(Path(cfg.predictions))
@@ -42,11 +51,13 @@ def score_file(cfg: DictConfig, folder: Path) -> dict[str, Any]:
     given = cfg.backbone.frame
     cfg.backbone.frame = spoken_frame(given, predictions.values(), cfg.predictions)
     benchmark = instantiate(cfg.benchmark, _convert_="all")
-    found = judged(benchmark, limited(benchmark, cfg.limit), predictions)
+    items = ItemsRead(benchmark, cfg.limit, kept=0).items
+    found = judged(benchmark, items, by_item(cfg.predictions, predictions, items))
     facts: dict[str, Any] = {"predictions": str(cfg.predictions)}
     if others is not None:
         cfg.backbone.frame = spoken_frame(given, others.values(), cfg.against)
-        other = judged(instantiate(cfg.benchmark, _convert_="all"), limited(benchmark, cfg.limit), others)
+        others = by_item(cfg.against, others, items)
+        other = judged(instantiate(cfg.benchmark, _convert_="all"), items, others)
         facts |= {"against": str(cfg.against), "comparison": comparison(benchmark, other, found, cfg.resamples)}
     return write_scores(folder, benchmark, found, cfg.resamples, **facts)
 

@@ -9,13 +9,14 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 from locus.boxes import parse_frame
 from locus.errors import LocusError
+from locus.evaluation.prediction_tables import TABLES, table_lines
 from locus.files.run_files import write_json, write_text
 from locus.types import Response, View
 
@@ -58,19 +59,14 @@ def prompt_digest(text: str) -> str:
 
 def read_predictions(path: Path) -> dict[str, Prediction]:
     """By item id. ``id`` and ``response`` are enough in a line; names that `Prediction` does not have are ignored.
+    A table of VLMEvalKit is read, too: by the rows' index (`prediction_tables`).
 
     Raises LocusError that names the file, the line and how to fix it; also for a repeated id.
     """
     found: dict[str, Prediction] = {}
-    try:
-        lines = path.read_text(encoding="utf-8").split("\n")
-    except (OSError, UnicodeDecodeError) as error:
-        raise LocusError(f"predictions={path}: cannot be read ({error}); give a file of JSON lines") from None
-    for number, line in enumerate(lines, 1):
-        if not line.strip():
-            continue
+    for number, line in _lines_of(path):
         try:
-            prediction = _prediction(json.loads(line))
+            prediction = _prediction(json.loads(line) if isinstance(line, str) else line)
         except (ValueError, TypeError) as error:
             raise LocusError(
                 f"{path}, line {number}: not a prediction ({error}); each line is a JSON object with id and response"
@@ -81,6 +77,18 @@ def read_predictions(path: Path) -> dict[str, Prediction]:
     if not found:
         raise LocusError(f"{path}: holds no prediction; each line is a JSON object with id and response")
     return found
+
+
+def _lines_of(path: Path) -> Iterator[tuple[int, Any]]:
+    """Number and content of each line of a file, a row of a table as an object."""
+    if path.suffix in TABLES:
+        yield from enumerate(table_lines(path), 2)  # the first line names the columns
+        return
+    try:
+        lines = path.read_text(encoding="utf-8").split("\n")
+    except (OSError, UnicodeDecodeError) as error:
+        raise LocusError(f"predictions={path}: cannot be read ({error}); give a file of JSON lines") from None
+    yield from ((number, line) for number, line in enumerate(lines, 1) if line.strip())
 
 
 def _prediction(line: Any) -> Prediction:

@@ -26,6 +26,8 @@ from locus.types import Frame
 
 COLUMNS = ("id", "answer", "reading", "correct")
 """Of a table of verdicts, before the benchmark's own."""
+SHOWN = 3
+"""Ids that an error shows."""
 MISSING = "missing"
 """The reading of an item without a prediction."""
 
@@ -57,11 +59,13 @@ def judged(
     items that are not among these: they are of another benchmark, or of another form of its file.
     """
     rows: dict[str, list[dict[str, Any]]] = {extractor.name: [] for extractor in extractors}
+    known: list[str] = []
     left = dict(predictions)
     missing, truncated = 0, 0
     unparsed = dict.fromkeys(rows, 0)
     for item in items:
         given = left.pop(item.item_id, None)
+        known += [item.item_id] if len(known) < SHOWN else []
         missing += given is None
         truncated += given is not None and not given.finished
         prediction = given or Prediction(item.item_id, "", finished=False)
@@ -73,7 +77,8 @@ def judged(
     if left:
         raise LocusError(
             f"{len(left)} of {len(predictions)} predictions are of no item of {benchmark.name}, such as id "
-            f"{next(iter(left))}: give those of this benchmark, made from this form of its file"
+            f"{next(iter(left))}; its ids are {', '.join(known)}, ...: give those of this benchmark, made from this "
+            f"form of its file (python -m locus.prompts writes all ids)"
         )
     if not number:
         raise LocusError(f"{benchmark.name} has no items: give its file (benchmark.path)")

@@ -26,7 +26,7 @@ def ask(*arguments: str) -> tuple[subprocess.CompletedProcess[str], float]:
 
 def test_every_entry_point_has_a_config():
     """An entry point that is added later and left out of the tests here."""
-    assert ENTRIES == ["analyze", "evaluate", "plan", "prepare", "pretrain", "report", "score", "train"]
+    assert ENTRIES == ["analyze", "evaluate", "plan", "prepare", "pretrain", "prompts", "report", "score", "train"]
 
 
 @pytest.mark.parametrize("entry", ENTRIES)

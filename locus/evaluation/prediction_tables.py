@@ -1,0 +1,89 @@
+"""VLMEvalKit's files of predictions: one row per row of the benchmark's TSV, with its cells and ``prediction``."""
+
+from __future__ import annotations
+
+import re
+import zipfile
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from locus.errors import LocusError
+from locus.evaluation.benchmarks.formats import cells_of
+
+if TYPE_CHECKING:
+    from locus.evaluation.predictions import Prediction
+
+TABLES = (".xlsx", ".tsv")
+COLUMNS = "index", "prediction"
+LONGEST = 32_767
+"""Characters of an Excel cell; a longer text is cut there when the file is written."""
+CONTROL = re.compile(r"_x00([01][0-9A-F])_")
+"""A control character, such as a carriage return, as Excel's XML holds it."""
+
+
+def table_lines(path: Path) -> Iterator[dict[str, Any]]:
+    """``id`` and ``response`` of each row; ``finished`` is false where an Excel cell was too short for the response.
+
+    Raises LocusError that names the file, and the columns that it lacks.
+    """
+    for row in _rows(path):
+        response = row["prediction"]
+        cut = path.suffix == ".xlsx" and len(response) >= LONGEST
+        yield {"id": row["index"], "response": response, "finished": not cut}
+
+
+def placed(path: Path, predictions: Mapping[str, Prediction], ids: Iterable[str]) -> dict[str, Prediction]:
+    """A table's predictions by item ids, which for some benchmarks are more than the row's index.
+
+    Those are a word that stands in one of the row's cells, then the index: POPE's ``random_12`` and ``popular_12``
+    are of row 12 with the category "random,popular". Rows that fit no item keep their index.
+    """
+    by_index: dict[str, list[str]] = {}
+    for item_id in ids:
+        by_index.setdefault(re.split("[_-]", item_id)[-1], []).append(item_id)
+    known, found = {one for several in by_index.values() for one in several}, {}
+    for row in _rows(path):
+        index = row["index"]
+        words = {word.strip().lower() for cell in row.values() for word in cell.split(",")}
+        fitting = [one for one in by_index.get(index, ()) if one[: -len(index) - 1].lower() in words]
+        for item_id in [index] if index in known or not fitting else fitting:
+            found[item_id] = replace(predictions[index], id=item_id)
+    return found
+
+
+def _rows(path: Path) -> Iterator[dict[str, str]]:
+    """Cells as text."""
+    try:
+        for cells in _excel(path) if path.suffix == ".xlsx" else cells_of(path):
+            lacking = [column for column in COLUMNS if column not in cells]
+            if lacking:
+                raise LocusError(
+                    f"{path}: has no column {', '.join(lacking)} (it has {', '.join(map(str, cells))}); give a file of "
+                    "predictions as VLMEvalKit writes it"
+                )
+            yield {str(name): _text(value) for name, value in cells.items()}
+    except (OSError, UnicodeDecodeError, KeyError, zipfile.BadZipFile) as error:
+        raise LocusError(f"predictions={path}: cannot be read ({error}); give the file that VLMEvalKit wrote") from None
+
+
+def _excel(path: Path) -> Iterator[Mapping[str, Any]]:
+    import openpyxl  # here, for few read a table, and it takes a quarter of a second
+
+    book = openpyxl.load_workbook(path, read_only=True)
+    try:
+        rows = book.active.iter_rows(values_only=True)
+        header = next(rows, ())
+        yield from (dict(zip(header, row, strict=False)) for row in rows if any(cell is not None for cell in row))
+    finally:
+        book.close()
+
+
+def _text(value: Any) -> str:
+    """A cell as it was before Excel took it for a number, or kept a control character; an empty one is no text."""
+    if value is None:
+        return ""
+    if isinstance(value, float) and value.is_integer():
+        return str(int(value))
+    return CONTROL.sub(lambda match: chr(int(match[1], 16)), str(value))
