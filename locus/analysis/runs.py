@@ -13,6 +13,7 @@ import yaml
 from locus.analysis.claims import CROWDED
 from locus.analysis.run_metrics import AFTER, BEFORE, validations
 from locus.errors import LocusError
+from locus.evaluation.endpoint import ENDPOINT
 from locus.files.run_files import BEGUN_WITH
 
 PLACES = ("hydra", "resume", "corpus", "name")
@@ -174,8 +175,9 @@ def _scores(file: Path, folders: Sequence[Path]) -> pd.DataFrame:
     """[runs] headline scores by benchmark, of each run's policy."""
     table = pd.read_csv(file)
     places = {str((folder / "policy").resolve()): index for index, folder in enumerate(folders)}
-    table["place"] = [places.get(str(Path(policy).resolve())) for policy in table["policy"]]
-    known = table.dropna(subset="place")
+    policies = [str(policy).removeprefix(f"{ENDPOINT}:") for policy in table["policy"]]
+    table["place"] = [places.get(str(Path(policy).resolve())) for policy in policies]
+    known = table.dropna(subset="place").drop_duplicates(["place", "benchmark"], keep="last")  # also asked in process
     return known.pivot(index="place", columns="benchmark", values="value").add_prefix("score/")
 
 

@@ -21,7 +21,7 @@ from locus.policy.prompts import PromptBuilder
 from locus.types import Frame, Sampling
 
 ENDPOINT = "endpoint"
-"""The policy, and the section of the configuration, that mean a server."""
+"""The policy, and the section of the configuration, that mean a server; scores call the policy ``endpoint:<model>``."""
 THOUGHTS = ("reasoning_content", "reasoning")
 """Where a server puts thoughts that it has cut out of the text."""
 
@@ -88,11 +88,12 @@ class EndpointPolicy:
             messages = [{"role": "user", "content": [*pictures, {"type": "text", "text": text}]}]
             reply, ended, usage = self.server.complete(messages, _read, **self.options)
             counted = usage.get("prompt_tokens")
-            if self.check and tokens is not None and counted is not None and counted != tokens:
+            if self.check and tokens not in (None, counted):
+                said = "an unknown number of" if counted is None else counted
                 raise LocusError(
-                    f"the server's prompt has {counted} tokens, the backbone's processor makes {tokens}: another "
-                    "model, chat template or picture size is served; give backbone= of what is served, start the "
-                    "server without settings for these, or pass endpoint.check=false where no boxes are asked for"
+                    f"the server's prompt has {said} tokens, the backbone's processor makes {tokens}: another model, "
+                    "chat template or picture size is served; give backbone= of what is served, start the server "
+                    "without settings for these, or pass endpoint.check=false where no boxes are asked for"
                 )
         except LocusError as error:
             raise LocusError(f"item {item.item_id}: {error}") from error

@@ -30,8 +30,9 @@ class ItemsRead:
         size, asked = 0, hashlib.sha256()
         for item in limited(benchmark, limit):
             for picture in item.pictures if self.held else ():
-                if pictures.setdefault(picture.key, picture) is picture and isinstance(picture.source, bytes):
-                    size += len(picture.source)
+                if picture.key not in pictures:
+                    pictures[picture.key] = picture
+                    size += len(picture.source) if isinstance(picture.source, bytes) else 0
             if self.held and size > kept:
                 self.held = False
                 self.items, pictures = [_bare(one) for one in self.items], {}

@@ -52,8 +52,9 @@ def test_one_row_a_run(sweep):
 
 
 def test_scores_of_their_policies(sweep, tmp_path):
-    """A score beside another run's row."""
-    rows = [(sweep / "2" / "policy", "vstar", 50.0), (sweep / "0" / "policy", "vstar", 40.0), ("tiny", "vstar", 1.0)]
+    """A score beside another run's row; one of a served policy, which may have been asked in process before, lost."""
+    rows = [(sweep / "2" / "policy", "vstar", 50.0), (sweep / "0" / "policy", "vstar", 30.0), ("tiny", "vstar", 1.0)]
+    rows += [(f"endpoint:{sweep / '0' / 'policy'}", "vstar", 40.0)]
     pd.DataFrame(rows, columns=["policy", "benchmark", "value"]).to_csv(tmp_path / "scores.csv")
     scores = runs.load(sweep, tmp_path / "scores.csv")["score/vstar"]
     assert scores.dropna().to_dict() == {0: 40.0, 2: 50.0}

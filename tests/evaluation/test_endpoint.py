@@ -101,8 +101,9 @@ def test_pictures_arrive_without_loss(tmp_path):
 
 def reply(**changes: object) -> bytes:
     """A whole reply of a server as bytes."""
+    usage = changes.pop("usage", {"prompt_tokens": 5, "completion_tokens": 2})
     choice = {"message": {"content": "A", **changes.pop("message", {})}, "finish_reason": "stop"} | changes
-    return json.dumps({"choices": [choice], "usage": {"prompt_tokens": 5, "completion_tokens": 2}}).encode()
+    return json.dumps({"choices": [choice], "usage": usage}).encode()
 
 
 def test_another_prompt_is_refused():
@@ -112,6 +113,10 @@ def test_another_prompt_is_refused():
         pytest.raises(LocusError, match=r"item 0: .*has 5 tokens, .*endpoint\.check"),
     ):
         answers(served(url, requests=1), items())
+    with endpoint(reply(usage=None)) as (url, _), pytest.raises(LocusError, match="has an unknown number of tokens"):
+        answers(served(url, requests=4), items())
+    with endpoint("A") as (url, _), pytest.raises(LocusError, match="gives no answer .*ended by None"):
+        answers(served(url, requests=1, tries=1), items())
     with endpoint(reply()) as (url, seen):
         assert {one.response for one in answers(served(url, check=False), items())} == {"A"}
         foreign = EndpointPolicy(ChatServer("endpoint", url, "tiny"), GREEDY, extra={"top_k": 1})
