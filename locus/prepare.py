@@ -2,6 +2,7 @@
 
 With ``rationales=``, rationales for its training examples, too (``targets.jsonl``); validation is not trained on.
 With ``cue=text_endpoint``, expressions of both for ``cue=text_file`` (``expressions.jsonl``).
+With ``leak.against=``, the training images that also stand in benchmarks (``leaks.jsonl``), left out if that is asked.
 """
 
 from __future__ import annotations
@@ -12,20 +13,27 @@ if __name__ == "__main__":
     answer_early()  # before the imports below, which take seconds
 
 import time
+from collections.abc import Collection
+from dataclasses import asdict, replace
 from pathlib import Path
 
 import hydra
 from hydra.core.hydra_config import HydraConfig
+from hydra.errors import MissingConfigException
 from hydra.utils import instantiate
-from omegaconf import DictConfig
+from omegaconf import DictConfig, OmegaConf
 
 from locus.errors import LocusError
+from locus.evaluation.benchmarks.file_benchmark import FileBenchmark
+from locus.evaluation.leaks import Leak, LeakCheck, find_leaks, leak_summary
+from locus.files.run_files import write_lines
 from locus.run.runtime import entry_point
 from locus.run.settings import check_seed
 from locus.tasks.cue_search.audits import audited_corpus
 from locus.tasks.cue_search.corpus import Corpus, shortfall
 from locus.tasks.cue_search.rationales import write_rationales
 from locus.tasks.cue_search.teacher import TeacherExpressions, write_expressions
+from locus.types import ImageTable
 
 
 def prepare(cfg: DictConfig, folder: str | Path) -> Corpus:
@@ -40,20 +48,61 @@ def prepare(cfg: DictConfig, folder: str | Path) -> Corpus:
         raise LocusError(
             "cue: locus.prepare knows cue=text_endpoint alone, which writes expressions; give others to locus.train"
         )
+    source = instantiate(cfg.data.source, _convert_="all")
+    check = instantiate(cfg.leak, _convert_="all")
+    images = check.images or {}
+    benchmarks = [file_benchmark(name, cfg.benchmarks, images.get(name, "")) for name in check.against]
+    leaks: list[Leak] = []
+
+    def leave_out(table: ImageTable) -> Collection[str]:
+        leaks.extend(find_leaks(table, source, benchmarks, check))
+        return left_out(leaks, table, check)
+
     corpus = audited_corpus(
-        instantiate(cfg.data.source, _convert_="all"),
+        source,
         instantiate(cfg.crop, _convert_="all"),
         cfg.data.train_examples,
         cfg.data.validation_examples,
         cfg.seed,
         validation_strategy=instantiate(cfg.validation_crop, _convert_="all"),
         audit=instantiate(cfg.audit),
+        leave_out=leave_out if benchmarks else None,
     )
+    if benchmarks:
+        corpus = replace(corpus, audits=corpus.audits | {"leaks": leak_summary(leaks, corpus, check)})
     corpus.save(folder)
+    if benchmarks:
+        write_lines(Path(folder) / "leaks.jsonl", [asdict(leak) for leak in leaks])
     write_rationales(rationales, corpus.train, folder)
     if teacher:
         write_expressions(teacher, [*corpus.train, *corpus.validation], folder)
     return corpus
+
+
+def file_benchmark(name: str, benchmarks: str, images: str) -> FileBenchmark:
+    """A benchmark of conf/benchmark by its name; raises LocusError for one that is not read from files."""
+    try:
+        chosen = hydra.compose("evaluate", [f"benchmark={name}", f"benchmarks={benchmarks}"])
+    except MissingConfigException:
+        raise LocusError(
+            f"leak.against: conf/benchmark has no {name}; give names from there, such as refcoco"
+        ) from None
+    if images:
+        OmegaConf.update(chosen, "benchmark.images", images, force_add=True)
+    benchmark = instantiate(chosen.benchmark, _convert_="all")
+    if not isinstance(benchmark, FileBenchmark):
+        raise LocusError(f"leak.against: {name} is generated, so no training image stands in it; leave it out")
+    return benchmark
+
+
+def left_out(leaks: list[Leak], table: ImageTable, check: LeakCheck) -> Collection[str]:
+    """Ids of the images that the corpus goes without; raises LocusError where that is all of them."""
+    found = {leak.image_id for leak in leaks} if check.exclude else set()
+    if found and len(found) == len(table.image_id):
+        raise LocusError(
+            f"all {len(found)} images stand in {', '.join(check.against)}: give other images, or leak.exclude=false"
+        )
+    return found
 
 
 def describe(corpus: Corpus) -> str:

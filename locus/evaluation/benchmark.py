@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Protocol, TypeVar
 
+import numpy as np
 from PIL import Image
 
 from locus.boxes import file_box, parse_frame
@@ -15,6 +16,7 @@ from locus.errors import LocusError
 from locus.evaluation.reading.extractors import Extractor
 from locus.evaluation.reading.responses import Extracted, Reading
 from locus.evaluation.statistics import Statistic, accuracy, by_column
+from locus.images.fingerprints import fingerprint
 from locus.tasks.answers import answer_block
 from locus.tasks.task import Task
 from locus.types import Box, Frame, Grade, Response, Status, View
@@ -54,6 +56,11 @@ class Picture:
         if kind:
             return kind, self.source if isinstance(self.source, bytes) else self.source.read_bytes()
         return "PNG", _png(self.open())
+
+    @property
+    def fingerprint(self) -> np.ndarray:
+        """`fingerprints.fingerprint` of the picture."""
+        return self._get(fingerprint)
 
     def _get(self, part: Callable[[Image.Image], Got]) -> Got:
         try:

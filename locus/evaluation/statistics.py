@@ -95,18 +95,25 @@ def difference(one: Statistic, other: Statistic) -> Statistic:
     )
 
 
-def all_right(*columns: str) -> Statistic:
-    """Share of groups (rows alike in these columns) with every row correct; a group weighs as its first row does."""
+def all_right(*columns: str, **where: str) -> Statistic:
+    """Share of groups (rows alike in these columns) with every row correct, among the rows of which ``where`` is true.
+
+    A group weighs as its first row does; NaN where there is none.
+    """
 
     def value(table: pd.DataFrame, weights: np.ndarray) -> np.ndarray:
-        group = table.groupby(list(columns), sort=False).ngroup().to_numpy()
+        chosen = rows_of(table, where)
+        if not chosen.any():
+            return np.full(len(weights), np.nan)
+        group = table[chosen].groupby(list(columns), sort=False).ngroup().to_numpy()
         first = np.unique(group, return_index=True)[1]
         right = np.ones(len(first))
-        np.minimum.at(right, group, table["correct"].to_numpy(dtype=float))
-        shared = weights[:, first]
-        return 100 * (shared @ right) / shared.sum(1)
+        np.minimum.at(right, group, table["correct"].to_numpy(dtype=float)[chosen])
+        shared = weights[:, np.flatnonzero(chosen)[first]]
+        total = shared.sum(1)
+        return np.divide(100 * (shared @ right), total, out=np.full(len(total), np.nan), where=total > 0)
 
-    return Statistic(value)
+    return Statistic(value, lambda table: rows_of(table, where))
 
 
 def by_column(column: str, statistic: Statistic) -> Statistic:

@@ -22,6 +22,7 @@ from pycocotools.coco import COCO
 
 from locus.boxes import area
 from locus.errors import LocusError
+from locus.images.fingerprints import fingerprint
 from locus.types import ImageTable
 
 IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".webp")
@@ -57,6 +58,10 @@ class ImageFiles:
     def size(self, path: str) -> tuple[int, int]:
         """Width and height in pixels from the file's header; raises LocusError as `open` does."""
         return self._read(path, lambda image: image.size)
+
+    def fingerprint(self, path: str) -> np.ndarray:
+        """`fingerprints.fingerprint` of the image, sooner than `open` decodes it; raises LocusError as `open` does."""
+        return self._read(path, fingerprint)
 
     def _read(self, path: str, read: Any) -> Any:
         file = self.folder / path

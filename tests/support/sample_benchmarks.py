@@ -32,6 +32,15 @@ from tests.support.benchmark_files_other import (
     write_logicvista,
     write_pope,
 )
+from tests.support.benchmark_files_seeing import (
+    mmbench_rows,
+    treebench_rows,
+    write_blink,
+    write_mmvp,
+    write_seed_bench,
+    write_vsr,
+    zoombench_rows,
+)
 
 
 def write_samples(folder: Path) -> None:
@@ -43,6 +52,7 @@ def write_samples(folder: Path) -> None:
 
     write_parquet(of("ai2d") / "test-00000-of-00001.parquet", ai2d_rows())
     write_babyvision(of("babyvision"))
+    write_blink(of("blink"))
     write_cv(of("cv_bench"))
     write_tsv(of("hallusionbench") / "HallusionBench.tsv", hallusion_rows())
     write_parquet(of("hr_bench_4k") / "hr_bench_4k.parquet", hr_rows())
@@ -52,15 +62,21 @@ def write_samples(folder: Path) -> None:
     write_tsv(of("mathvision") / "MathVision.tsv", mathvision_rows())
     write_mme(of("mme_realworld"), "parquet", (3, 4))
     write_mme(of("mme_realworld_lite"), "json", (3, 4))
+    write_tsv(of("mmbench") / "MMBench_DEV_EN.tsv", mmbench_rows())
     write_parquet(of("mmstar") / "mmstar.parquet", mmstar_rows())
+    write_mmvp(of("mmvp"))
     write_tsv(of("ocrbench") / "OCRBench.tsv", ocrbench_rows())
     write_pope(of("pope"))
     write_realworldqa(of("realworldqa"))
     refer(of("refcoco"), ("val", "testA", "testB"))
     vlmevalkit(of("refcoco_plus") / "RefCOCO.tsv", ASKED | {"RefCOCO+ val": "a cat", "RefCOCO+ test-B": "the cat"})
     jxu124(of("refcocog"))
+    write_seed_bench(of("seed_bench"))
+    write_tsv(of("treebench") / "TreeBench.tsv", treebench_rows())
+    write_vsr(of("vsr"))
     write_vstar(of("vstar"))
     write_parquet(of("wemath") / "testmini.parquet", wemath_rows()[-7:])
+    write_parquet(of("zoombench") / "test.parquet", zoombench_rows())
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""Files of benchmarks as they lie on disk: VLMEvalKit's TSV, parquet, JSON lines and JSON, read cell by cell.
+"""Files of benchmarks as they lie on disk: VLMEvalKit's TSV, parquet, JSON lines, JSON and CSV, read cell by cell.
 
 A folder, or a name with ``*``, stands for all files of one kind in it.
 """
@@ -15,7 +15,7 @@ import pyarrow.parquet as pq
 
 from locus.errors import LocusError
 
-SUFFIXES = (".parquet", ".tsv", ".jsonl", ".json")
+SUFFIXES = (".parquet", ".tsv", ".jsonl", ".json", ".csv")
 """In the order in which a folder is searched."""
 BATCH = 8
 """Rows of a parquet file at a time: 8K pictures are some 10 MB each."""
@@ -67,7 +67,9 @@ def cells_of(file: Path) -> Iterator[Mapping[str, Any]]:
     """The rows of one file, by its kind."""
     match file.suffix:
         case ".tsv":
-            return _tsv(file)
+            return _separated(file, "\t")
+        case ".csv":
+            return _separated(file, ",")
         case ".parquet":
             return _parquet(file)
         case ".jsonl":
@@ -76,8 +78,8 @@ def cells_of(file: Path) -> Iterator[Mapping[str, Any]]:
             return _json(file)
 
 
-def _tsv(file: Path) -> Iterator[Mapping[str, str]]:
-    records = _records(file)
+def _separated(file: Path, mark: str) -> Iterator[Mapping[str, str]]:
+    records = _records(file, mark=mark)
     header = next(records, (0, []))[1]
     for number, (_, cells) in enumerate(records, 1):
         if len(cells) != len(header):
@@ -87,13 +89,13 @@ def _tsv(file: Path) -> Iterator[Mapping[str, str]]:
         yield dict(zip(header, cells, strict=True))
 
 
-def _records(file: Path, place: int = 0) -> Iterator[tuple[int, list[str]]]:
-    """(place in bytes, cells) of a TSV's records from a place on; those without any cell are left out."""
+def _records(file: Path, place: int = 0, mark: str = "\t") -> Iterator[tuple[int, list[str]]]:
+    """(place in bytes, cells) of a table's records from a place on; those without any cell are left out."""
     csv.field_size_limit(2**31 - 1)  # the process's: a picture is one cell, and the default is 128 KB
     with file.open("rb") as lines:
         lines.seek(place)
         # readline keeps tell() true, and csv takes no line more than its record has.
-        reader = csv.reader((line.decode() for line in iter(lines.readline, b"")), delimiter="\t")
+        reader = csv.reader((line.decode() for line in iter(lines.readline, b"")), delimiter=mark)
         while True:
             place = lines.tell()
             cells = next(reader, None)

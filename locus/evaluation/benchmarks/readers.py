@@ -26,7 +26,10 @@ from locus.evaluation.benchmarks.formats import References, cells_of, files_of
 REFERENCE = 64
 """An image cell of a TSV up to this long is the index of the row that holds the picture (VLMEvalKit's rule)."""
 LETTERS = "ABCDEFGHIJ"
-ARCHIVES = ("", "images", "imgs", "val2014", "train2014")
+ARCHIVES = (
+    *("", "images", "imgs", "val2014", "train2014", "train2017", "val2017", "trainval2017"),
+    *("MMVP Images", "SEED-Bench-image"),
+)
 """Where pictures lie that a file only names: beside it, or in a folder of this name there, as archives have it."""
 
 # Benchmarks show satellite pictures beyond Pillow's guard against decompression bombs (179 million pixels).
@@ -113,6 +116,15 @@ class Row:
         several = isinstance(value, list) or (isinstance(value, str) and value[:1] == "[" and value[-1:] == "]")
         return tuple(self._picture(one) for one in (self.listed(column) if several else [value]))
 
+    def picture_file(self, name: str) -> Picture:
+        """The picture of that file name, in the folder or one of `ARCHIVES` in it; LocusError where there is none."""
+        paths = (_in_either_case(self.folder / archive / name) for archive in ARCHIVES)
+        path = next((one for one in paths if one.is_file()), None)
+        if path is None:
+            missing = self.folder / name
+            raise self.error(f"picture {missing} does not exist; pass images=<folder of the pictures>")
+        return Picture(str(path), path)
+
     def _picture(self, value: Any) -> Picture:
         if isinstance(value, dict):  # Hugging Face's image type: the bytes, or the path of a file beside the table
             value = value.get("bytes") or value.get("path")
@@ -121,12 +133,7 @@ class Row:
         if not isinstance(value, str) or not value:
             raise self.error("the picture is empty; fetch the file again")
         if "." in value[-6:]:  # base64 has no dot, a file name has one
-            paths = (_in_either_case(self.folder / archive / value) for archive in ARCHIVES)
-            path = next((one for one in paths if one.is_file()), None)
-            if path is None:
-                missing = self.folder / value
-                raise self.error(f"picture {missing} does not exist; pass images=<folder of the pictures>")
-            return Picture(str(path), path)
+            return self.picture_file(value)
         if self.references and len(value) <= REFERENCE:
             value = self._referred(value)
         try:

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import logging
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from functools import partial
@@ -69,12 +69,14 @@ def audited_corpus(
     *,
     validation_strategy: CropStrategy | None = None,
     audit: AuditSettings = AUDITS,
+    leave_out: Callable[[ImageTable], Collection[str]] | None = None,
 ) -> Corpus:
     """Source -> corpus with its audits.
 
     Args:
         source, strategy, train_examples, validation_examples, seed, validation_strategy: as in `build_corpus`.
         audit: what is checked.
+        leave_out: the source's table -> ids of the images that are not drawn from.
 
     Raises:
         LocusError: as `build_corpus`, and when every image used is broken.
@@ -82,6 +84,8 @@ def audited_corpus(
     whole("data.train_examples", train_examples)
     whole("data.validation_examples", validation_examples, 0)
     table = source.table()
+    if leave_out and (ids := set(leave_out(table))):
+        table = drop_images(table, ids)
     audits: dict[str, Any] = {}
     duplicate = duplicate_boxes(table, audit.duplicate_iou)
     table = keep_boxes(table, ~duplicate)

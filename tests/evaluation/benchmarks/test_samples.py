@@ -8,6 +8,7 @@ import pytest
 from hydra.utils import instantiate
 from omegaconf import DictConfig
 
+from locus.errors import LocusError
 from locus.evaluation.scores import read_rows
 from tests.support.paths import CONF
 from tests.support.runs import command, refused, succeeded
@@ -33,13 +34,16 @@ def test_every_benchmark_has_a_sample(samples):
 
 
 @pytest.mark.parametrize("name", READ)
-def test_a_sample_is_read_from_its_folder(name, samples, compose_app):
-    """A benchmark that needs more than the folder of all benchmarks: the name of a file, or of its pictures."""
+def test_a_sample_is_read_from_its_folder(name, samples, compose_app, tmp_path):
+    """A benchmark that needs more than its folder; a missing folder that does not say where files are looked for."""
     asked = [f"benchmark={name}", f"benchmarks={samples}", "benchmark.rows=null"]
     config: DictConfig = compose_app("evaluate", asked)
     items = list(instantiate(config.benchmark, _convert_="all").items())
     assert 1 <= len(items) <= 8 and all(item.prompt and item.answer for item in items)
     assert all(picture.open().size >= (40, 30) for item in items for picture in item.pictures) and items[0].pictures
+    missing = instantiate(config.benchmark, path=str(tmp_path / name), _convert_="all")
+    with pytest.raises(LocusError, match=rf"{tmp_path / name}: no such file, or a folder without .*benchmark\.path="):
+        list(missing.items())
 
 
 @pytest.mark.slow
@@ -52,10 +56,9 @@ def test_all_benchmarks_run_from_one_command(samples, tmp_path):
     assert all(row["policy"] == "tiny" and 0 <= float(row["value"]) <= 100 and int(row["n"]) for row in rows)
 
 
-@pytest.mark.parametrize("name", READ)
-def test_a_missing_folder_is_one_line(name, tmp_path):
+def test_a_missing_folder_is_one_line(tmp_path):
     """A traceback, or a message that does not say where files are looked for."""
     (tmp_path / "predictions.jsonl").write_text('{"id": "0", "response": "A", "frame": "file"}\n')
     given = f"benchmarks={tmp_path}", f"predictions={tmp_path}/predictions.jsonl", f"hydra.run.dir={tmp_path}/out"
-    says = f"{tmp_path / name}: no such file, or a folder without", "benchmark.path=", "benchmarks="
-    refused(command("score", f"benchmark={name}", *given), *says)
+    says = f"{tmp_path / 'ai2d'}: no such file, or a folder without", "benchmark.path=", "benchmarks="
+    refused(command("score", "benchmark=ai2d", *given), *says)
