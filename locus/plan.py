@@ -217,7 +217,8 @@ def plan(cfg: DictConfig) -> tuple[Outlook, dict[str, Any]]:
     """Plans a run; prints what it takes. Raises LocusError for one that does not fit, with the change that would."""
     check_plan(cfg)
     task = instantiate(cfg.task, _convert_="all")
-    builder = PromptBuilder(instantiate(cfg.backbone).processor(), instantiate(cfg.pixels))
+    backbone = instantiate(cfg.backbone)
+    builder = PromptBuilder(backbone.processor(), instantiate(cfg.pixels), backbone.family)
     prompts = step_prompts(cfg, task, builder)
     planned = planned_run(cfg, prompts)
     memory = card_memory(cfg, planned.sizes.on_gpu)

@@ -75,7 +75,7 @@ def build_lessons(cfg: DictConfig, backbone: Backbone, policy: VLM) -> tuple[Sce
     """Lessons of the run, and its validation batches: questions by kind, and cue search."""
     frame, lessons = parse_frame(backbone.frame), cfg.lessons
     thoughts = Thoughts.parse(lessons.think)
-    builder = PromptBuilder(backbone.processor(), PixelLimits())
+    builder = PromptBuilder(backbone.processor(), PixelLimits(), backbone.family)
     source = instantiate(lessons.cue_source, _convert_="all")
     audit = AuditSettings(duplicate_iou=1.0, check_images=False)  # boxes of a scene do not overlap
     crop, sizes = instantiate(cfg.crop, _convert_="all"), (lessons.cue_examples, cfg.validation.cues)

@@ -70,7 +70,7 @@ log = logging.getLogger("locus")
 def build_data(cfg: DictConfig, backbone: Backbone, start_step: int) -> TaskDataModule:
     """The task with its examples and rewards, and what makes prompts of them."""
     task = instantiate(cfg.task, _convert_="all")
-    builder = PromptBuilder(backbone.processor(), instantiate(cfg.pixels))
+    builder = PromptBuilder(backbone.processor(), instantiate(cfg.pixels), backbone.family)
     return TaskDataModule(
         SampleMaker(task, builder, parse_frame(backbone.frame)),
         prompts_per_step=cfg.trainer.prompts_per_step,

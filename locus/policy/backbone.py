@@ -20,6 +20,8 @@ from transformers import (
 
 from locus.boxes import parse_frame
 from locus.errors import LocusError
+from locus.policy.families.qwen_vl import QwenVL
+from locus.policy.family import Family
 from locus.policy.tiny import TinyArchitecture
 from locus.policy.vlm import VLM
 
@@ -45,6 +47,8 @@ class Backbone:
     """Of the frozen reference's weights; None for ``dtype``. Nothing of it trains, so bfloat16 loses no update."""
     train_vision: bool = True
     gradient_checkpointing: bool = False
+    family: Family = QwenVL()
+    """What the model's class does in its own way."""
     recipe: Mapping[str, Any] | None = None
     """What training takes unless it is told otherwise; the configuration reads it, the model does not."""
 
@@ -54,6 +58,11 @@ class Backbone:
         parse_frame(self.frame)
         if self.path is None and self.architecture is None:
             raise LocusError("backbone.path is not set: give a hub id, a local folder, or use backbone=tiny")
+        if not hasattr(self.family, "prepare"):
+            raise LocusError(
+                f"backbone.family={self.family} is not a family: give its class as _target_, as "
+                "conf/backbone/qwen3_5_4b.yaml does"
+            )
         for key, name in (("dtype", self.dtype), ("reference_dtype", self.reference_dtype or self.dtype)):
             dtype = getattr(torch, name, None)
             if not isinstance(dtype, torch.dtype) or not dtype.is_floating_point:
@@ -73,7 +82,7 @@ class Backbone:
     def outline(self, device: str = "meta", layers: int | None = None) -> VLM:
         """The architecture without its weights: on the meta device none at all, elsewhere random ones.
 
-        layers: each tower's at most; None for all.
+        layers: each tower's at most, of the language model whole periods of its kinds of layers; None for all.
         """
         processor = self.processor()
         config = self._config(processor)
@@ -89,8 +98,9 @@ class Backbone:
             model.gradient_checkpointing_enable({"use_reentrant": False})
         end = model.generation_config.eos_token_id or processor.tokenizer.eos_token_id
         end_ids = [end] if isinstance(end, int) else list(end)
-        pads = [processor.tokenizer.get_vocab().get("<|vision_pad|>")]  # Qwen's fifth, unknown to the configuration
-        return VLM(model, parse_frame(self.frame), end_ids, self.train_vision, [pad for pad in pads if pad is not None])
+        vocabulary = processor.tokenizer.get_vocab()
+        unlisted = [vocabulary[token] for token in self.family.unlisted_tokens if token in vocabulary]
+        return VLM(model, parse_frame(self.frame), end_ids, self.train_vision, unlisted, self.family)
 
     def load_reference(self) -> VLM:
         """Builds the model to be frozen: the same weights in ``reference_dtype``."""
@@ -126,11 +136,21 @@ class Backbone:
             ) from error
 
 
+def period(text: PreTrainedConfig) -> int:
+    """Layers of a language model after which their kinds repeat; 1 where all are of one kind."""
+    kinds = list(getattr(text, "layer_types", None) or [])
+    repeats = (n for n in range(1, len(kinds)) if kinds == (kinds[:n] * len(kinds))[: len(kinds)])
+    return next(repeats, max(len(kinds), 1))
+
+
 def shallow(config: PreTrainedConfig, layers: int) -> PreTrainedConfig:
-    """A copy with at most so many layers in each tower; of windowed vision layers the last stays a full one."""
+    """A copy with at most so many layers in each tower, of the language model so many periods.
+
+    Of windowed vision layers the last stays a full one.
+    """
     config = copy.deepcopy(config)
     text, vision = config.get_text_config(), config.vision_config
-    text.num_hidden_layers = min(text.num_hidden_layers, layers)
+    text.num_hidden_layers = min(text.num_hidden_layers, layers * period(text))
     if getattr(text, "layer_types", None):
         text.layer_types = text.layer_types[: text.num_hidden_layers]
     if layers < vision.depth:

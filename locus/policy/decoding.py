@@ -19,6 +19,7 @@ import torch
 import torch.nn.functional as F
 
 from locus.policy.group_attention import Prefill
+from locus.policy.linear_attention import LayerState, LinearLayer
 
 GROWTH = 256
 """Tokens by which the rows' buffers grow: each time copies them, and what is not written yet is held for nothing."""
@@ -58,7 +59,10 @@ def attend_to_both(
 
 
 def cast(prefill: Prefill, dtype: torch.dtype) -> Prefill:
-    """The same, its keys and values in ``dtype``; layer by layer, each old one is freed."""
+    """The same, its keys and values in ``dtype``; layer by layer, each old one is freed.
+
+    States of linear attention stay as they are: each token adds to them, and in bfloat16 small sums are lost.
+    """
     for states in (prefill.keys, prefill.values):
         for layer, old in enumerate(states):
             states[layer] = old.to(dtype)
@@ -83,7 +87,8 @@ def joined(prefills: Sequence[Prefill]) -> Prefill:
         return [torch.cat([padded(part.pop(0)) for part in parts]) for _ in range(len(parts[0]))]
 
     keys, values = (taken([getattr(prefill, name) for prefill in prefills]) for name in ("keys", "values"))
-    return Prefill(torch.cat(masks), keys, values)
+    states = [LayerState.joined(parts) for parts in zip(*(prefill.states for prefill in prefills), strict=True)]
+    return Prefill(torch.cat(masks), keys, values, states)
 
 
 @dataclass(eq=False)
@@ -97,6 +102,8 @@ class Decoding:
     values: list[torch.Tensor]
     length: int
     """Tokens that a row may have at most."""
+    states: list[LayerState]
+    """Of the rows, B·A, one a layer of linear attention."""
     step: int = 0
 
     @classmethod
@@ -106,7 +113,9 @@ class Decoding:
         size, heads, _, width = keys[0].shape
         shape = size, heads, rows, min(length, GROWTH), width
         own_keys, own_values = ([states.new_empty(shape) for states in part] for part in (keys, values))
-        return cls(Prefill(prefill.prompt_mask, keys, values), own_keys, own_values, length)
+        prompts = torch.arange(size, device=prefill.prompt_mask.device).repeat_interleave(rows)
+        states = [state.select(prompts) for state in prefill.states]
+        return cls(Prefill(prefill.prompt_mask, keys, values), own_keys, own_values, length, states)
 
     @property
     def shape(self) -> tuple[int, int]:
@@ -140,9 +149,15 @@ class Decoding:
         prompt = self.prefill.keys[layer], self.prefill.values[layer]
         return attend_to_both(query * scale, prompt, self.prefill.bias, own)
 
+    def recur(self, layer: int, run: LinearLayer, hidden: torch.Tensor) -> torch.Tensor:
+        output, self.states[layer] = run(hidden.flatten(0, 1)[:, None], self.states[layer], None)
+        return output[:, 0].unflatten(0, self.shape)
+
     def keep(self, prompts: torch.Tensor, rows: torch.Tensor) -> None:
         """Keeps these prompts [B'] and of each these rows [B', A']; the others are retired, layer by layer."""
         index = rows[:, None, :, None, None]
+        flat = (prompts[:, None] * self.shape[1] + rows).flatten()
+        self.states = [state.select(flat) for state in self.states]
         for shared in (self.prefill.keys, self.prefill.values):
             for layer, old in enumerate(shared):
                 shared[layer] = old[prompts]
@@ -168,3 +183,9 @@ class Cohorts:
             of_prompts = (state.unflatten(1, part.shape).transpose(0, 1) for state in states)  # [B, H, A, D]
             outputs.append(part.attend(layer, *of_prompts, scale).transpose(0, 1).flatten(1, 2))
         return torch.cat(outputs, dim=1)[None]
+
+    def recur(self, layer: int, run: LinearLayer, hidden: torch.Tensor) -> torch.Tensor:
+        sizes = [part.shape[0] * part.shape[1] for part in self.parts]
+        of_parts = zip(self.parts, hidden[0].split(sizes), strict=True)
+        outputs = [part.recur(layer, run, rows.unflatten(0, part.shape)).flatten(0, 1) for part, rows in of_parts]
+        return torch.cat(outputs)[None]

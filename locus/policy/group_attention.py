@@ -1,7 +1,7 @@
 """Attention of the group forward, given to transformers through its attention interface: nothing is patched.
 
-A plan says how keys are laid out and travels to every attention layer as the keyword ``group``. Without one the call
-is plain SDPA. A row is [prompt | c1 | … | cG]; one plan computes its prompt, once, another its completions:
+A plan says how keys are laid out and travels to every layer as the keyword ``group``. Without one the call is plain
+SDPA. A row is [prompt | c1 | … | cG]; one plan computes its prompt, once, another its completions:
 
 - `Prefill`: the prompt attends to itself; every layer's keys and values are kept, once per prompt.
 - `Continuation` scores written completions: each attends to the prompt and to itself (`joined_attention`).
@@ -25,17 +25,21 @@ from transformers.integrations.sdpa_attention import sdpa_attention_forward
 from transformers.masking_utils import AttentionMaskInterface, sdpa_mask
 
 from locus.policy.joined_attention import Layout, joined_attention
+from locus.policy.linear_attention import LayerState, LinearLayer, after_padding
 
 NAME = "locus_group"
 
 
 class AttentionPlan(Protocol):
-    """What a layer needs to attend: one call a layer, in layer order."""
+    """What a layer needs to attend: one call a layer, in the order of layers of its kind."""
 
     def attend(
         self, layer: int, query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, scale: float
     ) -> torch.Tensor:
         """query [B, H, S, D], key and value [B, K, S, D] of the new tokens -> [B, H, S, D]."""
+
+    def recur(self, layer: int, run: LinearLayer, hidden: torch.Tensor) -> torch.Tensor:
+        """The same of a layer of linear attention, which is ``run``: new tokens [B, S, D] -> [B, S, D]."""
 
 
 @dataclass(eq=False)
@@ -47,6 +51,8 @@ class Prefill:
     keys: list[torch.Tensor] = field(default_factory=list)
     """One [B, K, P, D] a layer."""
     values: list[torch.Tensor] = field(default_factory=list)
+    states: list[LayerState] = field(default_factory=list)
+    """One of B rows a layer of linear attention."""
 
     @cached_property
     def bias(self) -> torch.Tensor | None:
@@ -65,6 +71,13 @@ class Prefill:
             self.keys.append(key)
             self.values.append(value)
         return _causal(query, key, value, scale)
+
+    def recur(self, layer: int, run: LinearLayer, hidden: torch.Tensor) -> torch.Tensor:
+        padded = self.bias is not None
+        output, state = after_padding(hidden, self.prompt_mask, run) if padded else run(hidden, None, None)
+        if layer == len(self.states):
+            self.states.append(state)
+        return output
 
 
 @dataclass(eq=False)
@@ -105,6 +118,18 @@ class Continuation:
         pack = (query[0].transpose(0, 1), key[0].transpose(0, 1), value[0].transpose(0, 1))
         shared = (self.prefill.keys[layer], self.prefill.values[layer])
         return joined_attention(*pack, *shared, self.layout, scale).transpose(0, 1)[None]
+
+    def recur(self, layer: int, run: LinearLayer, hidden: torch.Tensor) -> torch.Tensor:
+        prompt = torch.arange(len(self.fed), device=hidden.device)[:, None, None].expand(self.fed.shape)[self.fed]
+        outputs = []
+        for bucket in self.layout.buckets:
+            # One token alone would take the layer's path of decoding, whose fast kernel has no gradient.
+            gather = bucket.gather if bucket.gather.shape[1] > 1 else bucket.gather.expand(-1, 2)
+            rows = hidden[0].index_select(0, gather.flatten()).unflatten(0, gather.shape)
+            output, _ = run(rows, self.prefill.states[layer].select(prompt[gather[:, 0]]), None)
+            outputs.append(output[:, : bucket.gather.shape[1]].flatten(0, 1).index_select(0, bucket.real))
+        place = torch.cat([bucket.place for bucket in self.layout.buckets])
+        return torch.cat(outputs).index_select(0, place.argsort())[None]
 
 
 @dataclass(frozen=True, eq=False)
@@ -151,7 +176,9 @@ def group_attention(
     """The attention function as transformers calls it; with no plan, its own SDPA."""
     if group is None:
         return sdpa_attention_forward(module, query, key, value, attention_mask, scaling=scaling, **kwargs)
-    output = group.attend(module.layer_idx, query, key, value, scaling)
+    # Where not all layers attend, the family has numbered those that do.
+    layer = getattr(module, "place", module.layer_idx)
+    output = group.attend(layer, query, key, value, scaling)
     return output.transpose(1, 2).contiguous(), None
 
 

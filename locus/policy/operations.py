@@ -32,12 +32,21 @@ def image_flops(visual: Any, patches: int) -> float:
     return 2 * (dense + merged * mergers) + 4 * settings.hidden_size * pairs
 
 
+def linear_layers(text: Any) -> int:
+    """Layers of linear attention, whose work grows with the tokens alone."""
+    return list(getattr(text, "layer_types", None) or []).count("linear_attention")
+
+
 def text_flops(model: Any, tokens: float, pairs: float) -> float:
     """The language model on so many tokens, of which ``pairs`` (query, key) attend."""
     text = model.config.get_text_config()
     head = getattr(text, "head_dim", None) or text.hidden_size // text.num_attention_heads
-    width = text.num_attention_heads * head
-    return 2 * tokens * linear_weights(model.model.language_model.layers) + 4 * width * text.num_hidden_layers * pairs
+    linear = linear_layers(text)
+    attended = 4 * text.num_attention_heads * head * (text.num_hidden_layers - linear) * pairs
+    if linear:  # each token reads a head's matrix twice and writes it once
+        matrix = text.linear_num_value_heads * text.linear_key_head_dim * text.linear_value_head_dim
+        attended += 6 * linear * matrix * tokens
+    return 2 * tokens * linear_weights(model.model.language_model.layers) + attended
 
 
 def prompt_flops(model: Any, tokens: float) -> float:

@@ -10,9 +10,10 @@ from typing import Any
 import torch
 from PIL import Image
 from transformers import ProcessorMixin
-from transformers.models.qwen2_vl.image_processing_qwen2_vl import smart_resize
 
 from locus.errors import LocusError
+from locus.policy.families.qwen_vl import QwenVL
+from locus.policy.family import Family
 from locus.types import Pixels, Prompt
 
 AS_LEVELS = {"do_rescale": False, "do_normalize": False, "return_tensors": "pt"}
@@ -67,10 +68,12 @@ class PromptBuilder:
     token for token, what the processor makes of the chat template.
     """
 
-    def __init__(self, processor: ProcessorMixin, pixels: PixelLimits):
+    def __init__(self, processor: ProcessorMixin, pixels: PixelLimits, family: Family | None = None):
         self.processor: Any = processor  # ProcessorMixin lacks what every family has, as image_token
         self.pixels = pixels
+        self.family: Family = QwenVL() if family is None else family
         self._around: dict[int, tuple[str, str]] = {}
+        self._trims = False
         self.before, self.after = self._around_text(1)
         self._table = level_table(self.processor.image_processor)
         self.opened = opened_by_template(self.after)
@@ -97,16 +100,13 @@ class PromptBuilder:
     def prompt(self, prompt_id: str, pictures: PictureInputs, text: str) -> Prompt:
         """A whole prompt of processed images."""
         before, after = self._around_text(len(pictures.grids))
-        return self._prompt(prompt_id, pictures, before, text + after, self.opened)
+        shown = text if len(pictures.grids) or not self._trims else text.lstrip()
+        return self._prompt(prompt_id, pictures, before, self._trimmed(shown) + after, self.opened)
 
     def blank(self, sizes: Sequence[tuple[int, int]]) -> PictureInputs:
         """What images of these (width, height) would be, by the processor's own resize rule, without their pixels."""
         own = self.processor.image_processor
-        limits = own.size["shortest_edge"], own.size["longest_edge"]
-        sides = []
-        for width, height in (self.pixels.size(*size) for size in sizes):
-            resized = smart_resize(height, width, own.patch_size * own.merge_size, *limits)
-            sides.append([1, *(side // own.patch_size for side in resized)])
+        sides = [self.family.grid(own, *self.pixels.size(*size)) for size in sizes]
         grids = torch.tensor(sides, dtype=torch.long).view(-1, 3)
         empty = torch.zeros(1, len(self._table), own.patch_size**2, dtype=torch.uint8)
         levels = empty.expand(int(grids.prod(-1).sum()), -1, -1)
@@ -125,7 +125,11 @@ class PromptBuilder:
 
     def turn(self, question: str) -> str:
         """What follows the image in a prompt: the question, and all up to the completion."""
-        return question + self.after
+        return self._trimmed(question) + self.after
+
+    def _trimmed(self, text: str) -> str:
+        """What the template leaves of a text at the end of a turn: Qwen3.5's takes white space away."""
+        return text.rstrip() if self._trims else text
 
     def encode(self, text: str) -> list[int]:
         """Text -> token ids, nothing added."""
@@ -145,7 +149,7 @@ class PromptBuilder:
     def _prompt(self, prompt_id: str, pictures: PictureInputs, before: str, rest: str, opened: str) -> Prompt:
         image_processor, image_token = self.processor.image_processor, self.processor.image_token
         first, *others = before.split(image_token)
-        counts = [int(grid.prod()) // image_processor.merge_size**2 for grid in pictures.grids]
+        counts = [self.family.image_tokens(image_processor, grid) for grid in pictures.grids]
         head = first + "".join(image_token * count + part for count, part in zip(counts, others, strict=True))
         shown, asked = torch.tensor(self.encode(head)), torch.tensor(self.encode(rest), dtype=torch.long)
         types = torch.cat([(shown == self.processor.image_token_id).long(), torch.zeros_like(asked)])
@@ -160,12 +164,13 @@ class PromptBuilder:
         """The chat template's text before and after a prompt's own, with this many images before it; rendered once."""
         if images not in self._around:
             marker = "\0text\0"
-            content = [{"type": "image"}] * images + [{"type": "text", "text": marker}]
+            content = [{"type": "image"}] * images + [{"type": "text", "text": marker + " "}]
             text = self.processor.apply_chat_template(
                 [{"role": "user", "content": content}], tokenize=False, add_generation_prompt=True
             )
             before, after = text.split(marker)
-            self._around[images] = before, after
+            self._trims = not after.startswith(" ")
+            self._around[images] = before, after.removeprefix(" ")
         return self._around[images]
 
 

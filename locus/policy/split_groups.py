@@ -14,6 +14,7 @@ import torch
 
 from locus.errors import LocusError
 from locus.policy.group_attention import Prefill
+from locus.policy.linear_attention import LayerState
 from locus.policy.vlm import EncodedPrompts
 from locus.types import Prompt
 
@@ -96,10 +97,14 @@ def cut_from_graph(encoded: EncodedPrompts) -> Iterator[EncodedPrompts]:
     Gradient gathers on the leaves; where the block ends without an error, it runs through the prompts' graph.
     """
     prefill = encoded.prefill
-    roots = [encoded.hidden, *prefill.keys, *prefill.values]
-    hidden, *states = leaves = [root.detach().requires_grad_(root.requires_grad) for root in roots]
-    keys, values = states[: len(prefill.keys)], states[len(prefill.keys) :]
-    yield replace(encoded, hidden=hidden, prefill=Prefill(prefill.prompt_mask, keys, values))
+    linear = [part for state in prefill.states for part in (state.convolution, state.recurrent)]
+    roots = [encoded.hidden, *prefill.keys, *prefill.values, *linear]
+    leaves = [root.detach().requires_grad_(root.requires_grad) for root in roots]
+    rest = iter(leaves)
+    hidden = next(rest)
+    keys, values = ([next(rest) for _ in part] for part in (prefill.keys, prefill.values))
+    states = [LayerState(next(rest), next(rest)) for _ in prefill.states]
+    yield replace(encoded, hidden=hidden, prefill=Prefill(prefill.prompt_mask, keys, values, states))
     gathered = [root for root, leaf in zip(roots, leaves, strict=True) if leaf.grad is not None]
     if gathered:
         torch.autograd.backward(gathered, [leaf.grad for leaf in leaves if leaf.grad is not None])

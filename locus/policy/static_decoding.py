@@ -16,6 +16,7 @@ from locus.policy.cohorts import ENTER_SHARE
 from locus.policy.decoding import attend_to_both
 from locus.policy.group_attention import Prefill
 from locus.policy.inference import compute_dtype
+from locus.policy.linear_attention import LayerState, LinearLayer
 from locus.policy.logprobs import sampling_logits
 from locus.policy.sampling import Draft
 from locus.policy.vlm import VLM, EncodedPrompts
@@ -46,6 +47,8 @@ class StaticDecoding:
     values: list[torch.Tensor]
     steps: torch.Tensor
     """[B] tokens in the rows' buffers."""
+    states: list[LayerState]
+    """Of the rows, B·G, one a layer of linear attention."""
 
     @classmethod
     def like(
@@ -62,12 +65,15 @@ class StaticDecoding:
         own = zeros(slots, heads, group, length), zeros(slots, heads, group, length)
         device = prefill.prompt_mask.device
         bias = torch.full((slots, 1, 1, prompt), float("-inf"), device=device)
-        return cls(*of_prompts, bias, *own, torch.zeros(slots, dtype=torch.long, device=device))
+        row = torch.zeros(slots * group, dtype=torch.long, device=device)  # overwritten when a prompt enters
+        states = [state.select(row) for state in prefill.states]
+        return cls(*of_prompts, bias, *own, torch.zeros(slots, dtype=torch.long, device=device), states)
 
     def tensors(self) -> list[torch.Tensor]:
         """All of them."""
         layers = self.prompt_keys, self.prompt_values, self.keys, self.values
-        return [self.prompt_bias, self.steps, *(states for part in layers for states in part)]
+        linear = (part for state in self.states for part in (state.convolution, state.recurrent))
+        return [self.prompt_bias, self.steps, *(states for part in layers for states in part), *linear]
 
     def enter(self, slots: torch.Tensor, prefill: Prefill) -> None:
         """Prompts [B'] take these slots [B'] over."""
@@ -75,6 +81,10 @@ class StaticDecoding:
         for mine, theirs in ((self.prompt_keys, prefill.keys), (self.prompt_values, prefill.values)):
             for layer, states in zip(mine, theirs, strict=True):
                 layer[slots, :, :tokens] = states.to(layer.dtype)
+        for own, of_prompts in zip(self.states, prefill.states, strict=True):
+            for part in ("convolution", "recurrent"):
+                rows = getattr(own, part).unflatten(0, (len(self.steps), -1))  # [B, G, ...]
+                rows[slots] = getattr(of_prompts, part)[:, None].expand(-1, *rows.shape[1:])
         bias = torch.full((len(slots), *self.prompt_bias.shape[1:]), float("-inf"), device=slots.device)
         bias[..., :tokens].masked_fill_(prefill.prompt_mask[:, None, None], 0)
         self.prompt_bias[slots] = bias
@@ -91,6 +101,13 @@ class StaticDecoding:
         own_bias = torch.zeros(unwritten.shape, device=keys.device).masked_fill(unwritten, float("-inf"))
         prompt = self.prompt_keys[layer], self.prompt_values[layer]
         return attend_to_both(query * scale, prompt, self.prompt_bias, (keys, values), own_bias)
+
+    def recur(self, layer: int, run: LinearLayer, hidden: torch.Tensor) -> torch.Tensor:
+        mine = self.states[layer]
+        output, after = run(hidden.flatten(0, 1)[:, None], mine, None)
+        mine.convolution.copy_(after.convolution)
+        mine.recurrent.copy_(after.recurrent)
+        return output[:, 0].unflatten(0, hidden.shape[:2])
 
 
 class StaticDecoder:

@@ -1,8 +1,8 @@
 """A vision-language model as the trainer sees it: pictures once, prompts once, then G rows.
 
-Wraps a stock transformers model of the Qwen-VL families. The language model is called with embeddings, explicit M-RoPE
-positions and an attention plan (`group_attention`); the vision tower is called apart, so that its features can serve
-rollout, reference and policy.
+Wraps a stock transformers model; what its `Family` does in its own way is asked of that. The language model is called
+with embeddings, explicit positions and an attention plan (`group_attention`); the vision tower is called apart, so that
+its features can serve rollout, reference and policy.
 
 Shapes: B prompts, G rollouts per prompt, P prompt tokens, T completion tokens, D width, V vocabulary, L layers.
 """
@@ -19,19 +19,11 @@ from torch.nn.utils.rnn import pad_sequence
 from transformers import PreTrainedModel
 
 from locus.errors import LocusError
-from locus.policy import group_attention, vision_attention
+from locus.policy.families.qwen_vl import QwenVL
+from locus.policy.family import Family
+from locus.policy.family import VisionFeatures as VisionFeatures
 from locus.policy.group_attention import AttentionPlan, Continuation, Prefill, Watched
 from locus.types import Frame, Prompt
-
-
-@dataclass(frozen=True, eq=False)
-class VisionFeatures:
-    """The vision tower's output for one prompt's images, in order."""
-
-    embeddings: torch.Tensor
-    """[image tokens, D]."""
-    deepstack: tuple[torch.Tensor, ...]
-    """One [image tokens, D] for each early layer that adds them (Qwen3-VL); empty for Qwen2.5-VL."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -45,7 +37,7 @@ class EncodedPrompts:
     prefill: Prefill
     """Every layer's keys and values."""
     next_position: torch.Tensor
-    """[B] the M-RoPE position of the first completion token."""
+    """[B] the position of the first completion token, alike on all axes."""
 
 
 class VLM(nn.Module):
@@ -60,29 +52,19 @@ class VLM(nn.Module):
         end_token_ids: Sequence[int],
         train_vision: bool = True,
         vision_token_ids: Sequence[int] = (),
+        family: Family | None = None,
     ):
         super().__init__()
-        if not all(
-            hasattr(getattr(model, "model", None), part) for part in ("visual", "language_model", "get_rope_index")
-        ):
-            raise LocusError(
-                f"{type(model).__name__} is not supported: backbone.path must be of the Qwen2.5-VL or Qwen3-VL classes"
-            )
-        text = model.config.get_text_config()
-        if getattr(text, "use_sliding_window", False):
-            raise LocusError(
-                "sliding-window attention is not supported: set use_sliding_window to false in config.json"
-            )
-        model.set_attn_implementation({"text_config": group_attention.NAME, "vision_config": vision_attention.NAME})
+        self.family: Family = QwenVL() if family is None else family
+        self.family.prepare(model)
         self.model = model
         self.frame = frame
         self.end_token_ids = tuple(end_token_ids)
         self.train_vision = train_vision
         self.adapters: dict[str, Any] = {}
         """Layers with low-rank adapters, by their name in ``model``, where only those train (see `lora`)."""
-        model.model.visual.requires_grad_(train_vision)
-        forbidden = [model.config.image_token_id, model.config.video_token_id]
-        forbidden += [model.config.vision_start_token_id, model.config.vision_end_token_id]
+        self.family.vision_tower(model).requires_grad_(train_vision)
+        forbidden = self.family.vision_token_ids(model.config)
         forbidden += [token for token in vision_token_ids if token not in forbidden]
         # Not sampled and masked alike when scoring: with one of them in a completion the image features and the
         # image tokens no longer match, and transformers stops.
@@ -116,17 +98,17 @@ class VLM(nn.Module):
         pixels = torch.cat([prompt.pixels.values(self.device) for prompt in pictured])
         grids = torch.cat([prompt.image_grid_thw for prompt in pictured]).to(self.device)
         with torch.set_grad_enabled(torch.is_grad_enabled() and self.train_vision):
-            output = self.model.model.get_image_features(pixels, grids, return_dict=True)
-        deepstack = getattr(output, "deepstack_features", None) or []
+            of_images = self.family.image_features(self.model, pixels, grids)
         features, start = [], 0
         for prompt in prompts:
-            images = slice(start, start + len(prompt.image_grid_thw))
-            start = images.stop
-            if images.start == images.stop:
+            images = of_images[start : start + len(prompt.image_grid_thw)]
+            start += len(images)
+            if not images:
                 features.append(none)
                 continue
-            layers = tuple(torch.cat(layer[images]) for layer in deepstack)
-            features.append(VisionFeatures(torch.cat(output.pooler_output[images]), layers))
+            layers = zip(*(image.deepstack for image in images), strict=True)
+            embeddings = torch.cat([image.embeddings for image in images])
+            features.append(VisionFeatures(embeddings, tuple(torch.cat(layer) for layer in layers)))
         return features
 
     def encode(
@@ -152,11 +134,11 @@ class VLM(nn.Module):
         mask = mask.to(self.device)
         image_mask = (ids == self.model.config.image_token_id) & mask
         embeddings, deepstack = self._with_images(prompts, self.model.get_input_embeddings()(ids), image_mask, features)
-        positions = [self._positions(prompt) for prompt in prompts]
+        positions = [self.family.positions(self.model, prompt) for prompt in prompts]
         next_position = torch.stack([position.max() + 1 for position in positions]).to(self.device)
         padded = pad_sequence([position.T for position in positions], True, 0).permute(2, 0, 1).to(self.device)
         plan = plan_type(mask)
-        hidden = self._language_model(embeddings, padded, plan, image_mask, deepstack)
+        hidden = self.family.hidden(self.model, embeddings, padded, plan, image_mask, deepstack)
         last = hidden[torch.arange(len(hidden), device=self.device), mask.sum(1) - 1]
         return EncodedPrompts(features, last, plan, next_position)
 
@@ -182,28 +164,18 @@ class VLM(nn.Module):
         deepstack = [torch.cat(layer) for layer in zip(*layers, strict=True)] or None
         return embeddings.masked_scatter(image_mask[..., None], images), deepstack
 
-    def _positions(self, prompt: Prompt) -> torch.Tensor:
-        """[3, P] M-RoPE positions of one prompt, by the model's own rule."""
-        if prompt.image_grid_thw.shape[0] == 0:
-            return torch.arange(prompt.length).expand(3, -1)
-        positions, _ = self.model.model.get_rope_index(
-            prompt.input_ids[None],
-            mm_token_type_ids=prompt.mm_token_type_ids[None],
-            image_grid_thw=prompt.image_grid_thw,
-        )
-        return positions[:, 0]
-
     def attention_from_last(
         self, prompts: Sequence[Prompt], features: Sequence[VisionFeatures] | None = None
     ) -> torch.Tensor:
-        """[L, B, P] where each prompt's last token looks, mean over heads, in every layer."""
+        """[L, B, P] where each prompt's last token looks, mean over heads, in every layer that attends."""
         prefill = self.encode(prompts, features, plan_type=Watched).prefill
         assert isinstance(prefill, Watched)
         return torch.stack(prefill.weights)
 
     def decode(self, token_ids: torch.Tensor, positions: torch.Tensor, plan: AttentionPlan) -> torch.Tensor:
-        """One token for each active row: ids and M-RoPE positions [B, A] -> hidden [B, A, D]."""
-        return self._language_model(self.model.get_input_embeddings()(token_ids), positions.expand(3, -1, -1), plan)
+        """One token for each active row: ids and positions [B, A] -> hidden [B, A, D]."""
+        embeddings = self.model.get_input_embeddings()(token_ids)
+        return self.family.hidden(self.model, embeddings, positions, plan, None, None)
 
     def completion_hidden(
         self,
@@ -231,21 +203,8 @@ class VLM(nn.Module):
         steps = torch.arange(fed.shape[-1], device=self.device)
         positions = (prompts.next_position[:, None, None] + steps).expand(fed.shape)[fed]
         embeddings = self.model.get_input_embeddings()(token_ids[:, :, :-1][fed])
-        hidden = self._language_model(embeddings[None], positions.expand(3, 1, -1), plan_type(prompts.prefill, fed))
+        plan = plan_type(prompts.prefill, fed)
+        hidden = self.family.hidden(self.model, embeddings[None], positions[None], plan, None, None)
         # What predicts a row's first token is its prompt's last state, shared by the group.
         before[:, :, 1:][fed] = len(mask) + torch.arange(count, device=self.device)
         return torch.cat([prompts.hidden, hidden[0]]).index_select(0, before[mask])
-
-    def _language_model(
-        self,
-        embeddings: torch.Tensor,
-        positions: torch.Tensor,
-        plan: AttentionPlan,
-        image_mask: torch.Tensor | None = None,
-        deepstack: list[torch.Tensor] | None = None,
-    ) -> torch.Tensor:
-        """[B, S, D] embeddings, [3, B, S] positions -> [B, S, D] final hidden states."""
-        visual = {} if deepstack is None else {"visual_pos_masks": image_mask, "deepstack_visual_embeds": deepstack}
-        return self.model.model.language_model(
-            inputs_embeds=embeddings, position_ids=positions, use_cache=False, group=plan, **visual
-        ).last_hidden_state

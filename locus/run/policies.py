@@ -88,7 +88,7 @@ def build_evaluator(cfg: DictConfig) -> tuple[Evaluator, dict[str, Any]]:
         policy = backbone.load().to(torch.device(name))
     except (RuntimeError, AssertionError) as error:
         raise LocusError(f"device={cfg.device}: {error}") from error
-    builder = PromptBuilder(backbone.processor(), instantiate(cfg.pixels))
+    builder = PromptBuilder(backbone.processor(), instantiate(cfg.pixels), backbone.family)
     instruction, decoding = THINK_ANSWER if cfg.think else "", DecodingSettings.of(cfg)
     evaluator = Evaluator(policy, builder, decoding.sampling, decoding.token_budget, instruction, decoding.seed)
     return evaluator, dict(builder.processor.image_processor.size)

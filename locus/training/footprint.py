@@ -235,13 +235,14 @@ def rollout_bytes(policy: VLM, sizes: StepSizes) -> dict[str, int]:
         per_token = states * dtype.itemsize // prefill.prompt_mask.numel()
         decoding = Decoding.start(prefill, sizes.group, sizes.sampling.max_new_tokens - 1, dtype)
         rows = torch.zeros(len(batch), sizes.group, dtype=torch.long)
+        row_states = sum(_bytes((state.convolution, state.recurrent)) for state in decoding.states) // rows.numel()
         decoding.step = max(decoding.keys[0].shape[3] - 1, 0)
         before, memory.peak = memory.held, 0
         hidden = rolling.decode(rows, rows, decoding)
         choose_tokens(sampling_logits(rolling, hidden, sizes.sampling.temperature), rows.double(), sizes.sampling)
         decode_pass = (memory.peak - before) * sizes.rows // rows.numel()
     waits = sizes.cached_tokens < len(sizes.prompts) * sizes.tokens_per_prompt
-    cache = sizes.cached_tokens * per_token
+    cache = sizes.cached_tokens * per_token + sizes.rows * row_states
     if sizes.shares_prompts:  # the prompts' keys are those of the graph
         cache -= len(sizes.prompts) * max(prompt.length for prompt in sizes.prompts) * per_token
     # Where all enter at once, no row has a buffer yet.

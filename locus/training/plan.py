@@ -11,7 +11,7 @@ import torch
 from torch import nn
 from torch.optim import Optimizer
 
-from locus.policy.backbone import Backbone
+from locus.policy.backbone import Backbone, period
 from locus.policy.logprobs import Scorer
 from locus.policy.vlm import VLM
 from locus.training.footprint import Footprint, StepSizes, footprint
@@ -63,7 +63,8 @@ class Planned:
     def footprint(self) -> Footprint:
         """Memory of one device."""
         config = self.outline.model.config
-        layers, vision = config.get_text_config().num_hidden_layers, config.vision_config.depth
+        text, vision = config.get_text_config(), config.vision_config.depth
+        layers = text.num_hidden_layers // period(text)
         least, more = SHALLOW
         if min(layers, vision) < more:
             found = self._footprint(None)

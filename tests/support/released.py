@@ -3,7 +3,10 @@
 ``python -m tests.support.released FOLDER`` writes each as a folder that ``backbone.path`` takes for
 ``python -m locus.plan``: config.json as released, and a processor with its resize rule around the tiny tokenizer.
 
-Sources: config.json, generation_config.json and preprocessor_config.json of each model on its hub.
+Sources: config.json, generation_config.json and preprocessor_config.json of each model on its hub. What their chat
+templates write is checked against public copies: of Qwen2.5-VL's and Qwen3.5's in tests of other projects, and for
+MiMo-VL ms-swift's template of the same name (Qwen's turns under a system text of its own; the model opens ``<think>``
+itself).
 """
 
 from __future__ import annotations
@@ -19,6 +22,7 @@ from transformers import (
     AutoConfig,
     GenerationConfig,
     PreTrainedConfig,
+    PreTrainedTokenizerBase,
     ProcessorMixin,
     Qwen2_5_VLProcessor,
     Qwen2VLImageProcessor,
@@ -28,6 +32,9 @@ from transformers import (
 )
 
 from locus.policy.backbone import shallow
+from locus.policy.families.qwen3_5 import Qwen3_5
+from locus.policy.families.qwen_vl import QwenVL
+from locus.policy.family import Family
 from locus.policy.tiny_tokenizer import tiny_tokenizer
 
 TOKENS = {
@@ -36,8 +43,16 @@ TOKENS = {
     "image_token_id": 151655,
     "video_token_id": 151656,
 }
+QWEN3_5_TOKENS = {
+    "vision_start_token_id": 248053,
+    "vision_end_token_id": 248054,
+    "image_token_id": 248056,
+    "video_token_id": 248057,
+}
 ENDS = [151645, 151643]
 """<|im_end|> and <|endoftext|>."""
+QWEN3_5_ENDS = [248046, 248044]
+"""The same of Qwen3.5's vocabulary."""
 
 
 def qwen2_5(text: dict[str, Any], tied: bool, vision_mlp: int = 3420, **more: Any) -> dict[str, Any]:
@@ -83,6 +98,28 @@ def qwen3(text: dict[str, Any], vision: dict[str, Any], tied: bool) -> dict[str,
     }
 
 
+def qwen3_5(text: dict[str, Any], vision: dict[str, Any], tied: bool) -> dict[str, Any]:
+    """config.json of the Qwen3.5 class; all sizes share the kinds of their layers."""
+    base = {"rms_norm_eps": 1e-6, "hidden_act": "silu", "attention_bias": False, "head_dim": 256, "vocab_size": 248320}
+    rope = {"rope_type": "default", "mrope_interleaved": True, "mrope_section": [11, 11, 10], "rope_theta": 1e7}
+    linear = {"linear_conv_kernel_dim": 4, "linear_key_head_dim": 128, "linear_value_head_dim": 128}
+    heads = {"linear_num_key_heads": 16, "linear_num_value_heads": 32, "full_attention_interval": 4}
+    kinds = {"layer_types": (3 * ["linear_attention"] + ["full_attention"]) * (text["num_hidden_layers"] // 4)}
+    patches = {"patch_size": 16, "spatial_merge_size": 2, "temporal_patch_size": 2, "num_position_embeddings": 2304}
+    return {
+        **{"architectures": ["Qwen3_5ForConditionalGeneration"], "model_type": "qwen3_5", "tie_word_embeddings": tied},
+        **QWEN3_5_TOKENS,
+        "text_config": base
+        | {"model_type": "qwen3_5_text", "rope_parameters": rope | {"partial_rotary_factor": 0.25}}
+        | {"max_position_embeddings": 262144, "eos_token_id": 248044, "tie_word_embeddings": tied}
+        | (linear | heads | kinds | text),
+        "vision_config": patches
+        | {"model_type": "qwen3_5", "num_heads": 16, "in_channels": 3, "hidden_act": "gelu_pytorch_tanh"}
+        | {"out_hidden_size": text["hidden_size"]}
+        | vision,
+    }
+
+
 def text_sizes(width: int, mlp: int, layers: int, heads: int, kv_heads: int, **more: Any) -> dict[str, Any]:
     """Of a language model, as config.json names them."""
     sizes = {"hidden_size": width, "intermediate_size": mlp, "num_hidden_layers": layers}
@@ -118,12 +155,15 @@ class Released:
     config: dict[str, Any]
     parameters: float
     """In 10^9, as the hub's page shows."""
-    before: str | None = None
-    """What the chat template writes before the user's turn; None where the template's text is not known here."""
+    before: str
+    """What the chat template writes before the user's turn."""
     opened: str = ""
     """What it opens of the answer."""
     ends: list[int] = field(default_factory=lambda: list(ENDS))
     """Of generation_config.json."""
+    family: Family = QwenVL()
+    trims: bool = False
+    """Whether the chat template takes white space off both ends of a turn."""
 
     @property
     def template(self) -> str:
@@ -132,18 +172,16 @@ class Released:
             "{% for part in message.content %}{% if part.type == 'image' %}<|vision_start|><|image_pad|><|vision_end|>"
             "{% else %}{{ part.text }}{% endif %}{% endfor %}"
         )
+        if self.trims:
+            content = "{% set turn %}" + content + "{% endset %}{{ turn | trim }}"
         turns = "{% for message in messages %}<|im_start|>{{ message.role }}\n" + content + "<|im_end|>\n{% endfor %}"
         return (
-            (self.before or "")
-            + turns
-            + "{% if add_generation_prompt %}<|im_start|>assistant\n"
-            + self.opened
-            + "{% endif %}"
+            self.before + turns + "{% if add_generation_prompt %}<|im_start|>assistant\n" + self.opened + "{% endif %}"
         )
 
-    def processor(self) -> ProcessorMixin:
-        """The family's, with the released resize rule and patches, around the tiny tokenizer."""
-        tokenizer, newer = tiny_tokenizer(), self.config["model_type"] == "qwen3_vl"
+    def processor(self, tokenizer: PreTrainedTokenizerBase | None = None) -> ProcessorMixin:
+        """The family's, with the released resize rule and patches, around the tiny tokenizer or another one."""
+        tokenizer, newer = tokenizer or tiny_tokenizer(), self.config["model_type"] != "qwen2_5_vl"
         edges = (
             {"shortest_edge": 65536, "longest_edge": 16777216}
             if newer
@@ -170,7 +208,12 @@ class Released:
         for name, value in text_sizes(64, 96, 2, 2, 1, vocab_size=len(processor.tokenizer)).items():
             setattr(text, name, value)
         text.head_dim = 32
-        text.rope_parameters = text.rope_parameters | {"mrope_section": [6, 5, 5]}
+        section = [2, 1, 1] if "partial_rotary_factor" in text.rope_parameters else [6, 5, 5]
+        text.rope_parameters = text.rope_parameters | {"mrope_section": section}
+        if "linear_attention" in (getattr(text, "layer_types", None) or []):
+            text.layer_types = ["linear_attention", "full_attention"]
+            text.linear_key_head_dim = text.linear_value_head_dim = 16
+            text.linear_num_key_heads, text.linear_num_value_heads = 1, 2
         for name, value in {"hidden_size": 64, "intermediate_size": 96, "num_heads": 2, "out_hidden_size": 64}.items():
             setattr(vision, name, value)
         for name, token in vision_tokens(processor).items():
@@ -210,10 +253,23 @@ RELEASED = {
     "qwen3_vl_4b_thinking": Released("Qwen/Qwen3-VL-4B-Thinking", QWEN3_4B, 4.44, "", "<think>\n"),
     "qwen3_vl_4b_instruct": Released("Qwen/Qwen3-VL-4B-Instruct", QWEN3_4B, 4.44, ""),
     "qwen3_vl_8b_thinking": Released("Qwen/Qwen3-VL-8B-Thinking", QWEN3_8B, 8.77, "", "<think>\n"),
+    "qwen3_5_4b": Released(
+        "Qwen/Qwen3.5-4B",
+        qwen3_5(
+            text_sizes(2560, 9216, 32, 16, 4), {"depth": 24, "hidden_size": 1024, "intermediate_size": 4096}, tied=True
+        ),
+        4.54,
+        "",
+        "<think>\n",
+        QWEN3_5_ENDS,
+        Qwen3_5(),
+        trims=True,
+    ),
     "mimo_vl_7b": Released(
         "XiaomiMiMo/MiMo-VL-7B-RL",
         qwen2_5(text_sizes(4096, 11008, 36, 32, 8, vocab_size=151680), tied=False, vision_mlp=3456),
         8.31,
+        SYSTEM.replace("a helpful assistant.", "MiMo, an AI assistant developed by Xiaomi."),
         ends=[151645],
     ),
 }
