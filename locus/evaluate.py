@@ -80,7 +80,7 @@ def predict(asked: AskedPolicy, part: ItemsPart, settings: dict[str, Any], folde
     if not file.finished:
         asker, facts = asked.asker()
         file.note(**facts)
-        evaluate(asker, part, file)
+        evaluate(asker, part, file, shown=part.shown)
     return file
 
 

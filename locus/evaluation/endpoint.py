@@ -9,13 +9,14 @@ from __future__ import annotations
 
 import queue
 import threading
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from itertools import islice
 from typing import Any, TypeVar
 
 from locus.errors import LocusError, whole
 from locus.evaluation.benchmark import Item, Picture
 from locus.evaluation.predictions import Prediction, prompt_digest
+from locus.evaluation.shown import Keys
 from locus.files.chat_endpoint import ChatServer, as_data_url, data_url, text_of
 from locus.policy.prompts import PromptBuilder
 from locus.types import Frame, Sampling
@@ -70,8 +71,12 @@ class EndpointPolicy:
         }
         self._tokenizer = threading.Lock()
 
-    def predict(self, items: Iterable[Item], first_batch: int = 0) -> Iterator[list[Prediction]]:
+    def predict(
+        self, items: Iterable[Item], first_batch: int = 0, shown: Sequence[Keys] = ()
+    ) -> Iterator[list[Prediction]]:
         """Lists of predictions in the items' order, as they are answered; each is a batch of its own.
+
+        ``shown`` is for policies that keep pictures: a server keeps its own.
 
         Raises LocusError for what cannot be asked or is not answered, once the requests under way have ended and what
         they gave is yielded.

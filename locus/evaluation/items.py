@@ -11,6 +11,7 @@ from pathlib import Path
 
 from locus.evaluation.benchmark import Benchmark, Item, Picture
 from locus.evaluation.evaluator import limited
+from locus.evaluation.shown import Keys, keys_of
 
 KEPT = 2**30
 """Bytes of pictures that are held in memory. Of a benchmark with more (HR-Bench, MME-RealWorld) none is held: its file
@@ -65,6 +66,11 @@ class ItemsPart:
     def ids(self) -> list[str]:
         """In the benchmark's order."""
         return [item.item_id for item in self.read.items[self.start : self.end]]
+
+    @property
+    def shown(self) -> list[Keys]:
+        """Keys of each item's pictures, in the benchmark's order."""
+        return [keys_of(item) for item in self.read.items[self.start : self.end]]
 
     def items(self) -> Iterator[Item]:
         """With their pictures."""

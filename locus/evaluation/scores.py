@@ -20,7 +20,7 @@ from locus.evaluation.benchmark import Benchmark, Item, Verdict
 from locus.evaluation.predictions import Prediction
 from locus.evaluation.reading.extractors import EXTRACTORS, Extractor
 from locus.evaluation.reading.responses import Reading
-from locus.evaluation.statistics import RESAMPLES, Score, intervals, mcnemar
+from locus.evaluation.statistics import RESAMPLES, Score, intervals, intervals_of_each, mcnemar
 from locus.files.run_files import write_json, write_text
 from locus.types import Frame
 
@@ -100,10 +100,7 @@ def _row(verdict: Verdict) -> dict[str, Any]:
 
 def scores(benchmark: Benchmark, found: Judged, resamples: int = RESAMPLES, seed: int = 0) -> dict[str, Any]:
     """What ``scores.json`` holds: every statistic of every extractor with its 95 % interval, and the counts."""
-    by_extractor = {
-        extractor: intervals(table, benchmark.statistics(), benchmark.unit(), resamples=resamples, seed=seed)
-        for extractor, table in found.tables.items()
-    }
+    by_extractor = intervals_of_each(found.tables, benchmark.statistics(), benchmark.unit(), resamples, seed)
     first = next(iter(by_extractor))
     return {
         "benchmark": benchmark.name,

@@ -7,16 +7,16 @@ it stands on. Every interval of locus, in files and on pages, is made by `interv
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import pandas as pd
 
+from locus.evaluation.resampling import CELLS, Draw, Kinds, draws
+
 RESAMPLES = 10_000
-CELLS = 2**22
-"""Weights at a time, 32 MB."""
 
 
 def every(table: pd.DataFrame) -> np.ndarray:
@@ -32,6 +32,9 @@ class Statistic:
     """Table and weights [R, N] -> [R]."""
     rows: Callable[[pd.DataFrame], np.ndarray] = every
     """Table -> [N], true for the rows that the score stands on."""
+    columns: frozenset[str] | None = None
+    """Those it reads, where rows alike in them may be one row that weighs what they weigh together; None: they may not.
+    """
 
     def __call__(self, table: pd.DataFrame, weights: np.ndarray) -> np.ndarray:
         return self.value(table, weights)
@@ -58,7 +61,7 @@ def accuracy(**where: str) -> Statistic:
         right = weights[:, chosen] @ table["correct"].to_numpy(dtype=float)[chosen]
         return 100 * np.divide(right, total, out=np.full(len(total), np.nan), where=total > 0)
 
-    return Statistic(value, lambda table: rows_of(table, where))
+    return Statistic(value, lambda table: rows_of(table, where), frozenset({"correct", *where}))
 
 
 def rows_of(table: pd.DataFrame, where: Mapping[str, str]) -> np.ndarray:
@@ -74,6 +77,7 @@ def mean_of(*statistics: Statistic) -> Statistic:
     return Statistic(
         lambda table, weights: np.mean([statistic(table, weights) for statistic in statistics], axis=0),
         lambda table: np.any([statistic.rows(table) for statistic in statistics], axis=0),
+        _columns_of(statistics),
     )
 
 
@@ -92,7 +96,18 @@ def difference(one: Statistic, other: Statistic) -> Statistic:
     return Statistic(
         lambda table, weights: one(table, weights) - other(table, weights),
         lambda table: one.rows(table) | other.rows(table),
+        _columns_of((one, other)),
     )
+
+
+def _columns_of(statistics: Iterable[Statistic]) -> frozenset[str] | None:
+    """Of all of them; None where one has none."""
+    columns: set[str] = set()
+    for statistic in statistics:
+        if statistic.columns is None:
+            return None
+        columns |= statistic.columns
+    return frozenset(columns)
 
 
 def all_right(*columns: str, **where: str) -> Statistic:
@@ -118,7 +133,10 @@ def all_right(*columns: str, **where: str) -> Statistic:
 
 def by_column(column: str, statistic: Statistic) -> Statistic:
     """The statistic with this column in the place of ``correct``."""
-    return Statistic(lambda table, weights: statistic(table.assign(correct=table[column]), weights), statistic.rows)
+    columns = None if statistic.columns is None else frozenset({*statistic.columns - {"correct"}, column})
+    return Statistic(
+        lambda table, weights: statistic(table.assign(correct=table[column]), weights), statistic.rows, columns
+    )
 
 
 def intervals(
@@ -140,19 +158,96 @@ def intervals(
     are resampled alike, so that what makes an item hard cancels out (Efron and Tibshirani 1993, chapter 13).
     """
 
-    def values(weights: np.ndarray) -> np.ndarray:  # [S, R]
-        now = np.stack([statistic(table, weights) for statistic in statistics.values()])
-        return now if before is None else now - np.stack([one(before, weights) for one in statistics.values()])
+    now, *others = _values([table] if before is None else [table, before], statistics, unit, resamples, seed, crossed)
+    return _scored(table, statistics, now - others[0] if others else now)
 
-    points = values(np.ones((1, len(table))))[:, 0]
-    drawn = np.concatenate([values(weights) for weights in resampled(table, unit, resamples, seed, crossed)], axis=1)
+
+def intervals_of_each(
+    tables: Mapping[str, pd.DataFrame],
+    statistics: Mapping[str, Statistic],
+    unit: Sequence[str],
+    resamples: int = RESAMPLES,
+    seed: int = 0,
+) -> dict[str, dict[str, Score]]:
+    """`intervals` of each table, all of the same items in the same order, which are drawn once."""
+    values = _values(list(tables.values()), statistics, unit, resamples, seed)
+    found = zip(tables.items(), values, strict=True)
+    return {name: _scored(table, statistics, mine) for (name, table), mine in found}
+
+
+def _scored(table: pd.DataFrame, statistics: Mapping[str, Statistic], values: np.ndarray) -> dict[str, Score]:
+    """[S, 1 + R] values, of the table itself and of its resamples -> scores by name."""
     scores = {}
-    for (name, statistic), point, row in zip(statistics.items(), points, drawn, strict=True):
+    for (name, statistic), (point, *_), row in zip(statistics.items(), values, values[:, 1:], strict=True):
         low, high, error = np.nan, np.nan, np.nan
         if np.isfinite(row).any():
             (low, high), error = np.nanpercentile(row, [2.5, 97.5]), np.nanstd(row)
         scores[name] = Score(float(point), float(low), float(high), int(statistic.rows(table).sum()), float(error))
     return scores
+
+
+def _values(
+    tables: Sequence[pd.DataFrame],
+    statistics: Mapping[str, Statistic],
+    unit: Sequence[str],
+    resamples: int,
+    seed: int,
+    crossed: Sequence[str] = (),
+) -> list[np.ndarray]:
+    """Of each table [S, 1 + R]: every statistic of itself, and of its resamples, in which all are drawn alike."""
+    first = tables[0]
+    whole = Draw([np.ones((len(first), 1), dtype=np.int32)], [np.arange(len(first))])
+    samples = [_Sampled(table, list(statistics.values())) for table in tables]
+    for sample in samples:
+        sample.add(whole)
+    points = [sample.values() for sample in samples]
+    for draw in draws(first, unit, resamples, seed, crossed):
+        for sample in samples:
+            sample.add(draw)
+    return [np.concatenate([point, one.values()], axis=1) for point, one in zip(points, samples, strict=True)]
+
+
+class _Sampled:
+    """Statistics of a table's resamples, on its kinds of rows where they may be: these are few.
+
+    Only where what is summed are whole numbers, whose sums are exact in any order: scores are the same to the last bit.
+    """
+
+    def __init__(self, table: pd.DataFrame, statistics: Sequence[Statistic]) -> None:
+        names = {name for one in statistics for name in one.columns or ()}
+        fractions = {name for name in names if table[name].dtype.kind == "f" and (table[name] % 1 != 0).any()}
+        self.table, self.statistics = table, statistics
+        self.few = [i for i, one in enumerate(statistics) if one.columns and not one.columns & fractions]
+        self.all = [i for i in range(len(statistics)) if i not in self.few]
+        columns = sorted({name for i in self.few for name in statistics[i].columns or ()})
+        self.kinds = Kinds.of(table, columns) if columns else None
+        self._found: list[list[np.ndarray]] = [[] for _ in statistics]
+        self._waiting: list[np.ndarray] = []
+
+    def add(self, draw: Draw) -> None:
+        """Some more resamples."""
+        if self.all:
+            self._compute(self.all, self.table, draw.weights())
+        if self.kinds is not None:
+            self._waiting.append(self.kinds.weights(draw))
+            if sum(weights.size for weights in self._waiting) > CELLS:
+                self._flush()
+
+    def values(self) -> np.ndarray:
+        """[S, R] of all resamples since the last call."""
+        self._flush()
+        found, self._found = self._found, [[] for _ in self.statistics]
+        return np.stack([np.concatenate(parts) for parts in found])
+
+    def _flush(self) -> None:
+        if self.kinds is not None and self._waiting:
+            self._compute(self.few, self.kinds.table, np.concatenate(self._waiting, axis=1))
+            self._waiting = []
+
+    def _compute(self, which: Sequence[int], table: pd.DataFrame, weights: np.ndarray) -> None:
+        weights = np.ascontiguousarray(weights.T, float)
+        for i in which:
+            self._found[i].append(self.statistics[i](table, weights))
 
 
 def score(table: pd.DataFrame, statistic: Statistic, unit: Sequence[str], **how: Any) -> Score:
@@ -171,35 +266,3 @@ def mcnemar(before: np.ndarray, after: np.ndarray) -> float:
         tail += term  # of whole numbers, so exact for any number of items
         term = term * (differ - count) // (count + 1)
     return min(1.0, 2 * tail / 2**differ)
-
-
-def resampled(
-    table: pd.DataFrame, unit: Sequence[str], resamples: int, seed: int, crossed: Sequence[str] = ()
-) -> Iterator[np.ndarray]:
-    """Weights [R, N], some resamples of units at a time: the same for a seed, whatever the statistics, and of the units
-    the same whatever is ``crossed`` with them."""
-    factors = [(numbered(table, unit), np.random.default_rng(seed))]
-    if crossed:
-        factors.append((numbered(table, crossed), np.random.default_rng([seed, 1])))
-    most = max(1, CELLS // len(table))
-    for start in range(0, resamples, most):
-        many = min(most, resamples - start)
-        weights, *others = (_times(rng, many, int(group.max()) + 1)[:, group] for group, rng in factors)
-        for other in others:
-            weights *= other
-        yield weights
-
-
-def numbered(table: pd.DataFrame, unit: Sequence[str]) -> np.ndarray:
-    """[N], the number of each row's unit."""
-    if not unit:
-        return np.arange(len(table))
-    # Under the names that diagnoses have for them, so that a page draws the same ones.
-    names = ["/".join(map(str, values)) for values in table[list(unit)].itertuples(index=False)]
-    return np.unique(names, return_inverse=True)[1]
-
-
-def _times(rng: np.random.Generator, resamples: int, count: int) -> np.ndarray:
-    """[R, count], how often each of ``count`` units is drawn."""
-    drawn = rng.integers(count, size=(resamples, count)) + count * np.arange(resamples)[:, None]
-    return np.bincount(drawn.ravel(), minlength=resamples * count).reshape(resamples, count).astype(float)

@@ -55,7 +55,8 @@ class AskedPolicy:
         facts: dict[str, Any] = {"policy": ENDPOINT}
         frame, builder = self.cfg.backbone.frame, None
         if self.known:
-            builder = PromptBuilder(instantiate(self.cfg.backbone).processor(), instantiate(self.cfg.pixels))
+            backbone = instantiate(self.cfg.backbone)
+            builder = PromptBuilder(backbone.processor(), instantiate(self.cfg.pixels), backbone.family)
             facts["processor_pixels"] = dict(builder.processor.image_processor.size)
         policy = EndpointPolicy(
             self.server,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from pathlib import Path
 from typing import Any
 
@@ -18,18 +19,34 @@ from locus.run.runtime import CONF
 from locus.run.settings import DecodingSettings
 from locus.tasks.answers import THINK_ANSWER
 
+log = logging.getLogger("locus")
+
 
 def with_policy(cfg: DictConfig, policy: str) -> tuple[DictConfig, str | None]:
     """The configuration with this policy in the place of its backbone, and the path or hub id it was trained from.
 
-    A run's ``policy/`` folder brings its run's settings along; dotted overrides and ``dtype`` hold for any policy.
+    A run's ``policy/`` folder brings its run's settings along; dotted overrides and ``dtype`` hold for any policy:
+    ``auto`` is bfloat16 on a GPU; elsewhere, or with ``backbone.dtype=``, what the backbone has.
+
     Raises LocusError where nothing says in which frame the policy writes boxes.
     """
     chosen = cfg.copy()
     chosen.backbone, origin = _backbone_of(cfg, policy)
-    if cfg.dtype is not None:
-        OmegaConf.update(chosen, "backbone.dtype", cfg.dtype, force_add=True)
+    dtype = cfg.dtype
+    if dtype == "auto":
+        given = any(text.startswith("backbone.dtype=") for text in HydraConfig.get().overrides.task)
+        dtype = "bfloat16" if device_of(cfg).type == "cuda" and not given else None
+    if dtype is not None:
+        OmegaConf.update(chosen, "backbone.dtype", dtype, force_add=True)
     return chosen, origin
+
+
+def device_of(cfg: DictConfig) -> torch.device:
+    """The device that ``device`` names; raises LocusError for none."""
+    try:
+        return torch.device(("cuda" if torch.cuda.is_available() else "cpu") if cfg.device == "auto" else cfg.device)
+    except RuntimeError as error:
+        raise LocusError(f"device={cfg.device}: {error}") from error
 
 
 def _backbone_of(cfg: DictConfig, policy: str) -> tuple[Any, str | None]:
@@ -83,11 +100,12 @@ def _backbones() -> dict[str, Any]:
 def build_evaluator(cfg: DictConfig) -> tuple[Evaluator, dict[str, Any]]:
     """The policy on its device, and the processor's own limits of pixels."""
     backbone = instantiate(cfg.backbone)
-    name = ("cuda" if torch.cuda.is_available() else "cpu") if cfg.device == "auto" else cfg.device
+    device = device_of(cfg)
     try:
-        policy = backbone.load().to(torch.device(name))
+        policy = backbone.load().to(device)
     except (RuntimeError, AssertionError) as error:
         raise LocusError(f"device={cfg.device}: {error}") from error
+    log.info("%s: weights in %s on %s", backbone.path or "the policy", backbone.dtype, device)
     builder = PromptBuilder(backbone.processor(), instantiate(cfg.pixels), backbone.family)
     instruction, decoding = THINK_ANSWER if cfg.think else "", DecodingSettings.of(cfg)
     evaluator = Evaluator(policy, builder, decoding.sampling, decoding.token_budget, instruction, decoding.seed)

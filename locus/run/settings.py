@@ -224,7 +224,7 @@ class DecodingSettings:
 
     sampling: Sampling
     token_budget: int
-    """Padded tokens of a batch, prompts and completions."""
+    """Whose keys and values are held at a time, of prompts and completions."""
     seed: int
     limit: int | None = None
     """Items; None for all."""

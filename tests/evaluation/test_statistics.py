@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 
 import numpy as np
 import pandas as pd
 import pytest
 
 from locus.analysis.tables import paired_table
-from locus.evaluation.statistics import accuracy, intervals, mcnemar, resampled, score
+from locus.evaluation.benchmarks.choice import mean_over
+from locus.evaluation.resampling import resampled
+from locus.evaluation.statistics import accuracy, by_column, difference, intervals, intervals_of_each, mcnemar, score
 
 
 def test_mcnemar_by_hand():
@@ -90,3 +93,26 @@ def test_a_page_and_a_file_give_one_interval():
         (in_file.value, in_file.low, in_file.high)
     )
     assert in_file.low < in_file.value < in_file.high
+
+
+@pytest.mark.parametrize("unit", [(), ("picture",)])
+def test_rows_alike_are_taken_together(unit):
+    """Scores on few rows, each standing for many, must be those on all rows to the last bit; also of means over values
+    in the order in which they first come, and where fractions are summed."""
+    rng, count = np.random.default_rng(0), 300
+    columns = {name: rng.choice(list("zxy"), count) for name in ("task", "domain")}
+    whole = pd.DataFrame({**columns, "correct": rng.integers(2, size=count).astype(float), "part": rng.random(count)})
+    whole["picture"] = rng.integers(100, size=count).astype(str)
+    statistics = {
+        "all": accuracy(),
+        "of one": accuracy(task="x", domain="y"),
+        "of none": accuracy(task="w"),
+        "means": mean_over("domain", task="z"),
+        "less": difference(accuracy(task="x"), accuracy(task="y")),
+        "part": by_column("part", accuracy(task="x")),
+    }
+    plain = {name: replace(statistic, columns=None) for name, statistic in statistics.items()}
+    found, expected = (intervals(whole, one, unit, resamples=700) for one in (statistics, plain))
+    assert repr(found) == repr(expected)
+    assert len({round(one.low, 3) for one in found.values()}) == len(found), "scores that are all alike prove nothing"
+    assert intervals_of_each({"a": whole, "b": whole.assign(correct=1.0)}, {"": accuracy()}, unit)["b"][""].low == 100

@@ -65,3 +65,16 @@ def test_a_policy_that_nothing_is_known_of(choose, tmp_path):
     with pytest.raises(LocusError, match=r"policy=org/other: .*in which frame"):
         choose("policy=org/other")
     assert choose("policy=org/other", "backbone=qwen3_vl_4b_thinking")[0]["frame"] == "unit1000"
+
+
+def test_weights_of_an_evaluation_are_bfloat16_on_a_gpu(run, choose):
+    """A policy asked in float32 on a GPU because its run was trained so; a type that was asked for and not taken."""
+    policy = f"policy={run}"
+    assert choose(policy, "device=cuda")[0]["dtype"] == "bfloat16"
+    assert choose("backbone=qwen2_5_vl_3b", "device=cuda", "backbone.dtype=float32")[0]["dtype"] == "float32"
+    assert choose(policy, "device=cuda", "dtype=float32")[0]["dtype"] == "float32"
+    assert (
+        "dtype" not in choose(policy, "device=cpu")[0] and "dtype" not in choose(policy, "device=cuda", "dtype=null")[0]
+    )
+    with pytest.raises(LocusError, match="device=gpu"):
+        choose(policy, "device=gpu")

@@ -114,8 +114,8 @@ def looked(evaluator: Evaluator, items: Sequence[Item]) -> Iterator[tuple[Predic
 
 def _looked(evaluator: Evaluator, items: Iterable[Item]) -> Iterator[tuple[Prediction, np.ndarray]]:
     policy = inference_policy(evaluator.policy)
-    for number, batch in enumerate(evaluator.batches(items)):
-        predictions = evaluator.complete(batch, number, policy)
+    for batch in evaluator.batches(items):
+        predictions = evaluator.complete(batch, policy)
         features = [evaluator.vision(asked) for asked in batch]
         prompts = [
             before_answer(evaluator, asked.prompt, prediction.response)

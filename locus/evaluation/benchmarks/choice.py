@@ -106,4 +106,4 @@ def mean_over(column: str, **where: str) -> Statistic:
             return np.full(len(weights), np.nan)
         return mean_of(*(accuracy(**where, **{column: one}) for one in found))(table, weights)
 
-    return Statistic(value, lambda table: rows_of(table, where))
+    return Statistic(value, lambda table: rows_of(table, where), frozenset({"correct", column, *where}))

@@ -103,4 +103,4 @@ def rates(name: str, **where: str) -> Statistic:
         }[name]
         return 100 * np.divide(above, below, out=np.full(len(weights), np.nan), where=below > 0)
 
-    return Statistic(value, lambda table: rows_of(table, where))
+    return Statistic(value, lambda table: rows_of(table, where), frozenset({"said", "truth", *where}))

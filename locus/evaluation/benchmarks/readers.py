@@ -174,7 +174,9 @@ def read_rows(path: Path, columns: Sequence[str | tuple[str, ...]], images: str 
 
 def _in_either_case(path: Path) -> Path:
     """The path, or that of a file whose ending differs only in its case: HallusionBench names 0_1.png, and has .PNG."""
-    endings = (path.suffix, path.suffix.upper(), path.suffix.lower())
+    if path.is_file():
+        return path
+    endings = (path.suffix.upper(), path.suffix.lower())
     return next((one for ending in endings if (one := path.with_suffix(ending)).is_file()), path)
 
 
