@@ -1,7 +1,7 @@
 """A benchmark's predictions on disk: raw responses, one JSON line per item, and what they were made with.
 
-``predictions.jsonl`` grows batch by batch in the order of the items; ``manifest.json`` beside it holds the settings. An
-interrupted evaluation is resumed at its last batch: a batch repeated whole gives the same floats, hence the same file.
+``predictions.jsonl`` grows batch by batch in the order of the items, and a policy's items are batches of their own;
+``manifest.json`` beside it holds the settings. An interrupted evaluation is resumed at its last batch.
 """
 
 from __future__ import annotations

@@ -1,12 +1,11 @@
 """Continuous batching: prompts of a stream enter, are answered and leave one by one, within a budget of cached tokens.
 
 Prompts with the same pictures share the keys and values of all up to the last picture, their *head*; each has the rest,
-its *tail*, to itself. A row attends to both, and the two outputs are joined by their log-sum-exps (`joined_attention`).
+its *tail*, to itself (`ragged_attention`).
 Where what is written outgrows the budget, the rows that came last step back, and begin anew later. Random numbers are a
 prompt's own (`sampling`), so a completion is, up to rounding, the same whatever is decoded beside it.
 
-Shapes: R rows, B heads of a table, A rows of the one that has most, H attention heads, K key-value heads, r = H / K,
-D head width.
+Shapes: R rows, B heads of a table, A rows of the one that has most, D width of the model.
 """
 
 from __future__ import annotations
@@ -20,11 +19,12 @@ import torch
 from torch.nn.utils.rnn import pad_sequence
 
 from locus.policy.decoding import cast
-from locus.policy.group_attention import Continuation, Prefill
+from locus.policy.group_attention import Prefill
 from locus.policy.inference import compute_dtype
 from locus.policy.logprobs import sampling_logits
+from locus.policy.ragged_attention import KeptContinuation, RaggedStep
 from locus.policy.sampling import choose_tokens, prompt_generator
-from locus.policy.segments import Table, alike, arranged, attend, held, width_of
+from locus.policy.segments import Table, alike, arranged, held, width_of
 from locus.policy.vlm import VLM, EncodedPrompts, VisionFeatures
 from locus.types import Completion, Prompt, Sampling
 
@@ -69,68 +69,6 @@ class Row:
         """The head as a prompt of its own, with the pictures."""
         ids, types = self.prompt.input_ids[: self.head], self.prompt.mm_token_type_ids[: self.head]
         return replace(self.prompt, input_ids=ids, mm_token_type_ids=types)
-
-
-@dataclass(frozen=True, eq=False)
-class KeptContinuation(Continuation):
-    """A continuation that keeps its own keys and values, too."""
-
-    keys: list[torch.Tensor] = field(default_factory=list)
-    """One [N, K, D] a layer, of the pack."""
-    values: list[torch.Tensor] = field(default_factory=list)
-
-    def attend(
-        self, layer: int, query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, scale: float
-    ) -> torch.Tensor:
-        self.keys.append(key[0].transpose(0, 1))
-        self.values.append(value[0].transpose(0, 1))
-        return super().attend(layer, query, key, value, scale)
-
-
-@dataclass(frozen=True, eq=False)
-class RaggedStep:
-    """An attention plan: one new token for each row, [1, H, R, D], rows in the order of their tails."""
-
-    heads: Sequence[Table]
-    tails: Sequence[Table]
-    """With the new token counted, whose keys and values are written now."""
-    slots: Sequence[torch.Tensor]
-    """Of each table of heads: [B, A] its rows; padding is row 0."""
-    order: torch.Tensor
-    """[R] where each row is in all slots, one after another."""
-
-    @cached_property
-    def last(self) -> list[tuple[torch.Tensor, torch.Tensor]]:
-        """Of each table of tails: row and place of the new tokens."""
-        device = self.order.device
-        places = (torch.tensor(table.lengths, device=device) - 1 for table in self.tails)
-        return [(torch.arange(len(place), device=device), place) for place in places]
-
-    def attend(
-        self, layer: int, query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, scale: float
-    ) -> torch.Tensor:
-        dtype = self.heads[0].keys[layer].dtype
-        query, key, value = (
-            (states[0].transpose(0, 1)).to(dtype) for states in (query * scale, key, value)
-        )  # [R, ., D]
-        query = query.unflatten(1, (key.shape[1], -1))  # [R, K, r, D]
-        own, start = [], 0
-        for table, (row, place) in zip(self.tails, self.last, strict=True):
-            here = slice(start, start := start + len(row))
-            keys, values = table.keys[layer], table.values[layer]
-            keys[row, :, place], values[row, :, place] = key[here], value[here]
-            own.append(attend(query[here], keys, values, table.bias))
-        shared = []
-        for table, slots in zip(self.heads, self.slots, strict=True):
-            asked = query[slots].transpose(1, 2)  # [B, K, A, r, D]
-            parts = attend(asked.flatten(2, 3), table.keys[layer], table.values[layer], table.bias)
-            shared.append([part.unflatten(2, asked.shape[2:4]).transpose(1, 2).flatten(0, 1) for part in parts])
-        output, weight = (torch.cat(parts) for parts in zip(*own, strict=True))
-        other, shared_weight = (torch.cat(parts)[self.order] for parts in zip(*shared, strict=True))
-        whole = torch.logaddexp(weight, shared_weight)
-        output = output * (weight - whole).exp_()[..., None]
-        output = output.addcmul(other, (shared_weight - whole).exp_()[..., None]).to(dtype)
-        return output.flatten(1, 2).transpose(0, 1)[None]
 
 
 class ContinuousDecoder:
