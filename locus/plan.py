@@ -91,6 +91,7 @@ def planned_run(cfg: DictConfig, prompts: Sequence[Prompt]) -> Planned:
         updates=algorithm.updates_per_rollout if isinstance(algorithm, Algorithm) else 1,
         epochs=algorithm.epochs if isinstance(algorithm, Algorithm) else 1,
         rolls_out=learns,
+        offloads_reference=settings.trainer.offload_reference,
         precision=torch.bfloat16 if str(cfg.trainer.precision) == "bf16-mixed" else None,
         on_gpu=settings.trainer.on_gpu,
     )

@@ -103,9 +103,10 @@ def build_diagnoses(cfg: DictConfig) -> Mapping[str, Diagnosis]:
 
 def build_module(cfg: DictConfig, settings: TrainSettings, backbone: Backbone, data: TaskDataModule) -> PolicyModule:
     """Policy, reference and task in the algorithm's module."""
-    builder, policy = data.make.builder, backbone.load()
-    if cfg.weights:
-        instantiate(cfg.weights)(policy)
+    builder, adapt = data.make.builder, instantiate(cfg.weights)
+    policy = backbone.load()
+    if adapt:
+        adapt(policy)
         sizes = [(parameter.numel(), parameter.requires_grad) for parameter in policy.parameters()]
         log.info(
             "weights: %d of %d parameters train", sum(n for n, trains in sizes if trains), sum(n for n, _ in sizes)
@@ -116,7 +117,8 @@ def build_module(cfg: DictConfig, settings: TrainSettings, backbone: Backbone, d
     algorithm, shared = settings.algorithm, settings.module_arguments
     if isinstance(algorithm, SFT):
         return SFTModule(parts, **shared)
-    return GRPOModule(parts, algorithm=algorithm, sampling=settings.rollout.sampling, **shared)
+    offload, sampling = settings.trainer.offload_reference, settings.rollout.sampling
+    return GRPOModule(parts, algorithm=algorithm, sampling=sampling, offload_reference=offload, **shared)
 
 
 def fit(cfg: DictConfig, run: RunFolder, module: PolicyModule, data: TaskDataModule, trainer: Trainer) -> None:

@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from torch import nn
 
+from locus.policy.quantization import NF4Linear
 from locus.policy.vlm import VLM
 
 
@@ -24,9 +25,10 @@ def inference_policy(policy: VLM) -> VLM:
     Autocast casts a linear layer's weights at every call, which is once per token when decoding; here it is once per
     phase, and results are the same to the last bit: embeddings, convolutions and norms are shared with the policy.
     Adapters are added to the weights in float32, as in their export; that rounds otherwise than adding the outputs.
+    Over weights in four bits they stay adapters: merged, a layer would take four times the room.
     """
     dtype = compute_dtype(policy)
-    linear = [part for part in policy.modules() if isinstance(part, nn.Linear)]
+    linear = _plain_linear(policy)
     if not policy.adapters and all(layer.weight.dtype == dtype for layer in linear):
         return policy
     shared: dict[int, Any] = {id(tensor): tensor for tensor in [*policy.parameters(), *policy.buffers()]}
@@ -34,13 +36,20 @@ def inference_policy(policy: VLM) -> VLM:
     adapters, copied.adapters = copied.adapters, {}
     for name, adapted in adapters.items():
         layer = adapted.get_base_layer()
+        if isinstance(layer, NF4Linear):
+            copied.adapters[name] = adapted
+            continue
         layer.weight = _frozen(layer.weight.float() + adapted.get_delta_weight("default"), dtype)
         copied.model.set_submodule(name, layer)
-    for part in copied.modules():
-        if isinstance(part, nn.Linear):
-            part.weight = _frozen(part.weight, dtype)
-            part.bias = None if part.bias is None else _frozen(part.bias, dtype)
+    for part in _plain_linear(copied):
+        part.weight = _frozen(part.weight, dtype)
+        part.bias = None if part.bias is None else _frozen(part.bias, dtype)
     return copied
+
+
+def _plain_linear(policy: VLM) -> list[nn.Linear]:
+    """Layers whose weights are numbers; those in four bits compute in the type of their input."""
+    return [part for part in policy.modules() if isinstance(part, nn.Linear) and not isinstance(part, NF4Linear)]
 
 
 def _frozen(tensor: torch.Tensor, dtype: torch.dtype) -> nn.Parameter:

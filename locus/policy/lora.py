@@ -13,7 +13,8 @@ from dataclasses import dataclass
 import torch
 from torch import nn
 
-from locus.errors import LocusError
+from locus.errors import LocusError, by_name
+from locus.policy.quantization import KIND, NF4Linear, bitsandbytes, quantize
 from locus.policy.vlm import VLM
 
 
@@ -31,6 +32,8 @@ class LoRA:
     """The same for the vision tower, where the policy trains it."""
     seed: int = 0
     """Of A's first values."""
+    quantization: str | None = None
+    """Of the language model's frozen weights: nf4 (four bits), or None for as the backbone is."""
 
     def __post_init__(self) -> None:
         if self.rank < 1 or not self.alpha > 0 or not 0 <= self.dropout < 1:
@@ -43,6 +46,13 @@ class LoRA:
                 re.compile(getattr(self, key))
             except re.error as error:
                 raise LocusError(f"weights.{key}={getattr(self, key)} is not a regular expression: {error}") from error
+        if self.quantization is not None:
+            by_name("weights.quantization", self.quantization, {KIND: KIND})
+            bitsandbytes(self._quantization_key)  # before hours of loading
+
+    @property
+    def _quantization_key(self) -> str:
+        return f"weights.quantization={self.quantization}"
 
     def __call__(self, policy: VLM) -> None:
         """Changes the policy; raises LocusError where no linear layer has a name that fits."""
@@ -50,11 +60,14 @@ class LoRA:
         from peft import LoraConfig, inject_adapter_in_model
         from peft.tuners.lora import LoraLayer
 
+        targets = self._targets(policy)
+        if self.quantization is not None:
+            quantize(policy, self._quantization_key)
         config = LoraConfig(
             r=self.rank,
             lora_alpha=self.alpha,  # type: ignore[arg-type]  # peft says int and only divides it by the rank
             lora_dropout=self.dropout,
-            target_modules=self._targets(policy),
+            target_modules=targets,
         )
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(self.seed)
@@ -94,9 +107,18 @@ def adapters_off(policy: VLM) -> Iterator[VLM]:
 
 @torch.no_grad()
 def merged_state(policy: VLM) -> dict[str, torch.Tensor]:
-    """The transformers model's weights, the adapters added in float32; the policy itself is left as it is."""
+    """The transformers model's weights, the adapters added in float32; the policy itself is left as it is.
+
+    Weights in four bits are given in the type that they were quantised from.
+    """
+    quantized = {name: part for name, part in policy.model.named_modules() if isinstance(part, NF4Linear)}
     merged = {}
     for name, tensor in policy.model.state_dict().items():
+        owner, _, own = name.rpartition(".")
+        if owner in quantized and own == "scales":
+            continue
+        if owner in quantized and own == "weight":
+            tensor = quantized[owner].dequantized(quantized[owner].dtype)
         layer, base, parameter = name.partition(".base_layer.")
         if base and parameter == "weight":
             delta = policy.adapters[layer].get_delta_weight("default")

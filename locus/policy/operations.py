@@ -15,7 +15,7 @@ PRODUCTS = 5
 
 def linear_weights(part: nn.Module) -> int:
     """Weights that multiply every token that passes through ``part``."""
-    return sum(layer.weight.numel() for layer in part.modules() if isinstance(layer, nn.Linear))
+    return sum(one.in_features * one.out_features for one in part.modules() if isinstance(one, nn.Linear))
 
 
 def image_flops(visual: Any, patches: int) -> float:

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
-from typing import Protocol
+from typing import Any, Protocol
 
 import torch
+from torch import nn
 
 from locus.policy.lora import adapters_off
 from locus.policy.vlm import VLM
@@ -17,6 +19,9 @@ class Reference(Protocol):
 
     def on(self, device: torch.device) -> AbstractContextManager[VLM]:
         """``with reference.on(device) as vlm``: only inside, ``vlm`` is the reference."""
+
+    def rest(self) -> None:
+        """Its turn in a step is over; `on` begins the next."""
 
     def release(self) -> None:
         """Gives the device's memory back; `on` takes it again."""
@@ -35,9 +40,37 @@ class FrozenCopy:
             self._vlm.to(device)
         yield self._vlm
 
+    def rest(self) -> None:
+        """Nothing: it waits on the device."""
+
     def release(self) -> None:
         """Moved to the CPU."""
         self._vlm.to("cpu")
+
+
+class OffloadedCopy:
+    """A frozen VLM that stays on the CPU, and is copied to the device for its turn in each step."""
+
+    def __init__(self, vlm: VLM):
+        self._vlm = vlm.requires_grad_(False).eval()
+        self._copy: VLM | None = None
+
+    @contextmanager
+    def on(self, device: torch.device) -> Iterator[VLM]:
+        """Copied to ``device`` at the first call of a turn."""
+        if self._copy is None:
+            tensors: dict[int, Any] = {id(one): nn.Parameter(one.to(device), False) for one in self._vlm.parameters()}
+            tensors |= {id(one): one.to(device) for one in self._vlm.buffers()}
+            self._copy = copy.deepcopy(self._vlm, tensors)
+        yield self._copy
+
+    def rest(self) -> None:
+        """The device's copy is dropped."""
+        self._copy = None
+
+    def release(self) -> None:
+        """As after every turn."""
+        self.rest()
 
 
 class AdaptersOff:
@@ -50,10 +83,18 @@ class AdaptersOff:
         """Where the policy is, which is the run's device."""
         return adapters_off(self._policy)
 
+    def rest(self) -> None:
+        """Nothing: it has no memory of its own."""
+
     def release(self) -> None:
         """Nothing: the policy is the run's own."""
 
 
-def reference_of(policy: VLM, load: Callable[[], VLM]) -> Reference:
-    """The policy with its adapters off where only those train, else a copy that ``load`` makes."""
-    return AdaptersOff(policy) if policy.adapters else FrozenCopy(load())
+def reference_of(policy: VLM, load: Callable[[], VLM], offload: bool = False) -> Reference:
+    """The policy with its adapters off where only those train, else a copy that ``load`` makes.
+
+    offload: whether the copy leaves the device between its turns.
+    """
+    if policy.adapters:
+        return AdaptersOff(policy)
+    return (OffloadedCopy if offload else FrozenCopy)(load())

@@ -56,6 +56,8 @@ class TrainerSettings:
     """Ends the run once the validation headline reaches this."""
     logprobs: str = "packed"
     """packed (the group forward) or separate (plain rows)."""
+    offload_reference: bool = False
+    """Whether a reference of its own leaves the device between its turns; adapters switched off are none."""
     logprobs_chunk: int | None = None
     """Positions that hold full-vocabulary logits at a time, when packed; None for as many as fill half a gigabyte."""
     order: Order | None = None
@@ -72,6 +74,7 @@ class TrainerSettings:
             whole(f"trainer.{name}", getattr(self, name))
         if self.logprobs_chunk is not None:
             whole("trainer.logprobs_chunk", self.logprobs_chunk)
+        by_name("trainer.offload_reference", str(self.offload_reference), {"True": True, "False": False})
         whole("trainer.workers", self.workers, 0)
         number("trainer.worker_timeout", self.worker_timeout, 0, above=True)
         if self.stop_at is not None:

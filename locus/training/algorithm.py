@@ -79,3 +79,7 @@ class Optimization:
         number("optimizer.warmup_ratio", self.warmup_ratio, 0, 1)
         number("optimizer.clip_norm", self.clip_norm, 0, above=True)
         whole("optimizer.max_skipped", self.max_skipped)
+        try:
+            self.make([torch.nn.Parameter(torch.zeros(1))])
+        except (TypeError, ValueError) as error:  # now, not behind the loading of a backbone
+            raise LocusError(f"optimizer.make: {error}") from error

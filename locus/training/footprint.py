@@ -53,6 +53,8 @@ class StepSizes:
     """False for supervised fine-tuning."""
     shares_prompts: bool = False
     """Whether rollout and update share the encoded prompts, see `locus.training.grpo.shares_prompts`."""
+    offloads_reference: bool = False
+    """Whether the reference leaves the device between its turns."""
     precision: torch.dtype | None = None
     """Of mixed precision; None without."""
     on_gpu: bool = False
@@ -110,11 +112,13 @@ class Footprint:
     """What the optimiser takes beside its state."""
     shared_prefix: bool = False
     """The prompts' graph exists during the rollout, too."""
+    offloaded_reference: bool = False
+    """The reference leaves the device between its turns."""
 
     def deeper(self, other: Footprint, steps: float, vision_steps: float) -> Footprint:
         """Of towers that have so many layers more, in multiples of what ``other`` has more: all layers are alike."""
         parts = {}
-        for name in (one.name for one in fields(self) if one.name != "shared_prefix"):
+        for name in (one.name for one in fields(self) if one.type != "bool"):
             least, more = getattr(self, name), getattr(other, name)
             parts[name] = round(least + (vision_steps if name == "vision" else steps) * (more - least))
         return replace(self, **parts)
@@ -127,7 +131,8 @@ class Footprint:
     @property
     def static(self) -> int:
         """What lasts."""
-        return self.weights + self.gradients + self.optimizer + self.reference
+        reference = 0 if self.offloaded_reference else self.reference
+        return self.weights + self.gradients + self.optimizer + reference
 
     @property
     def micro_batch(self) -> int:
@@ -138,10 +143,11 @@ class Footprint:
     def phases(self) -> dict[str, int]:
         """Phase -> bytes at its peak."""
         held = self.static + self.features
+        between = held - self.gradients  # which only updates have
         rolling = self.rollout_weights + self.cache + max(self.decode_pass, self.prefill)
         return {
-            "rollout": held + rolling + (self.vision + self.prefix if self.shared_prefix else 0),
-            "reference": held + self.scoring,
+            "rollout": between + rolling + (self.vision + self.prefix if self.shared_prefix else 0),
+            "reference": between + self.scoring + (self.reference if self.offloaded_reference else 0),
             "update": held + self.micro_batch,
             "optimizer": held + self.optimizer_step,
         }
@@ -181,15 +187,21 @@ def footprint(
             scoring = scoring_bytes(policy, scorer, sizes)
         state, transient = optimizer_bytes(optimizer, trained, sizes.on_gpu)
     return Footprint(
-        weights=_bytes(policy.parameters()),
+        weights=weight_bytes(policy),
         gradients=_bytes(trained),
         optimizer=state,
         reference=reference_bytes,
         optimizer_step=transient,
         shared_prefix=sizes.shares_prompts,
+        offloaded_reference=sizes.offloads_reference,
         **rolling,
         **scoring,
     )
+
+
+def weight_bytes(policy: VLM) -> int:
+    """Of all weights, with the scales of those in four bits."""
+    return _bytes(policy.parameters()) + _bytes(policy.buffers())
 
 
 def _bytes(tensors: Iterable[torch.Tensor]) -> int:

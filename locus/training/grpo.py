@@ -80,10 +80,12 @@ class GRPOModule(PolicyModule):
         algorithm: group size, loss, advantages, updates.
         scorer: packed (the group forward) or separate rows.
         sampling: how rollouts are drawn.
+        offload_reference: whether a reference of its own leaves the device between its turns.
         shared: see `PolicyModule`.
     """
 
-    def __init__(self, parts: RunParts, algorithm: Algorithm, scorer: Scorer, sampling: Sampling, **shared: Any):
+    def __init__(self, parts: RunParts, algorithm: Algorithm, scorer: Scorer, sampling: Sampling,
+                 offload_reference: bool = False, **shared: Any):  # fmt: skip
         super().__init__(
             parts,
             updates_per_step=algorithm.updates_per_rollout,
@@ -92,7 +94,7 @@ class GRPOModule(PolicyModule):
         )
         self.algorithm, self.scorer, self.sampling, self.draw = algorithm, scorer, sampling, parts.draw
         wanted = algorithm.needs_reference
-        self.reference = reference_of(parts.policy, parts.load_reference) if wanted else None
+        self.reference = reference_of(parts.policy, parts.load_reference, offload_reference) if wanted else None
 
     def on_fit_end(self) -> None:
         """The reference leaves the device to what follows a run, which needs none."""
@@ -114,6 +116,8 @@ class GRPOModule(PolicyModule):
         with phases("reference"):
             scored = [self.with_advantages(*entry, place) for place, entry in enumerate(groups) if entry is not None]
             scored = self.with_fixed_logprobs(scored)
+            if self.reference is not None:
+                self.reference.rest()
         with phases("update"):
             for mini_batch in self.mini_batches(scored, len(groups)):
                 self.update(mini_batch, sums, encoded)
@@ -234,7 +238,6 @@ class GRPOModule(PolicyModule):
         """
         finite = True
         self.policy.train()
-        self.optimizer.zero_grad()
         with closing(self.losses(mini_batch, sums, encoded)) as losses:
             for loss in losses:
                 finite = bool(loss.isfinite())
@@ -242,6 +245,7 @@ class GRPOModule(PolicyModule):
                     break
                 self.manual_backward(loss)
         sums.add_update(self.apply_update(finite))
+        self.optimizer.zero_grad()  # now, as a rollout has use for their memory
 
     def losses(
         self, mini_batch: list[ScoredGroup], sums: TokenSums, encoded: EncodedPrompts | None

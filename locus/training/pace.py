@@ -115,7 +115,6 @@ def step_work(policy: VLM, sizes: StepSizes, scorings: int, epochs: int, cache_b
     again = 1.0 if policy.recomputes else 0.0
     forward = 0.0 if sizes.shares_prompts else 1.0
     update = (seen + text) * (forward + back + again) + written * (1 + back + again)
-    weights = sum(p.numel() for p in model.model.language_model.parameters()) + model.lm_head.weight.numel()
     return Work(
         encode=vision + text if sizes.rolls_out else 0.0,
         passes=token_passes(sizes) if sizes.rolls_out else 0.0,
@@ -124,8 +123,16 @@ def step_work(policy: VLM, sizes: StepSizes, scorings: int, epochs: int, cache_b
         update=update * epochs,
         parameters=sum(parameter.numel() for parameter in trains) * sizes.updates,
         layers=model.config.get_text_config().num_hidden_layers,
-        decode_bytes=weights * (sizes.precision or policy.lm_head.weight.dtype).itemsize + cache_bytes,
+        decode_bytes=weight_traffic(policy, sizes.precision or policy.lm_head.weight.dtype) + cache_bytes,
     )
+
+
+def weight_traffic(policy: VLM, dtype: torch.dtype) -> int:
+    """Bytes of weights that a token pass reads; those in four bits are read, written in ``dtype`` and read again."""
+    weights = [*policy.model.model.language_model.parameters(), policy.lm_head.weight]
+    plain = sum(one.numel() for one in weights if one.is_floating_point())
+    codes = sum(one.nbytes for one in weights if not one.is_floating_point())
+    return plain * dtype.itemsize + codes + 2 * 2 * codes * dtype.itemsize
 
 
 def row_flops(policy: VLM, sizes: StepSizes) -> float:

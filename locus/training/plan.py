@@ -13,8 +13,9 @@ from torch.optim import Optimizer
 
 from locus.policy.backbone import Backbone, period
 from locus.policy.logprobs import Scorer
+from locus.policy.quantization import stored_numbers
 from locus.policy.vlm import VLM
-from locus.training.footprint import Footprint, StepSizes, footprint
+from locus.training.footprint import Footprint, StepSizes, footprint, weight_bytes
 from locus.training.pace import Pace, Work, step_work
 
 SHALLOW = (3, 4)
@@ -56,7 +57,7 @@ class Planned:
     @property
     def parameters(self) -> tuple[int, int]:
         """Trained and frozen."""
-        counts = [(one.numel(), one.requires_grad) for one in self.outline.parameters()]
+        counts = [(stored_numbers(one), one.requires_grad) for one in self.outline.parameters()]
         return sum(n for n, trains in counts if trains), sum(n for n, trains in counts if not trains)
 
     @cached_property
@@ -72,13 +73,12 @@ class Planned:
             shallow, deeper = self._footprint(least), self._footprint(more)
             steps = [(depth - least) / (more - least) for depth in (layers, vision)]
             found = shallow.deeper(deeper, *steps)
-            sizes = [(one.nbytes, one.requires_grad) for one in self.outline.parameters()]
-            weights, trained = sum(n for n, _ in sizes), sum(n for n, trains in sizes if trains)
+            trained = sum(one.nbytes for one in self.outline.parameters() if one.requires_grad)
             # A vision tower is of another depth than the language model: these three are counted.
             times = trained / max(shallow.gradients, 1)
             found = replace(
                 found,
-                weights=weights,
+                weights=weight_bytes(self.outline),
                 gradients=trained,
                 reference=self._reference_bytes(self.outline) if shallow.reference else 0,
                 optimizer=round(times * shallow.optimizer),
@@ -122,8 +122,11 @@ def largest_budgets(planned: Planned, memory: float) -> tuple[int, int] | None:
         (least, small.footprint.phases["update"]), (sizes.token_budget, here.phases["update"]), memory
     )
     decode_budget: int | None = sizes.decoding.budget
-    if sizes.rolls_out:
-        rollout = small.footprint.phases["rollout"], replace(here, prefill=small.footprint.prefill).phases["rollout"]
+    if sizes.rolls_out and token_budget is not None:
+        # Prompts are encoded beside the keys and values, within the other budget.
+        share = (token_budget - least) / max(sizes.token_budget - least, 1)
+        prefill = round(small.footprint.prefill + share * (here.prefill - small.footprint.prefill))
+        rollout = [replace(one, prefill=prefill).phases["rollout"] for one in (small.footprint, here)]
         decode_budget = _largest((least_decode, rollout[0]), (sizes.cached_tokens, rollout[1]), memory)
     if token_budget is None or decode_budget is None:
         return None
