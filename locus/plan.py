@@ -103,7 +103,7 @@ def planned_run(cfg: DictConfig, prompts: Sequence[Prompt]) -> Planned:
         sizes,
         needs_reference=isinstance(algorithm, Algorithm) and algorithm.needs_reference,
         devices=devices,
-        sharded=cfg.plan.sharded,
+        sharded=settings.trainer.sharded if cfg.plan.sharded is None else cfg.plan.sharded,
     )
     settings.trainer.check_weights(planned.outline)
     if isinstance(algorithm, SFT):

@@ -222,6 +222,7 @@ def trained(cfg: DictConfig, run: RunFolder) -> Trained:
         log.info("the run is at step %d of %d: raise trainer.steps to continue", run.last_step, cfg.trainer.steps)
     record = start_record(run, facts_of(cfg, module, data)) if first else {}
     fit(cfg, run, module, data, trainer)
+    module.gather()
     return Trained(backbone, module, data, trainer, record, diagnoses)
 
 
@@ -239,7 +240,7 @@ def train(cfg: DictConfig) -> tuple[dict[str, Any], dict[str, Any]]:
     quiet_lightning()
     cfg, run = open_run(cfg)
     settings = TrainSettings.of(cfg)
-    with joined(run.path, settings.trainer.ranks, settings.trainer.num_nodes):
+    with joined(run.path, settings.trainer.ranks, settings.trainer.num_nodes, alone=not settings.trainer.sharded):
         send(cfg, run)
         end = trained(cfg, run)
     export(run, end.module, end.data)

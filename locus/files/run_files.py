@@ -14,11 +14,16 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import torch
 from lightning.fabric.plugins import TorchCheckpointIO
+from torch.distributed.checkpoint import FileSystemReader
 
 from locus.errors import LocusError
 
 BEGUN_WITH = ".hydra/resume.yaml"
 """The configuration with its interpolations; not Hydra's config.yaml, which any later call for this folder rewrites."""
+PARTS_POSITION = "meta.pt"
+"""In a checkpoint whose ranks have written a part each: all that is no tensor (Lightning gives it this name)."""
+CHECKED = 2**31
+"""Bytes of a checkpoint up to which all of it is read for its checksums before a run goes on from it: seconds."""
 XYXY = pa.list_(pa.float64())
 ROLLOUTS = pa.schema(
     {
@@ -114,8 +119,8 @@ class StepTable:
         self._partial, self._old = (path.with_name(f".{path.name}.{end}") for end in ("partial", "old"))
         if self._partial.exists() and not path.exists():  # a kill between the two halves of `_swap`
             os.replace(self._partial, path)
-        _remove(self._partial)
-        _remove(self._old)
+        remove(self._partial)
+        remove(self._old)
         if path.exists():
             kept = self._read().filter(pa.compute.field("step") <= last_step)
             self._partial.mkdir()
@@ -147,14 +152,15 @@ class StepTable:
         """Puts the partial table, which is whole by now, in the table's place."""
         os.replace(self.path, self._old)
         os.replace(self._partial, self.path)
-        _remove(self._old)
+        remove(self._old)
 
 
 def _part(step: int, number: int) -> str:
     return f"{step:08d}-{number:04d}.parquet"
 
 
-def _remove(path: Path) -> None:
+def remove(path: Path) -> None:
+    """Deletes a file or a folder; nothing where there is neither."""
     if path.is_dir():
         shutil.rmtree(path)
     else:
@@ -176,11 +182,24 @@ class AtomicCheckpointIO(TorchCheckpointIO):
                 os.fsync(file.fileno())
         except (OSError, RuntimeError) as error:  # torch's zip writer turns a full disk into a RuntimeError
             partial.unlink(missing_ok=True)
-            raise LocusError(
-                f"checkpoint {path} could not be written ({error}): free disk space, then resume; "
-                "the previous checkpoint is whole"
-            ) from error
+            raise could_not_be_written(path, error) from error
         os.replace(partial, path)
+
+    def load_checkpoint(self, path: str | Path, *arguments: Any, **options: Any) -> dict[str, Any]:
+        """Raises LocusError for one whose ranks have written a part each."""
+        if Path(path).is_dir():
+            raise LocusError(
+                f"checkpoint {path} is in parts: resume with trainer.strategy=fsdp2, on any number of devices"
+            )
+        return super().load_checkpoint(path, *arguments, **options)
+
+
+def could_not_be_written(path: Path, error: BaseException) -> LocusError:
+    """What to say of a checkpoint; torch turns a full disk into several kinds of errors."""
+    return LocusError(
+        f"checkpoint {path} could not be written ({error}): free disk space, then resume; "
+        "the previous checkpoint is whole"
+    )
 
 
 def checkpoint_path(folder: Path, step: int) -> Path:
@@ -197,11 +216,25 @@ def latest_checkpoint(folder: Path) -> tuple[Path, int]:
         raise LocusError(f"resume={folder}: no checkpoint in {folder / 'checkpoints'}; start the run anew")
     path = paths[-1]
     try:
-        with zipfile.ZipFile(path) as archive:
-            if (bad := archive.testzip()) is not None:
-                raise ValueError(f"checksum of {bad}")
-        step = torch.load(path, map_location="cpu", weights_only=True, mmap=True)["locus"]["finished_steps"]
+        position = _position_in_parts(path) if path.is_dir() else _position_in_file(path)
+        step = position["locus"]["finished_steps"]
     except Exception as error:  # torch raises many kinds for a truncated or foreign file
         earlier = f"delete it to resume from {paths[-2].name}" if len(paths) > 1 else "start the run anew"
         raise LocusError(f"checkpoint {path} is corrupt ({type(error).__name__}): {earlier}") from error
     return path, step
+
+
+def _position_in_file(path: Path) -> dict[str, Any]:
+    """The checkpoint, its tensors not yet read; raises an error of some kind where it is not whole."""
+    with zipfile.ZipFile(path) as archive:  # its directory is at the end of the file
+        if path.stat().st_size <= CHECKED and (bad := archive.testzip()) is not None:
+            raise ValueError(f"checksum of {bad}")
+    return torch.load(path, map_location="cpu", weights_only=True, mmap=True)
+
+
+def _position_in_parts(path: Path) -> dict[str, Any]:
+    """The checkpoint without its tensors; raises an error of some kind where a part is missing or cut."""
+    for place in FileSystemReader(path).read_metadata().storage_data.values():
+        if (path / place.relative_path).stat().st_size < place.offset + place.length:
+            raise ValueError(f"{place.relative_path} is cut")
+    return torch.load(path / PARTS_POSITION, map_location="cpu", weights_only=True)

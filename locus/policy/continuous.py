@@ -208,7 +208,7 @@ class ContinuousDecoder:
         encoded = self.policy.encode([row.head_prompt() for row in chosen], features)
         self._positions |= dict(zip(names, encoded.next_position.tolist(), strict=True))
         prefill = cast(encoded.prefill, compute_dtype(self.policy))
-        return Table(names, [row.head for row in chosen], prefill.keys, prefill.values)
+        return Table(names, [row.head for row in chosen], prefill.keys, prefill.values, prefill.states)
 
     def _continued(self, table: Table, asked: Sequence[Sequence[Row]]) -> tuple[Table, torch.Tensor]:
         """Questions behind the heads of a table -> their tails, and [R, D] what predicts the first tokens."""
@@ -229,7 +229,7 @@ class ContinuousDecoder:
 
         behind = torch.tensor([self._positions[name] for name in table.names], device=device)
         nothing = self.policy.lm_head.weight.new_zeros(len(asked), self.policy.lm_head.in_features)
-        prompts = EncodedPrompts([], nothing, Prefill(table.mask, table.keys, table.values), behind)
+        prompts = EncodedPrompts([], nothing, Prefill(table.mask, table.keys, table.values, table.states), behind)
         hidden = self.policy.completion_hidden(prompts, ids.to(device), mask.to(device), plan)
         last = lengths[lengths > 0].cumsum(0) - 1
         sizes, dtype = [len(row.question) for row in rows], compute_dtype(self.policy)
@@ -238,7 +238,9 @@ class ContinuousDecoder:
             return [pad_sequence(pack.to(dtype).split(sizes), True).transpose(1, 2).contiguous() for pack in packs]
 
         names: list[Hashable] = [row.number for row in rows]
-        return Table(names, sizes, padded(plans[0].keys), padded(plans[0].values)), hidden[last.to(device)]
+        return Table(names, sizes, padded(plans[0].keys), padded(plans[0].values), plans[0].states), hidden[
+            last.to(device)
+        ]
 
     def _decode(self) -> Iterator[tuple[int, Completion]]:
         """One more token for every row."""

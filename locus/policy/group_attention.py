@@ -1,7 +1,7 @@
 """Attention of the group forward, given to transformers through its attention interface: nothing is patched.
 
-A plan says how keys are laid out and travels to every layer as the keyword ``group``. Without one the call is plain
-SDPA. A row is [prompt | c1 | … | cG]; one plan computes its prompt, once, another its completions:
+A plan says how keys are laid out and travels to every layer as the keyword ``group``, `Carried`. Without one the call
+is plain SDPA. A row is [prompt | c1 | … | cG]; one plan computes its prompt, once, another its completions:
 
 - `Prefill`: the prompt attends to itself; every layer's keys and values are kept, once per prompt.
 - `Continuation` scores written completions: each attends to the prompt and to itself (`joined_attention`).
@@ -40,6 +40,16 @@ class AttentionPlan(Protocol):
 
     def recur(self, layer: int, run: LinearLayer, hidden: torch.Tensor) -> torch.Tensor:
         """The same of a layer of linear attention, which is ``run``: new tokens [B, S, D] -> [B, S, D]."""
+
+
+class Carried:
+    """A plan on its way through transformers to the layers.
+
+    No dataclass: FSDP copies those that it finds on the way, and a plan's copy would keep the prompt's keys to itself.
+    """
+
+    def __init__(self, plan: AttentionPlan):
+        self.plan = plan
 
 
 @dataclass(eq=False)
@@ -170,7 +180,7 @@ def group_attention(
     value: torch.Tensor,
     attention_mask: torch.Tensor | None,
     scaling: float,
-    group: AttentionPlan | None = None,
+    group: Carried | None = None,
     **kwargs: Any,
 ) -> tuple[torch.Tensor, None]:
     """The attention function as transformers calls it; with no plan, its own SDPA."""
@@ -178,7 +188,7 @@ def group_attention(
         return sdpa_attention_forward(module, query, key, value, attention_mask, scaling=scaling, **kwargs)
     # Where not all layers attend, the family has numbered those that do.
     layer = getattr(module, "place", module.layer_idx)
-    output = group.attend(layer, query, key, value, scaling)
+    output = group.plan.attend(layer, query, key, value, scaling)
     return output.transpose(1, 2).contiguous(), None
 
 

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import copy
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import torch
 from torch import nn
 
 from locus.policy.quantization import NF4Linear
+from locus.policy.sharding import whole
 from locus.policy.vlm import VLM
 
 
@@ -16,6 +19,16 @@ def compute_dtype(policy: VLM) -> torch.dtype:
     """The type that linear layers compute in here and now: autocast's where it is on, else the weights'."""
     device = policy.device.type
     return torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else policy.lm_head.weight.dtype
+
+
+@contextmanager
+def fixed(policy: VLM) -> Iterator[VLM]:
+    """Lends the policy for passes without gradient, adapters apart: of a sharded one a `whole` copy, for all ranks."""
+    if policy.sharding is None:
+        yield policy
+    else:
+        # Without autocast linear layers compute in their own type, adapters in float32.
+        yield whole(policy, compute_dtype(policy) if torch.is_autocast_enabled(policy.device.type) else None)
 
 
 @torch.no_grad()
@@ -26,13 +39,17 @@ def inference_policy(policy: VLM) -> VLM:
     phase, and results are the same to the last bit: embeddings, convolutions and norms are shared with the policy.
     Adapters are added to the weights in float32, as in their export; that rounds otherwise than adding the outputs.
     Over weights in four bits they stay adapters: merged, a layer would take four times the room.
+    Of a sharded policy it is a `whole` copy: all ranks must ask together.
     """
     dtype = compute_dtype(policy)
     linear = _plain_linear(policy)
-    if not policy.adapters and all(layer.weight.dtype == dtype for layer in linear):
+    if policy.sharding is not None:
+        copied = whole(policy, dtype)
+    elif not policy.adapters and all(layer.weight.dtype == dtype for layer in linear):
         return policy
-    shared: dict[int, Any] = {id(tensor): tensor for tensor in [*policy.parameters(), *policy.buffers()]}
-    copied = copy.deepcopy(policy, shared)  # what is in the memo is not copied
+    else:
+        shared: dict[int, Any] = {id(tensor): tensor for tensor in [*policy.parameters(), *policy.buffers()]}
+        copied = copy.deepcopy(policy, shared)  # what is in the memo is not copied
     adapters, copied.adapters = copied.adapters, {}
     for name, adapted in adapters.items():
         layer = adapted.get_base_layer()

@@ -16,16 +16,19 @@ from functools import cached_property
 import torch
 
 from locus.policy.group_attention import Continuation
+from locus.policy.linear_attention import LayerState, LinearLayer
 from locus.policy.segments import Table, attend
 
 
 @dataclass(frozen=True, eq=False)
 class KeptContinuation(Continuation):
-    """A continuation that keeps its own keys and values, too."""
+    """A continuation that keeps its own keys and values, too, or the states behind its rows."""
 
     keys: list[torch.Tensor] = field(default_factory=list)
     """One [N, K, D] a layer, of the pack."""
     values: list[torch.Tensor] = field(default_factory=list)
+    states: list[LayerState] = field(default_factory=list)
+    """Of the rows, one a layer of linear attention."""
 
     def attend(
         self, layer: int, query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, scale: float
@@ -33,6 +36,25 @@ class KeptContinuation(Continuation):
         self.keys.append(key[0].transpose(0, 1))
         self.values.append(value[0].transpose(0, 1))
         return super().attend(layer, query, key, value, scale)
+
+    def recur(self, layer: int, run: LinearLayer, hidden: torch.Tensor) -> torch.Tensor:
+        """Rows of one length together, as padding behind a row would change its state."""
+        lengths = self.fed.sum(-1)
+        prompts, _ = lengths.nonzero(as_tuple=True)
+        sizes = lengths[lengths > 0]
+        rows = hidden[0].split(sizes.tolist())
+        outputs: dict[int, torch.Tensor] = {}
+        order, states = [], []
+        for size in sizes.unique():
+            here = (sizes == size).nonzero()[:, 0]
+            output, state = run(
+                torch.stack([rows[i] for i in here.tolist()]), self.prefill.states[layer].select(prompts[here]), None
+            )
+            outputs |= dict(zip(here.tolist(), output, strict=True))
+            order.append(here)
+            states.append(state)
+        self.states.append(LayerState.joined(states).select(torch.cat(order).argsort()))
+        return torch.cat([outputs[i] for i in range(len(rows))])[None]
 
 
 @dataclass(frozen=True, eq=False)
@@ -79,3 +101,11 @@ class RaggedStep:
         output = output * (weight - whole).exp_()[..., None]
         output = output.addcmul(other, (shared_weight - whole).exp_()[..., None]).to(dtype)
         return output.flatten(1, 2).transpose(0, 1)[None]
+
+    def recur(self, layer: int, run: LinearLayer, hidden: torch.Tensor) -> torch.Tensor:
+        outputs = []
+        parts = hidden[0].split([len(table.names) for table in self.tails])
+        for table, rows in zip(self.tails, parts, strict=True):
+            output, table.states[layer] = run(rows[:, None], table.states[layer], None)
+            outputs.append(output[:, 0])
+        return torch.cat(outputs)[None]

@@ -9,8 +9,11 @@ from typing import Any, Protocol
 
 import torch
 from torch import nn
+from torch.distributed.device_mesh import DeviceMesh
 
+from locus.policy.inference import fixed
 from locus.policy.lora import adapters_off
+from locus.policy.sharding import shard
 from locus.policy.vlm import VLM
 
 
@@ -26,6 +29,9 @@ class Reference(Protocol):
     def release(self) -> None:
         """Gives the device's memory back; `on` takes it again."""
 
+    def shard(self, mesh: DeviceMesh) -> None:
+        """From here on the ranks share it; all must call `on` together."""
+
 
 class FrozenCopy:
     """Holds a frozen VLM without being an nn.Module, so that no state dict and no optimiser ever sees it."""
@@ -35,17 +41,23 @@ class FrozenCopy:
 
     @contextmanager
     def on(self, device: torch.device) -> Iterator[VLM]:
-        """Moved to ``device`` at the first call."""
+        """Moved to ``device`` at the first call; gathered at each where the ranks share it."""
         if self._vlm.device != device:
             self._vlm.to(device)
-        yield self._vlm
+        with fixed(self._vlm) as vlm:
+            yield vlm
+
+    def shard(self, mesh: DeviceMesh) -> None:
+        """Leaves this rank its part of the weights."""
+        shard(self._vlm, mesh)
 
     def rest(self) -> None:
         """Nothing: it waits on the device."""
 
     def release(self) -> None:
-        """Moved to the CPU."""
-        self._vlm.to("cpu")
+        """Moved to the CPU; a part that ranks share stays."""
+        if self._vlm.sharding is None:
+            self._vlm.to("cpu")
 
 
 class OffloadedCopy:
@@ -64,6 +76,9 @@ class OffloadedCopy:
             self._copy = copy.deepcopy(self._vlm, tensors)
         yield self._copy
 
+    def shard(self, mesh: DeviceMesh) -> None:
+        """Nothing: each rank copies it whole, for a turn."""
+
     def rest(self) -> None:
         """The device's copy is dropped."""
         self._copy = None
@@ -79,9 +94,14 @@ class AdaptersOff:
     def __init__(self, policy: VLM):
         self._policy = policy
 
-    def on(self, device: torch.device) -> AbstractContextManager[VLM]:
+    @contextmanager
+    def on(self, device: torch.device) -> Iterator[VLM]:
         """Where the policy is, which is the run's device."""
-        return adapters_off(self._policy)
+        with fixed(self._policy) as policy, adapters_off(policy):
+            yield policy
+
+    def shard(self, mesh: DeviceMesh) -> None:
+        """Nothing: the policy is sharded by its own."""
 
     def rest(self) -> None:
         """Nothing: it has no memory of its own."""

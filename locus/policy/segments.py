@@ -9,11 +9,13 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Hashable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 
 import torch
 import torch.nn.functional as F
+
+from locus.policy.linear_attention import LayerState
 
 SMALLEST = 128
 """Segments up to this long lie in one table; above, the longest of a table is at most twice as long as the shortest."""
@@ -50,6 +52,8 @@ class Table:
     keys: list[torch.Tensor]
     """One [B, K, S, D] a layer."""
     values: list[torch.Tensor]
+    states: list[LayerState] = field(default_factory=list)
+    """Behind the last token of each segment: B rows a layer of linear attention."""
 
     @property
     def width(self) -> int:
@@ -79,7 +83,7 @@ class Table:
         for states in (self.keys, self.values) if missing > 0 else ():
             for layer, old in enumerate(states):
                 states[layer] = F.pad(old, (0, 0, 0, missing))
-        return Table(self.names, list(lengths), self.keys, self.values)
+        return Table(self.names, list(lengths), self.keys, self.values, self.states)
 
 
 def arranged(tables: Sequence[Table], lengths: Mapping[Hashable, int]) -> list[Table]:
@@ -105,21 +109,35 @@ def arranged(tables: Sequence[Table], lengths: Mapping[Hashable, int]) -> list[T
             if (to := [i for i, (source, _) in enumerate(here) if source == number])
         ]
         own = [tables[number].lengths[row] for number, row in here]
-        new.append(_Plan(names, own, [], [], width, sources))
+        new.append(_Plan(names, own, [], [], _states(sources), width, sources))
     for layer in range(len(tables[0].keys) if tables else 0):
         for plan in (table for table in new if isinstance(table, _Plan)):
             plan.gather(layer)
         for table in (table for number, table in enumerate(tables) if number not in taken):
             table.keys[layer] = table.values[layer] = table.keys[layer][:0]
-    return [Table(one.names, one.lengths, one.keys, one.values) if isinstance(one, _Plan) else one for one in new]
+    return [
+        Table(one.names, one.lengths, one.keys, one.values, one.states) if isinstance(one, _Plan) else one
+        for one in new
+    ]
+
+
+def _states(sources: Sequence[tuple[Table, list[int], list[int]]]) -> list[LayerState]:
+    """Of the segments that come from these sources, layer by layer."""
+    order = torch.tensor([row for _, to, _ in sources for row in to]).argsort()
+    return [
+        LayerState.joined(
+            [table.states[layer].select(torch.tensor(rows, device=table.mask.device)) for table, _, rows in sources]
+        ).select(order.to(sources[0][0].mask.device))
+        for layer in range(len(sources[0][0].states))
+    ]
 
 
 @dataclass(eq=False)
 class _Plan(Table):
     """A table that is being gathered: of each source, which rows of it go to which of ours."""
 
-    wide: int
-    sources: list[tuple[Table, list[int], list[int]]]
+    wide: int = 0
+    sources: list[tuple[Table, list[int], list[int]]] = field(default_factory=list)
 
     def gather(self, layer: int) -> None:
         for part in ("keys", "values"):

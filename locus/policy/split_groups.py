@@ -9,9 +9,11 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
+from itertools import zip_longest
 
 import torch
 
+from locus import ranks
 from locus.errors import LocusError
 from locus.policy.group_attention import Prefill
 from locus.policy.linear_attention import LayerState
@@ -63,6 +65,24 @@ def prompt_batches(prompts: Sequence[Prompt], lengths: Sequence[Sequence[int]], 
         together.append(index)
         completion_tokens += sum(group)
     return [*batches, PromptBatch.whole(together, len(lengths[together[0]]))] if together else batches
+
+
+def in_step(batches: Sequence[PromptBatch], group: int, idle: int) -> list[PromptBatch]:
+    """The batches with passes of no completion added, so that every rank has as many: see `sharding.shard`.
+
+    Args:
+        batches: of this rank, maybe none.
+        group: G.
+        idle: index of a prompt to encode where this rank has no batch left.
+    """
+    own = sorted(batches, key=lambda batch: -len(batch.parts))  # ranks then differ least, place by place
+    wanted = [max(counts) for counts in zip_longest(*ranks.exchanged([len(one.parts) for one in own]), fillvalue=0)]
+    own += [PromptBatch([idle], [])] * (len(wanted) - len(own))
+    empty = [torch.zeros(len(one.groups), group, dtype=torch.bool) for one in own]
+    return [
+        PromptBatch(one.groups, one.parts + [none] * (count - len(one.parts)))
+        for one, none, count in zip(own, empty, wanted, strict=True)
+    ]
 
 
 def _parts(prompt: Prompt, lengths: Sequence[int], budget: int) -> list[torch.Tensor]:

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import nn
@@ -24,6 +24,9 @@ from locus.policy.family import Family
 from locus.policy.family import VisionFeatures as VisionFeatures
 from locus.policy.group_attention import AttentionPlan, Continuation, Prefill, Watched
 from locus.types import Frame, Prompt
+
+if TYPE_CHECKING:
+    from locus.policy.sharding import Sharding
 
 
 @dataclass(frozen=True, eq=False)
@@ -63,6 +66,8 @@ class VLM(nn.Module):
         self.train_vision = train_vision
         self.adapters: dict[str, Any] = {}
         """Layers with low-rank adapters, by their name in ``model``, where only those train (see `lora`)."""
+        self.sharding: Sharding | None = None
+        """Where the ranks of a run share its weights (see `sharding`)."""
         self.family.vision_tower(model).requires_grad_(train_vision)
         forbidden = self.family.vision_token_ids(model.config)
         forbidden += [token for token in vision_token_ids if token not in forbidden]
@@ -195,16 +200,20 @@ class VLM(nn.Module):
         Returns:
             [n, D]: one for each token of the mask, in its order. A row's last token is predicted, not fed.
         """
-        fed = mask[:, :, 1:]  # a token is fed where another follows
+        fed = followed = mask[:, :, 1:]  # a token is fed where another follows
         count = int(fed.sum())
         before = torch.arange(len(mask), device=self.device)[:, None, None].repeat(1, *mask.shape[1:])
         if count == 0:
-            return prompts.hidden[before[mask]]
+            if self.sharding is None:
+                return prompts.hidden[before[mask]]
+            # The layers' weights come from all ranks, who must all call them: a token that nothing depends on.
+            token_ids, fed = token_ids.new_zeros(*mask.shape[:2], 2), torch.zeros_like(mask[:, :, :1])
+            fed[0, 0] = True
         steps = torch.arange(fed.shape[-1], device=self.device)
         positions = (prompts.next_position[:, None, None] + steps).expand(fed.shape)[fed]
         embeddings = self.model.get_input_embeddings()(token_ids[:, :, :-1][fed])
         plan = plan_type(prompts.prefill, fed)
         hidden = self.family.hidden(self.model, embeddings[None], positions[None], plan, None, None)
         # What predicts a row's first token is its prompt's last state, shared by the group.
-        before[:, :, 1:][fed] = len(mask) + torch.arange(count, device=self.device)
+        before[:, :, 1:][followed] = len(mask) + torch.arange(count, device=self.device)
         return torch.cat([prompts.hidden, hidden[0]]).index_select(0, before[mask])

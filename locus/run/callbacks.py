@@ -20,7 +20,7 @@ from locus.analysis.pictures import rollout_picture
 from locus.evaluation.benchmark import Benchmark
 from locus.evaluation.evaluator import Evaluator
 from locus.files.progress import Progress
-from locus.files.run_files import ROLLOUTS, VALIDATION, StepTable, checkpoint_path, with_columns
+from locus.files.run_files import ROLLOUTS, VALIDATION, StepTable, checkpoint_path, remove, with_columns
 from locus.tasks.task import Task
 from locus.types import Rollout, RolloutGroup, Sample, Sampling
 
@@ -142,7 +142,9 @@ class AttentionWatch(Callback):
     def on_validation_epoch_end(self, trainer: Trainer, module: Module) -> None:
         """``val/attention_in_box``, ``val/peak_in_box`` and ``val/attention_in_box/layer_<n>``."""
         data = trainer.datamodule  # type: ignore[attr-defined]  # set by Lightning without a declaration
-        evaluator = Evaluator(module.policy, data.make.builder, GREEDY, self.token_budget)
+        # The copy of a sharded policy that this validation has made: other ranks take no part here.
+        policy = module.policy if module.policy.sharding is None else module.rollout_policy()
+        evaluator = Evaluator(policy, data.make.builder, GREEDY, self.token_budget)
         means = self.diagnosis.looks(evaluator, self.items).mean(numeric_only=True)
         names = {name: f"val/{name}" for name in ("attention_in_box", "peak_in_box")}
         names |= {
@@ -196,7 +198,7 @@ class RunCheckpoint(Checkpoint):
         if not trainer.is_global_zero:
             return
         for old in sorted((self.folder / "checkpoints").glob("step-*.ckpt"))[: -self.keep]:
-            old.unlink()
+            remove(old)
 
 
 class ProgressLines(Callback):

@@ -77,13 +77,14 @@ def rank_above_zero() -> bool:
 
 
 @contextmanager
-def joined(folder: Path | None = None, ranks: int = 1, nodes: int = 1) -> Iterator[None]:
+def joined(folder: Path | None = None, ranks: int = 1, nodes: int = 1, alone: bool = True) -> Iterator[None]:
     """Inside, `locus.ranks` knows this rank and the others.
 
     Args:
         folder: of the run, where ``rank-<n>.log`` keeps what the ranks say that are started here; None above rank zero.
         ranks: as the configuration has it; above rank zero what this process was started as counts.
         nodes: among them; of several only torchrun or SLURM starts the ranks.
+        alone: one rank does without a process group.
 
     Raises:
         LocusError: another rank is lost, or another number of them was started.
@@ -94,7 +95,7 @@ def joined(folder: Path | None = None, ranks: int = 1, nodes: int = 1) -> Iterat
             f"{started[1]} ranks were started, the configuration has {ranks}: choose trainer=ddp, and give "
             "trainer.devices times trainer.num_nodes as many"
         )
-    if folder is not None and ranks == 1:
+    if folder is not None and ranks == 1 and alone:
         yield
     elif started is not None:
         yield from _in_group(*started, lambda: None)

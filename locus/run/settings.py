@@ -63,7 +63,8 @@ class TrainerSettings:
     order: Order | None = None
     """Which examples a step trains on; the task takes it."""
     strategy: str = "auto"
-    """auto (one process) or ddp (one per device, each with its share of the prompts)."""
+    """auto (one process), ddp (one per device, each with its share of the prompts) or fsdp2 (each with its part of the
+    weights, too)."""
     devices: int | str = 1
     """Of each node; auto for all GPUs that are visible."""
     num_nodes: int = 1
@@ -104,12 +105,16 @@ class TrainerSettings:
             )
 
     def _check_ranks(self) -> None:
-        by_name("trainer.strategy", self.strategy, dict.fromkeys(("auto", "ddp")))
+        by_name("trainer.strategy", self.strategy, dict.fromkeys(("auto", "ddp", "fsdp2")))
         if self.devices != "auto":
             whole("trainer.devices", self.devices)
         whole("trainer.num_nodes", self.num_nodes)
         if self.ranks > 1 and self.strategy == "auto":
-            raise LocusError(f"trainer.devices={self.devices} trainer.num_nodes={self.num_nodes}: choose trainer=ddp")
+            raise LocusError(
+                f"trainer.devices={self.devices} trainer.num_nodes={self.num_nodes}: choose trainer=ddp or fsdp2"
+            )
+        if self.sharded and self.logprobs == "separate":
+            raise LocusError("trainer.logprobs=separate needs whole weights: choose trainer=ddp")
         if self.prompts_per_step % self.ranks:
             raise LocusError(
                 f"trainer.prompts_per_step={self.prompts_per_step} on {self.ranks} ranks: it is of all ranks together, "
@@ -120,6 +125,11 @@ class TrainerSettings:
     def on_gpu(self) -> bool:
         """Whether a GPU is meant, be there one or not; ``auto`` takes what there is."""
         return torch.cuda.is_available() if self.accelerator == "auto" else self.accelerator != "cpu"
+
+    @property
+    def sharded(self) -> bool:
+        """Whether the ranks share the weights."""
+        return self.strategy == "fsdp2"
 
     @property
     def local_ranks(self) -> int:

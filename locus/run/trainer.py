@@ -16,7 +16,7 @@ from locus.run.launch import ObeysSigterm, environment
 from locus.run.runtime import RunFolder
 from locus.run.settings import PRECISIONS, TrainerSettings
 from locus.tasks.task import Task
-from locus.training.parallel import DataParallel
+from locus.training.parallel import DataParallel, Sharded
 
 
 def build_trainer(cfg: DictConfig, settings: TrainerSettings, run: RunFolder, task: Task) -> Trainer:
@@ -41,14 +41,14 @@ def build_trainer(cfg: DictConfig, settings: TrainerSettings, run: RunFolder, ta
         precision=PRECISIONS[settings.precision],
         devices=settings.local_ranks,
         num_nodes=settings.num_nodes,
-        strategy=DataParallel() if count > 1 else "auto",
+        strategy=Sharded(count) if settings.sharded else DataParallel() if count > 1 else "auto",
         max_epochs=1,
         val_check_interval=settings.validate_every,
         check_val_every_n_epoch=None,
         num_sanity_val_steps=0,
         log_every_n_steps=1,
         logger=[make(run) for make in instantiate(cfg.logger).values()] if rank == 0 else [],
-        plugins=[AtomicCheckpointIO(), *([environment()] if count > 1 else [])],
+        plugins=[AtomicCheckpointIO(), *([environment()] if count > 1 or settings.sharded else [])],
         callbacks=callbacks,
         enable_model_summary=False,
         enable_progress_bar=sys.stdout.isatty(),

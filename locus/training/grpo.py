@@ -18,10 +18,11 @@ import torch
 
 from locus import ranks
 from locus.files.progress import Phases
+from locus.policy.inference import fixed
 from locus.policy.logprobs import CompletionBatch, Scorer, TokenScores
 from locus.policy.reference import reference_of
 from locus.policy.rollouts import DecodeStep, RolloutDecoding
-from locus.policy.split_groups import PromptBatch, check_room, cut_from_graph, prompt_batches
+from locus.policy.split_groups import PromptBatch, check_room, cut_from_graph, in_step, prompt_batches
 from locus.policy.vlm import VLM, EncodedPrompts, VisionFeatures
 from locus.training.advantages import group_advantages, has_spread, length_penalty
 from locus.training.algorithm import Algorithm
@@ -84,8 +85,15 @@ class GRPOModule(PolicyModule):
         shared: see `PolicyModule`.
     """
 
-    def __init__(self, parts: RunParts, algorithm: Algorithm, scorer: Scorer, sampling: Sampling,
-                 offload_reference: bool = False, **shared: Any):  # fmt: skip
+    def __init__(
+        self,
+        parts: RunParts,
+        algorithm: Algorithm,
+        scorer: Scorer,
+        sampling: Sampling,
+        offload_reference: bool = False,
+        **shared: Any,
+    ) -> None:
         super().__init__(
             parts,
             updates_per_step=algorithm.updates_per_rollout,
@@ -95,6 +103,14 @@ class GRPOModule(PolicyModule):
         self.algorithm, self.scorer, self.sampling, self.draw = algorithm, scorer, sampling, parts.draw
         wanted = algorithm.needs_reference
         self.reference = reference_of(parts.policy, parts.load_reference, offload_reference) if wanted else None
+        self._idle: list[ScoredGroup] = []
+        """The group whose prompt a sharded policy's update passes through where this rank has no other."""
+
+    def configure_model(self) -> None:
+        """Under ``trainer=fsdp2`` the ranks share the reference, too."""
+        if self.reference is not None and self.device_mesh is not None and self.policy.sharding is None:
+            self.reference.shard(self.device_mesh["data_parallel"])
+        super().configure_model()
 
     def on_fit_end(self) -> None:
         """The reference leaves the device to what follows a run, which needs none."""
@@ -113,6 +129,8 @@ class GRPOModule(PolicyModule):
             encoded = self.encode_for_update([sample.prompt for sample in samples])
             own = self.roll_out(samples, self.sampling, self.algorithm.group_size, step, encoded)
             groups, zero_spread = self.refill(ranks.laid_out(own), step)
+            if self.policy.sharding is not None:
+                self._idle = [self.with_advantages(*min(own, key=lambda entry: entry[0].sample.prompt.length))]
         with phases("reference"):
             scored = [self.with_advantages(*entry, place) for place, entry in enumerate(groups) if entry is not None]
             scored = self.with_fixed_logprobs(scored)
@@ -140,7 +158,7 @@ class GRPOModule(PolicyModule):
         shared = shares_prompts(
             self.policy, prompts, self.algorithm, self.sampling.max_new_tokens, self.token_budget, self.decoding
         )
-        if not shared:
+        if not shared or self.policy.sharding is not None:  # a rollout's weights are then not the update's
             return None
         return self.policy.eval().encode(prompts)
 
@@ -196,29 +214,24 @@ class GRPOModule(PolicyModule):
     @torch.no_grad()
     def with_fixed_logprobs(self, scored: list[ScoredGroup]) -> list[ScoredGroup]:
         """Attaches log-probs that do not change during the updates: the reference's, and off-policy the old ones."""
-        done = list(scored)
-        off_policy = self.algorithm.updates_per_rollout > 1
-        if self.reference is None and not off_policy:
-            return done
-        for prompts in self.prompt_batches(scored):
-            batch = [scored[i] for i in prompts.groups]
-            # A frozen tower is the same in policy and reference, so its features are, too.
-            reference = self.reference_logprobs(batch, prompts)
-            old = self.score(self.policy, batch, prompts).logprobs if off_policy else None
-            for row, i in enumerate(prompts.groups):
-                done[i] = replace(
-                    scored[i],
-                    old=None if old is None else old[row],
-                    reference=None if reference is None else reference[row],
-                )
-        return done
+        if self.reference is not None:
+            with self.reference.on(self.device) as reference:
+                # A frozen tower is the same in policy and reference, so its features are, too.
+                fixed_rows = self.logprobs_of_all(reference, scored)
+            scored = [replace(entry, reference=row) for entry, row in zip(scored, fixed_rows, strict=True)]
+        if self.algorithm.updates_per_rollout > 1:
+            with fixed(self.policy) as policy:
+                fixed_rows = self.logprobs_of_all(policy, scored)
+            scored = [replace(entry, old=row) for entry, row in zip(scored, fixed_rows, strict=True)]
+        return scored
 
-    def reference_logprobs(self, batch: list[ScoredGroup], prompts: PromptBatch) -> torch.Tensor | None:
-        """[B, G, T] under the reference; None without one."""
-        if self.reference is None:
-            return None
-        with self.reference.on(self.device) as reference:
-            return self.score(reference, batch, prompts).logprobs
+    def logprobs_of_all(self, policy: VLM, scored: list[ScoredGroup]) -> list[torch.Tensor]:
+        """[G, T] of each group under ``policy``."""
+        rows: dict[int, torch.Tensor] = {}
+        for prompts in self.prompt_batches(scored):
+            logprobs = self.score(policy, [scored[i] for i in prompts.groups], prompts).logprobs
+            rows |= dict(zip(prompts.groups, logprobs, strict=True))
+        return [rows[i] for i in range(len(scored))]
 
     def mini_batches(self, scored: list[ScoredGroup], count: int) -> Iterable[list[ScoredGroup]]:
         """The groups of each optimiser step: ``mini_batches`` parts that differ by one at most, ``epochs`` times.
@@ -240,8 +253,8 @@ class GRPOModule(PolicyModule):
         self.policy.train()
         with closing(self.losses(mini_batch, sums, encoded)) as losses:
             for loss in losses:
-                finite = bool(loss.isfinite())
-                if not finite:
+                finite = finite and bool(loss.isfinite())
+                if not finite and self.policy.sharding is None:
                     break
                 self.manual_backward(loss)
         sums.add_update(self.apply_update(finite))
@@ -259,13 +272,17 @@ class GRPOModule(PolicyModule):
         ]
         tokens, sequences = (sum(counts) for counts in zip(*ranks.exchanged((sum(lengths), len(lengths))), strict=True))
         totals = Totals(max(1, tokens), max(1, sequences), self.sampling.max_new_tokens)
-        whole = [PromptBatch.whole(range(len(mini_batch)), self.algorithm.group_size)]
-        for prompts in whole if encoded else self.prompt_batches(mini_batch):
+        group = self.algorithm.group_size
+        batches = [PromptBatch.whole(range(len(mini_batch)), group)] if encoded else self.prompt_batches(mini_batch)
+        if self.policy.sharding is not None:
+            batches, mini_batch = in_step(batches, group, idle=len(mini_batch)), [*mini_batch, *self._idle]
+        for prompts in batches:
             batch = [mini_batch[i] for i in prompts.groups]
             with closing(self.scores(self.policy, batch, prompts, encoded)) as parts:
                 for scores in parts:
                     terms = self.loss_of(batch, scores, totals)
-                    sums.add(terms, scores, [entry.group for entry in batch])
+                    if scores.mask.any():
+                        sums.add(terms, scores, [entry.group for entry in batch])
                     yield terms.loss
 
     def loss_of(self, batch: list[ScoredGroup], scores: TokenScores, totals: Totals) -> LossTerms:

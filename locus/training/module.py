@@ -20,6 +20,7 @@ from locus.policy.inference import inference_policy
 from locus.policy.lora import fingerprint, frozen_state
 from locus.policy.rollouts import RolloutDecoding
 from locus.policy.sampling import prompt_generator
+from locus.policy.sharding import clip_gradients, free, shard, whole
 from locus.policy.vlm import VLM, EncodedPrompts, VisionFeatures
 from locus.tasks.rollouts import roll_out
 from locus.tasks.task import Task
@@ -105,7 +106,27 @@ class PolicyModule(LightningModule):
         self._validated: list[RolloutGroup] = []
         self._asked: list[dict[str, Any]] = []
         """The numbers of each of the optimiser's groups, as configured."""
+        self._fingerprint: torch.Tensor | None = None
         self._inference: list[VLM] | None = None  # in a list, as a module would get into checkpoints
+
+    def configure_model(self) -> None:
+        """Under ``trainer=fsdp2`` the ranks share the weights from here on."""
+        if self.device_mesh is not None and self.policy.sharding is None:
+            self._fingerprint = self.backbone_fingerprint  # while its weights are whole
+            mixed = self.trainer.precision == "bf16-mixed"
+            shard(self.policy, self.device_mesh["data_parallel"], torch.bfloat16 if mixed else None)
+
+    @property
+    def backbone_fingerprint(self) -> torch.Tensor | None:
+        """Of the weights that adapters are added to; None without adapters."""
+        if self.policy.sharding is not None:
+            return self._fingerprint
+        return fingerprint(frozen_state(self.policy)) if self.policy.adapters else None
+
+    def gather(self) -> None:
+        """Rank zero has the policy whole again, on the CPU; the others keep an outline. All ranks must ask together."""
+        if self.policy.sharding is not None:
+            self.policy = whole(self.policy, keep=ranks.position()[0] == 0, device=torch.device("cpu"))
 
     def on_train_batch_start(self, batch: list[Sample], batch_idx: int) -> None:
         """Dropout's numbers follow from seed and step, as the sampling's do: a resumed run draws the same."""
@@ -139,10 +160,12 @@ class PolicyModule(LightningModule):
         encoded: EncodedPrompts | None = None,
     ) -> list[tuple[RolloutGroup, VisionFeatures]]:
         """Samples -> graded groups with their vision features; see `locus.tasks.rollouts.roll_out`."""
+        if samples or self.policy.sharding is not None:  # whose copy all ranks make together
+            policy = self.rollout_policy()
         if not samples:  # a rank's share of a small batch
             return []
         return roll_out(
-            self.rollout_policy(),
+            policy,
             self.task,
             samples,
             self.decode,
@@ -165,11 +188,14 @@ class PolicyModule(LightningModule):
 
         Returns the gradient's norm before clipping. Raises LocusError after ``max_skipped`` skipped updates in a row.
         """
+        free(self.policy)  # its parameters are this rank's parts again, which have the gradients
         parameters = [parameter for parameter in self.policy.parameters() if parameter.requires_grad]
-        if ranks.position()[1] > 1:
+        if self.policy.sharding is not None:
+            finite = all(ranks.exchanged(finite))
+        elif ranks.position()[1] > 1:
             reduce = partial(self.trainer.strategy.reduce, reduce_op="sum")
             finite = ranks.sum_gradients(parameters, finite, reduce)
-        norm = float(torch.nn.utils.clip_grad_norm_(parameters, self.clip_norm)) if finite else float("nan")
+        norm = clip_gradients(parameters, self.clip_norm) if finite else float("nan")
         if norm == norm and norm != float("inf"):
             if self._inference:
                 self._inference.clear()
@@ -228,6 +254,13 @@ class PolicyModule(LightningModule):
         for group, asked, factor in zip(self.optimizer.param_groups, self._asked, scheduler.lr_lambdas, strict=True):
             group.update(asked | {"lr": asked["initial_lr"] * factor(scheduler.last_epoch)})
 
+    def trained_state(self) -> dict[str, Any]:
+        """What a checkpoint has of the weights: without those that adapters are added to."""
+        frozen = frozen_state(self.policy)
+        return {
+            name: tensor for name, tensor in self.state_dict().items() if name.removeprefix("policy.") not in frozen
+        }
+
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Adds the run's position; sampling needs no generator state, its numbers follow from seed and step.
 
@@ -235,15 +268,15 @@ class PolicyModule(LightningModule):
         """
         checkpoint["locus"] = {"finished_steps": self.finished_steps, "skipped_in_a_row": self.skipped_in_a_row}
         if frozen := frozen_state(self.policy):
-            checkpoint["locus"]["backbone"] = fingerprint(frozen)
+            checkpoint["locus"]["backbone"] = self.backbone_fingerprint
             left_out = {f"policy.{name}" for name in frozen}
             state = checkpoint["state_dict"].items()
             checkpoint["state_dict"] = {name: tensor for name, tensor in state if name not in left_out}
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Restores the run's position; raises LocusError when its adapters were trained on another backbone."""
-        known, frozen = checkpoint["locus"].get("backbone"), frozen_state(self.policy)
-        if known is not None and frozen and not torch.equal(known, fingerprint(frozen)):
+        known, ours = checkpoint["locus"].get("backbone"), self.backbone_fingerprint
+        if known is not None and ours is not None and not torch.equal(known, ours):
             raise LocusError(
                 "the checkpoint's adapters were trained on another backbone: resume with the backbone.path and "
                 "backbone.seed that the run began with, and its files unchanged"

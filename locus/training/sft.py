@@ -14,7 +14,7 @@ from locus import ranks
 from locus.errors import LocusError
 from locus.files.progress import Phases
 from locus.policy.logprobs import CompletionBatch, Scorer
-from locus.policy.split_groups import prompt_batches
+from locus.policy.split_groups import in_step, prompt_batches
 from locus.tasks.answers import after_opened
 from locus.training.module import PolicyModule, RunParts
 from locus.types import Prompt, Sample
@@ -49,12 +49,16 @@ class SFTModule(PolicyModule):
             tokens = sum(lengths)
             self.policy.train()
             self.optimizer.zero_grad()
-            for batch in prompt_batches(prompts, [[len(target)] for target in targets], self.token_budget):
+            batches = prompt_batches(prompts, [[len(target)] for target in targets], self.token_budget)
+            if self.policy.sharding is not None:
+                batches = in_step(batches, 1, idle=min(range(len(prompts)), key=lambda i: prompts[i].length))
+            for batch in batches:
                 completions = CompletionBatch.of([[targets[i]] for i in batch.groups], self.device)
+                completions = completions.only(batch.parts[0])
                 scores = self.scorer(self.policy, [prompts[i] for i in batch.groups], completions, temperature=1.0)
                 loss = -scores.logprobs.sum() / tokens
                 finite = finite and bool(loss.isfinite())
-                if not finite:
+                if not finite and self.policy.sharding is None:
                     break
                 self.manual_backward(loss)
                 total += loss.item()

@@ -73,10 +73,16 @@ def test_wrong_settings(tmp_path: Path, override: str, message: str):
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="all GPUs are counted")
 def test_devices_that_cannot_be_counted_are_asked_for(tmp_path: Path):
-    """trainer=ddp is all GPUs of a node: planned on a laptop, it would be one."""
+    """trainer=ddp is all GPUs of a node: planned on a laptop, it would be one; fsdp2, whose parts they are, as much."""
     asked = (*SMALLEST, *STATED, f"hydra.run.dir={tmp_path}", "trainer=ddp")
     assert "plan.devices" in refused(command("plan", *asked))
-    assert command("plan", *asked, "plan.devices=2").status == 0
+    weights = {}
+    for trainer in ("ddp", "fsdp2"):
+        folder = tmp_path / trainer
+        wide = (f"trainer={trainer}", "plan.devices=2", "backbone.architecture.text_mlp=65536")  # megabytes are shown
+        assert command("plan", *SMALLEST, *STATED, *wide, f"hydra.run.dir={folder}").status == 0
+        weights[trainer] = json.loads((folder / "plan.json").read_text())["memory_gb"]["weights"]
+    assert weights["fsdp2"] == pytest.approx(weights["ddp"] / 2, abs=0.001) and weights["fsdp2"] > 0.02
 
 
 def test_weights_that_a_run_refuses_are_refused(tmp_path: Path):

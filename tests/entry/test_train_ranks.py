@@ -1,4 +1,4 @@
-"""``trainer=ddp``: a run on several processes is the run of one, in its weights and in every table."""
+"""``trainer=ddp``, ``trainer=fsdp2``: a run on several processes is the run of one, in weights and in every table."""
 
 from __future__ import annotations
 
@@ -7,95 +7,50 @@ import os
 import signal
 import subprocess
 import time
+from collections.abc import Callable
+from functools import lru_cache
 from pathlib import Path
 
-import numpy as np
-import pandas as pd
-import pyarrow as pa
-import pyarrow.parquet as pq
 import pytest
 import torch
 
-from locus.files.run_files import latest_checkpoint
-from tests.support.interrupted import cut, settings, wait_for
-from tests.support.runs import SMALLEST, command, finish, metrics, refused, resume, spawn, train, weights
-
-DDP = ("trainer=ddp", "trainer.accelerator=cpu", "trainer.precision=32-true", "trainer.workers=0")
-CASES = {
-    "full": (
-        "algorithm.mini_batches=2",
-        "algorithm.refill=2",
-        "algorithm.loss.average=token_mean",
-        "reward=iou_threshold",
-    ),
-    "lora": ("weights=lora", "weights.seed=3", "rollout.token_budget=260"),
-    "sft": ("algorithm=sft",),
-}
+from tests.support.interrupted import cut, wait_for
+from tests.support.run_of_ranks import DDP, FSDP2, overrides, same_run, written_once
+from tests.support.runs import SMALLEST, command, finish, metrics, refused, resume, spawn, train
 
 
-def overrides(case: str, prompts: int = 4) -> list[str]:
-    """A run in which much moves, with a validation batch that does not divide by the ranks."""
-    sizes = [f"trainer.prompts_per_step={prompts}", "trainer.validation_batch=3", "trainer.stop_at=null"]
-    # Adam makes a step of what is rounding alone; with this epsilon a step follows its gradient.
-    return [*settings(), *sizes, "+optimizer.make.eps=1e-2", "optimizer.make.lr=2e-2", *CASES[case]]
+@pytest.fixture(scope="module")
+def alone(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Path]:
+    """A case -> the run of one process."""
 
+    @lru_cache
+    def run(case: str) -> Path:
+        folder = tmp_path_factory.mktemp(case) / "one"
+        train(folder, *overrides(case))
+        return folder
 
-def same_table(one: Path, other: Path) -> None:
-    """Asserts the same rows in the same order, numbers up to rounding."""
-    ours, theirs = pq.read_table(one), pq.read_table(other)
-    assert ours.schema.equals(theirs.schema)
-    for name in ours.schema.names:
-        left, right = (table[name].to_pylist() for table in (ours, theirs))
-        if ours.schema.field(name).type == pa.float64():
-            left, right = (np.array(column, dtype=float) for column in (left, right))
-            np.testing.assert_allclose(left, right, rtol=1e-4, atol=1e-4, err_msg=name)
-        else:
-            assert left == right, name
-
-
-def same_run(one: Path, other: Path) -> None:
-    """Asserts that two folders hold the same run up to rounding, and that it trained."""
-    for name in ("rollouts.parquet", "validation.parquet"):
-        same_table(one / name, other / name)
-    ours, theirs = metrics(one), metrics(other)
-    assert ours.columns.tolist() == theirs.columns.tolist()
-    np.testing.assert_allclose(
-        ours.drop(columns="train/rollout_mismatch", errors="ignore"),
-        theirs.drop(columns="train/rollout_mismatch", errors="ignore"), rtol=1e-3, atol=1e-5,
-    )  # fmt: skip
-    assert (ours["train/grad_norm"].dropna() > 0).any()
-    assert weights(one).keys() == weights(other).keys()
-    # Of adapters it holds these alone, which are small beside the weights that they are added to.
-    left, right = (torch.load(latest_checkpoint(folder)[0])["state_dict"] for folder in (one, other))
-    assert left.keys() == right.keys()
-    worst = {name: float((left[name] - right[name]).norm() / left[name].norm().clamp(min=1e-6)) for name in left}
-    assert max(worst.values()) < 1e-5, max(worst.items(), key=lambda entry: entry[1])
-
-
-def written_once(folder: Path, ranks: int) -> None:
-    """Asserts one set of files, with a log of each rank that was started."""
-    expected = {".hydra", "checkpoints", "config.yaml", "figures", "metrics.csv", "policy", "report.html"}
-    expected |= {"claims.csv", "rollouts.parquet", "run.json", "summary.json", "train.log", "validation"}
-    expected |= {"validation.parquet", *(f"rank-{rank}.log" for rank in range(1, ranks))}
-    assert {path.name for path in folder.iterdir()} == expected
-    table = pd.read_parquet(folder / "validation.parquet")
-    assert not table.duplicated(["step", "example_id"]).any()
-    assert (table.groupby("step").size() == 4).all()  # each of the four once
+    return run
 
 
 @pytest.mark.parametrize(
-    ("case", "ranks"),
-    [("full", 2), pytest.param("lora", 2, marks=pytest.mark.slow), pytest.param("sft", 2, marks=pytest.mark.slow),
-     pytest.param("full", 4, marks=pytest.mark.slow), pytest.param("lora", 4, marks=pytest.mark.slow)],
+    ("case", "trainer", "ranks"),
+    [
+        ("full", DDP, 2),
+        ("full", FSDP2, 2),
+        *(pytest.param(*slow, marks=pytest.mark.slow)
+          for slow in (("lora", DDP, 2), ("sft", DDP, 2), ("full", DDP, 4), ("lora", DDP, 4), ("sft", FSDP2, 2))),
+    ],
 )  # fmt: skip
-def test_ranks_make_the_run_of_one(tmp_path: Path, case: str, ranks: int):
+def test_ranks_make_the_run_of_one(
+    tmp_path: Path, alone: Callable[[str], Path], case: str, trainer: tuple[str, ...], ranks: int
+):
     """Means of means, a gradient summed twice or not, a sample validated twice, and tables of one rank's share.
 
     Mini-batches, a refill and groups that are split are among it: ranks then differ in how often they go backwards.
+    Where they share the weights: a norm of one rank's part, stale weights in a rollout, ranks that wait for each other.
     """
-    one, several = tmp_path / "one", tmp_path / "several"
-    train(one, *overrides(case))
-    train(several, *DDP, *overrides(case), f"trainer.devices={ranks}")
+    one, several = alone(case), tmp_path / "several"
+    train(several, *trainer, *overrides(case), f"trainer.devices={ranks}")
     same_run(several, one)
     written_once(several, ranks)
     if case == "full":  # the refill had something to do

@@ -12,6 +12,7 @@ import pytest
 import torch
 
 from locus.errors import LocusError
+from locus.files import run_files
 from locus.files.run_files import AtomicCheckpointIO, checkpoint_path, latest_checkpoint
 from tests.support.children import LIMIT, in_child
 
@@ -98,6 +99,24 @@ def test_a_kill_during_a_checkpoint_leaves_the_previous_one(tmp_path, kill):
     assert AtomicCheckpointIO().load_checkpoint(first)["weights"].tolist() == [1.0] * 10
     second = save(tmp_path, 2, state(2, LIMIT))
     assert latest_checkpoint(tmp_path) == (second, 2) and sorted(first.parent.iterdir()) == [first, second]
+
+
+def bytes_read() -> int:
+    """By this process so far, from files and the cache alike."""
+    return int(Path("/proc/self/io").read_text().split()[1])
+
+
+@pytest.mark.skipif(not Path("/proc/self/io").exists(), reason="counts as Linux does")
+def test_a_large_checkpoint_is_not_read_to_be_found(tmp_path, monkeypatch):
+    """A hundred gigabytes that are read for their checksums before a run goes on; a cut one is seen all the same."""
+    path = save(tmp_path, 1, state(1, 1_000_000))
+    monkeypatch.setattr(run_files, "CHECKED", path.stat().st_size - 1)
+    before = bytes_read()
+    assert latest_checkpoint(tmp_path) == (path, 1)
+    assert bytes_read() - before < path.stat().st_size / 20
+    path.write_bytes(path.read_bytes()[:-1000])
+    with pytest.raises(LocusError, match="corrupt"):
+        latest_checkpoint(tmp_path)
 
 
 # --- Finding the checkpoint -----------------------------------------------------------------------------------

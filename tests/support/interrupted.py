@@ -11,7 +11,7 @@ from unittest import mock
 
 import pytest
 
-from locus.files.run_files import StepTable
+from locus.files.run_files import StepTable, remove
 from tests.support.runs import warm_policy
 
 STEPS = 4
@@ -27,7 +27,7 @@ def cut(folder: Path, step: int) -> None:
     """Takes a run back to its checkpoint of ``step``, with the rows of later steps still on disk."""
     for path in folder.glob("checkpoints/step-*.ckpt"):
         if int(path.stem.removeprefix("step-")) > step:
-            path.unlink()
+            remove(path)
     shutil.rmtree(folder / "policy")
     (folder / "summary.json").unlink()
 

@@ -10,7 +10,7 @@ from transformers.models.qwen3_5.modeling_qwen3_5 import Qwen3_5GatedDeltaNet
 
 from locus.errors import LocusError
 from locus.policy.families.qwen_vl import QwenVL
-from locus.policy.group_attention import AttentionPlan
+from locus.policy.group_attention import Carried
 from locus.policy.linear_attention import LayerState, StateCache
 
 
@@ -25,12 +25,12 @@ class GroupDeltaNet(Qwen3_5GatedDeltaNet):
         hidden_states: torch.Tensor,
         cache_params: Any = None,
         attention_mask: torch.Tensor | None = None,
-        group: AttentionPlan | None = None,
+        group: Carried | None = None,
         **kwargs: Any,
     ) -> torch.Tensor:
         if group is None:
             return super().forward(hidden_states, cache_params, attention_mask, **kwargs)
-        return group.recur(self.place, self._run, hidden_states)
+        return group.plan.recur(self.place, self._run, hidden_states)
 
     def _run(
         self, hidden: torch.Tensor, state: LayerState | None, mask: torch.Tensor | None

@@ -12,7 +12,7 @@ from transformers.models.qwen2_vl.image_processing_qwen2_vl import smart_resize
 from locus.errors import LocusError
 from locus.policy import group_attention, vision_attention
 from locus.policy.family import VisionFeatures
-from locus.policy.group_attention import AttentionPlan
+from locus.policy.group_attention import AttentionPlan, Carried
 from locus.types import Prompt
 
 
@@ -92,7 +92,7 @@ class QwenVL:
             inputs_embeds=embeddings,
             position_ids=positions.expand(3, *positions.shape[-2:]),
             use_cache=False,
-            group=plan,
+            group=Carried(plan),
             **visual,
         ).last_hidden_state
 

@@ -1,0 +1,69 @@
+"""Checkpoints of ``trainer=fsdp2``: parts of all ranks, whole or not there, read by any number of ranks."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+
+import pytest
+import torch
+from transformers import AutoModelForImageTextToText
+
+from locus.errors import LocusError
+from locus.files.run_files import latest_checkpoint
+from tests.support.interrupted import cut
+from tests.support.run_of_ranks import FSDP2, overrides, same_run
+from tests.support.runs import SMALLEST, command, refused, resume, train, weights
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("case", "ranks", "then"), [("full", 2, 1), ("lora", 1, 2)])
+def test_a_run_of_shared_weights_resumes_on_another_number(tmp_path: Path, case: str, ranks: int, then: int):
+    """Parts that only as many ranks can read, the optimiser's left behind, and half a checkpoint taken for one."""
+    one, folder = tmp_path / "one", tmp_path / "run"
+    train(one, *overrides(case))
+    train(folder, *FSDP2, *overrides(case), f"trainer.devices={ranks}")
+    same_run(folder, one)
+    cut(folder, 2)
+    newest, _ = latest_checkpoint(folder)
+    shutil.copytree(newest, newest.with_name(".step-000003.ckpt.partial"))  # killed before the move
+    (newest.with_name(".step-000003.ckpt.partial") / "meta.pt").unlink()
+    resume(folder, f"trainer.devices={then}")
+    same_run(folder, one)
+    assert not list(folder.rglob("*.partial"))
+    model = AutoModelForImageTextToText.from_pretrained(folder / "policy")
+    exported = weights(folder)
+    assert all(torch.equal(tensor, exported[name]) for name, tensor in model.state_dict().items() if name in exported)
+    # Whole weights are another trainer's.
+    cut(folder, 3)
+    refused(command("train", f"resume={folder}", "trainer.strategy=auto", "trainer.devices=1"), "is in parts", "fsdp2")
+    refused(command("train", f"resume={one}", "trainer.strategy=fsdp2", "trainer.steps=5"), "without trainer=fsdp2")
+
+
+@pytest.fixture(scope="module")
+def parts(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A run of one rank that shares with none, in the same format."""
+    folder = tmp_path_factory.mktemp("sharded") / "run"
+    train(folder, *FSDP2, "algorithm=sft", "trainer.steps=2", "trainer.devices=1")
+    return folder
+
+
+@pytest.mark.parametrize("name", [".metadata", "meta.pt", "__0_0.distcp"])
+@pytest.mark.parametrize("kept", [None, 0.9])
+def test_a_checkpoint_with_a_part_missing_or_cut_is_corrupt(parts: Path, tmp_path: Path, name: str, kept: float | None):
+    """A run that goes on from what a copy, a quota or a lost node has left of a checkpoint."""
+    shutil.copytree(parts / "checkpoints", tmp_path / "checkpoints")
+    newest, step = latest_checkpoint(tmp_path)
+    assert step == 2 and newest.is_dir()
+    content = (newest / name).read_bytes()
+    (newest / name).unlink()
+    if kept is not None:
+        (newest / name).write_bytes(content[: int(len(content) * kept)])
+    with pytest.raises(LocusError, match=r"step-000002.ckpt is corrupt.*delete it to resume from step-000001.ckpt"):
+        latest_checkpoint(tmp_path)
+
+
+def test_what_cannot_be_shared_is_refused(tmp_path: Path):
+    """Plain rows call the model past the hooks that gather its weights: a wait for ranks that do not."""
+    ended = command("train", *SMALLEST, *FSDP2, "trainer.logprobs=separate", f"hydra.run.dir={tmp_path}")
+    refused(ended, "trainer.logprobs=separate", "trainer=ddp")
