@@ -196,3 +196,12 @@ def test_attention(repo):
     head, *rows = (line.split() for line in done.stdout.splitlines())
     assert len(rows) == 2 and head[0] == "tokens"
     assert all(float(row[-1]) < 1e-5 and float(row[1]) >= 0 for row in rows)
+
+
+@pytest.mark.slow
+def test_evaluate(repo):
+    """A way that is left out, or answers of other lengths than the others' (its own assertions)."""
+    report = report_of(repo, "perf.evaluate", "--pictures=2", "--rounds=1", "--mean=4", "--most=8", "--budget=1024")
+    assert report["items"] >= 2 and report["tokens"]["most"] <= 8
+    assert set(report["items_per_second"]) == {"locus", "one_by_one", "generate"}
+    assert all(min(one["ratio"], one["cpu_ratio"]) > 0 for one in report["against"].values())
