@@ -53,7 +53,7 @@ def test_same_as_one_by_one(monkeypatch, family, temperature):
     lengths = {len(one.token_ids) for one in expected}
     assert len(lengths) > 2, "answers that are all of one length prove nothing"
     monkeypatch.setattr(continuous, "RETIRE_SHARE", 0.5)
-    for budget in (20_000, 450):
+    for budget in (20_000, 380):
         encoded: list[str] = []
         entered: list[int] = []
         found: dict[int, Completion] = {}
