@@ -37,7 +37,8 @@ def frame_size(
     frame: Frame, file_size: tuple[float, float], processed_size: tuple[float, float]
 ) -> tuple[float, float]:
     """Width and height of ``frame`` for an image of this size on disk and this size as processed."""
-    return {Frame.FILE: file_size, Frame.PROCESSED: processed_size, Frame.UNIT1000: (UNIT, UNIT)}[frame]
+    relative = {Frame.UNIT1000: (UNIT, UNIT), Frame.UNIT: (1.0, 1.0)}
+    return {Frame.FILE: file_size, Frame.PROCESSED: processed_size, **relative}[frame]
 
 
 def convert(box: Box, frame: Frame, width: float, height: float) -> Box:

@@ -27,6 +27,8 @@ class Frame(StrEnum):
     """Pixels of the image as the vision tower sees it: grid times patch size."""
     UNIT1000 = "unit1000"
     """0-1000 along each side, relative."""
+    UNIT = "unit"
+    """0-1 along each side, relative: fractions."""
 
 
 XYXY = tuple[float, float, float, float]

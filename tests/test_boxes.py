@@ -29,7 +29,12 @@ from locus.boxes import (
 from locus.errors import LocusError
 from locus.types import Box, Frame, View
 
-SIZES = {Frame.FILE: (500.0, 375.0), Frame.PROCESSED: (588.0, 448.0), Frame.UNIT1000: (1000.0, 1000.0)}
+SIZES = {
+    Frame.FILE: (500.0, 375.0),
+    Frame.PROCESSED: (588.0, 448.0),
+    Frame.UNIT1000: (1000.0, 1000.0),
+    Frame.UNIT: (1.0, 1.0),
+}
 
 
 def random_boxes(count: int, seed: int, side: float = 100.0) -> np.ndarray:

@@ -1,8 +1,9 @@
-"""A language model as judge of free answers, through an OpenAI-compatible chat endpoint; off by default."""
+"""A language model as judge of free answers and of what no rule reads, through a chat endpoint; off by default."""
 
 from __future__ import annotations
 
 import re
+from collections.abc import Mapping
 from typing import Protocol
 
 from locus.files.chat_endpoint import ChatEndpoint
@@ -13,9 +14,21 @@ INSTRUCTION = (
     "not come to an answer."
 )
 
+CHOICE = (
+    "You match an answer to a question with one of the question's options. The answer may be long; only what it "
+    "concludes with counts. Reply with the letter of the option that it means, or with Z if it means none of them, or "
+    "more than one, or comes to no conclusion."
+)
+
 
 class Judge(Protocol):
-    """Decides whether a response gives the gold answer."""
+    """Decides whether a response gives the gold answer, or which option it chooses."""
+
+    requests: int
+    """How many may be under way at a time."""
+
+    def choose(self, question: str, options: Mapping[str, str], response: str) -> str | None:
+        """The letter of the option that ``response`` concludes with; None if that is none, or more than one."""
 
     def equal(self, question: str, gold: str, response: str) -> bool:
         """Whether ``response`` concludes with an answer that means the same as ``gold``."""
@@ -36,8 +49,10 @@ class ChatJudge:
         tries: int = 5,
         timeout: float = 60,
         wait: float = 1,
+        requests: int = 16,
     ) -> None:
-        """Args: as of `ChatEndpoint`."""
+        """Args: as of `ChatEndpoint`; ``requests`` are sent at a time."""
+        self.requests = requests
         self.endpoint = ChatEndpoint("judge", url, model, cache, key_variable, tries=tries, timeout=timeout, wait=wait)
 
     def equal(self, question: str, gold: str, response: str) -> bool:
@@ -48,7 +63,19 @@ class ChatJudge:
         if not response.strip():
             return False
         text = f"Question: {question}\nCorrect answer: {gold}\nAnswer to compare: {response}"
-        messages = [{"role": "system", "content": INSTRUCTION}, {"role": "user", "content": text}]
-        reply = self.endpoint.ask(messages, {"gold": gold, "response": response})
+        reply = self._ask(INSTRUCTION, text, {"gold": gold, "response": response})
         words = re.findall(r"\b(true|false)\b", reply.lower())
         return bool(words) and words[-1] == "true"
+
+    def choose(self, question: str, options: Mapping[str, str], response: str) -> str | None:
+        """As in `Judge`; the right answer is not shown. Raises LocusError as `equal` does."""
+        if not response.strip():
+            return None
+        listed = "\n".join(f"{letter}. {text}" for letter, text in options.items())
+        text = f"Question: {question}\nOptions:\n{listed}\nAnswer to match: {response}"
+        letter = re.match(r"[\s*(\"']*([A-Z])\b", self._ask(CHOICE, text, {"response": response}))
+        return letter[1] if letter and letter[1] in options else None
+
+    def _ask(self, instruction: str, text: str, note: dict[str, str]) -> str:
+        messages = [{"role": "system", "content": instruction}, {"role": "user", "content": text}]
+        return self.endpoint.ask(messages, note)

@@ -8,8 +8,10 @@ import io
 import json
 import math
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +21,7 @@ from locus.errors import LocusError
 from locus.evaluation.benchmark import Benchmark, Item, Verdict
 from locus.evaluation.predictions import Prediction
 from locus.evaluation.reading.extractors import EXTRACTORS, Extractor
-from locus.evaluation.reading.responses import Reading
+from locus.evaluation.reading.responses import ANSWERED, Reading
 from locus.evaluation.statistics import RESAMPLES, Score, intervals, intervals_of_each, mcnemar
 from locus.files.run_files import write_json, write_text
 from locus.types import Frame
@@ -53,7 +55,7 @@ def judged(
     predictions: Mapping[str, Prediction],
     extractors: Sequence[Extractor] = EXTRACTORS,
 ) -> Judged:
-    """Judges each item as it is read, so that no more than one item's pictures lie in memory.
+    """Judges items as they are read, so that the pictures of no more than a few lie in memory.
 
     An item without a prediction counts as an empty response that was cut off. Raises LocusError for predictions of
     items that are not among these: they are of another benchmark, or of another form of its file.
@@ -63,15 +65,13 @@ def judged(
     left = dict(predictions)
     missing, truncated = 0, 0
     unparsed = dict.fromkeys(rows, 0)
-    for item in items:
-        given = left.pop(item.item_id, None)
-        known += [item.item_id] if len(known) < SHOWN else []
+    for item_id, verdicts in _verdicts(benchmark, items, predictions, extractors):
+        given = left.pop(item_id, None)
+        known += [item_id] if len(known) < SHOWN else []
         missing += given is None
         truncated += given is not None and not given.finished
-        prediction = given or Prediction(item.item_id, "", finished=False)
-        for extractor in extractors:
-            verdict = verdict_of(benchmark, item, prediction, extractor)
-            unparsed[extractor.name] += given is not None and verdict.extracted.reading != Reading.OK
+        for extractor, verdict in zip(extractors, verdicts, strict=True):
+            unparsed[extractor.name] += given is not None and verdict.extracted.reading not in ANSWERED
             rows[extractor.name].append(_row(verdict) | ({} if given else {"reading": MISSING}))
     number = len(rows[extractors[0].name])
     if left:
@@ -84,6 +84,25 @@ def judged(
         raise LocusError(f"{benchmark.name} has no items: give its file (benchmark.path)")
     tables = {extractor: pd.DataFrame(found) for extractor, found in rows.items()}
     return Judged(tables, number, missing, truncated, unparsed)
+
+
+def _verdicts(
+    benchmark: Benchmark, items: Iterable[Item], predictions: Mapping[str, Prediction], extractors: Sequence[Extractor]
+) -> Iterator[tuple[str, list[Verdict]]]:
+    """Each item's id and its verdict by each extractor, in the items' order; a judge is asked of several at a time."""
+
+    def verdicts(item: Item) -> tuple[str, list[Verdict]]:
+        prediction = predictions.get(item.item_id) or Prediction(item.item_id, "", finished=False)
+        return item.item_id, [verdict_of(benchmark, item, prediction, extractor) for extractor in extractors]
+
+    judge = getattr(benchmark, "judge_model", None)
+    if judge is None:
+        yield from map(verdicts, items)
+        return
+    rest = iter(items)
+    with ThreadPoolExecutor(judge.requests) as pool:
+        while batch := list(islice(rest, 4 * judge.requests)):
+            yield from pool.map(verdicts, batch)
 
 
 def verdict_of(benchmark: Benchmark, item: Item, prediction: Prediction, extractor: Extractor) -> Verdict:
@@ -110,12 +129,26 @@ def scores(benchmark: Benchmark, found: Judged, resamples: int = RESAMPLES, seed
         "n_unparsed": dict(found.n_unparsed),
         "n_truncated": found.n_truncated,
         "n_missing": found.n_missing,
+        "judged": {name: _share(table, "judged") for name, table in found.tables.items()},
+        "contradictory": {name: _contradictory(table) for name, table in found.tables.items()},
         "readings": {name: dict(Counter(table["reading"])) for name, table in found.tables.items()},
         "scores": {
             extractor: {name: _plain(value) for name, value in named.items()}
             for extractor, named in by_extractor.items()
         },
     }
+
+
+def _share(table: pd.DataFrame, column: str) -> float:
+    """Of the rows, in percent, in which the column is 1; 0 without the column."""
+    return round(100 * float(table[column].mean()), 2) if column in table else 0.0
+
+
+def _contradictory(table: pd.DataFrame) -> dict[str, int]:
+    """How many choices name a letter and another option's text, and how many are right by each."""
+    rows = table[table["reading"] == str(Reading.CONTRADICTORY)]
+    by_text = rows["right_by_text"].sum() if "right_by_text" in rows else 0
+    return {"n": len(rows), "right_by_letter": int(rows["correct"].sum()), "right_by_text": int(by_text)}
 
 
 def comparison(

@@ -18,6 +18,12 @@ _BOX = re.compile(rf"\[\s*{_SEPARATED}\s*\]", re.ASCII)
 _CORNERS = re.compile(
     rf"\(\s*({_NUMBER})\s*,\s*({_NUMBER})\s*\)\s*(?:,\s*)?\(\s*({_NUMBER})\s*,\s*({_NUMBER})\s*\)", re.ASCII
 )
+_SIDES = ("x1|x_?min|left", "y1|y_?min|top", "x2|x_?max|right", "y2|y_?max|bottom")
+_QUOTED = rf"[\"']?({_NUMBER})[\"']?"
+NAMED_SIDES = re.compile(
+    r"[^\dxy]{1,8}".join(rf"\b(?:{names})\b[^\d\n.-]{{1,6}}{_QUOTED}" for names in _SIDES), re.ASCII
+)
+"""A box whose numbers are named, ``x1=701, y1=88, x2=820, y2=240``, as training and evaluation read it."""
 TAGS = ("<think>", "</think>", "<answer>", "</answer>")
 THINK_ANSWER = (
     "A conversation between User and Assistant. The user asks a question, and the Assistant solves it. The assistant "
@@ -30,8 +36,11 @@ COORDINATE_WORDS = {
     Frame.FILE: "in pixel coordinates",
     Frame.PROCESSED: "in pixel coordinates",
     Frame.UNIT1000: "in relative coordinates from 0 to 1000",
+    Frame.UNIT: "in relative coordinates from 0 to 1",
 }
 """How the answer's frame is named to the model; the paper's own words are those of pixels (Qwen2.5-VL)."""
+FRACTION_DIGITS = 3
+"""Which make a fraction of a side as fine as a thousandth of it."""
 
 
 def parse_answer(text: str, finished: bool = True) -> ParsedAnswer:
@@ -49,7 +58,7 @@ def parse_answer(text: str, finished: bool = True) -> ParsedAnswer:
     answer = answer_block(text)
     if answer is None:
         return ParsedAnswer(Status.NO_ANSWER_TAG if finished else Status.TRUNCATED, None, False)
-    match = _BOX.search(answer) or _CORNERS.search(answer)
+    match = _BOX.search(answer) or _CORNERS.search(answer) or NAMED_SIDES.search(answer)
     if match is None:
         return ParsedAnswer(Status.NO_BOX, None, False)
     xyxy = edges(float(number) for number in match.groups())
@@ -95,7 +104,8 @@ def completion_text(answer: str, thought: str = "") -> str:
 
 
 def box_text(box: Box, digits: int = 0) -> str:
-    """``[x1, y1, x2, y2]`` in the box's own frame, with this many decimals."""
+    """``[x1, y1, x2, y2]`` in the box's own frame, with this many decimals, and three more of a fraction."""
+    digits += FRACTION_DIGITS if box.frame is Frame.UNIT else 0
     return "[" + ", ".join(f"{value:.{digits}f}" for value in box.xyxy) + "]"
 
 

@@ -6,10 +6,18 @@ import pandas as pd
 import pytest
 
 from locus.errors import LocusError
+from locus.evaluation.benchmarks.ai2d import AI2D
 from locus.evaluation.benchmarks.babyvision import BabyVision
+from locus.evaluation.benchmarks.pope import POPE
 from locus.evaluation.judge import ChatJudge
-from tests.support.benchmark_files import hf_image, scores, verdict_on, write_parquet
-from tests.support.benchmark_files_other import baby_rows
+from locus.evaluation.predictions import Prediction
+from locus.evaluation.reading.extractors import VLMEVALKIT
+from locus.evaluation.reading.responses import Reading
+from locus.evaluation.scores import judged
+from locus.evaluation.scores import scores as scores_json
+from tests.support.benchmark_files import hf_image, scores, verdict_on, write_parquet, write_tsv
+from tests.support.benchmark_files_choice import vek
+from tests.support.benchmark_files_other import baby_rows, pope_rows
 from tests.support.chat_server import endpoint
 
 
@@ -69,3 +77,50 @@ def test_judge_and_rule_stand_side_by_side(tmp_path):
     assert "A (red)" in seen[0]["messages"][-1]["content"] and "B?" not in seen[0]["messages"][-1]["content"]
     assert {"accuracy_judge", "accuracy_rule"} <= set(bench.statistics())
     assert scores(bench, table)["accuracy_judge"] == 100
+
+
+def test_judge_is_asked_what_no_rule_reads(tmp_path):
+    """Choices that no rule reads counted as wrong, where published numbers have a judge; or the judge asked of all."""
+    path = write_tsv(tmp_path / "a.tsv", [vek(number, C="green") for number in range(8)])
+    says = {"0": "B", "1": "A", "2": "It might be the second.", "3": "I cannot say."} | dict.fromkeys(
+        "4567", "The last."
+    )
+
+    def reply(body):
+        text = body["messages"][-1]["content"]
+        return "B" if "second" in text else ("(C)" if "last" in text else "Z")
+
+    with endpoint(reply) as (url, seen):
+        bench = AI2D(path, rows=8, judge_model=ChatJudge(url, "m", str(tmp_path / "judge.jsonl")))
+        predictions = {key: Prediction(key, text) for key, text in says.items()}
+        found = judged(bench, bench.items(), predictions)
+    table = found.tables["locus"]
+    assert list(table["id"]) == list("01234567"), "asked several at a time, and in the items' order"
+    assert list(table["answer"].fillna("-")) == ["B", "A", "B", "-", "C", "C", "C", "C"]
+    assert (table["reading"] == Reading.JUDGED).sum() == 5 and found.n_unparsed["locus"] == 1
+    made = scores_json(bench, found, resamples=10)
+    assert made["judged"] == {"locus": 75.0, "vlmevalkit": 75.0} and made["scores"]["locus"]["accuracy"]["value"] == 25
+    assert len(seen) <= 6 and all("B. blue" in request["messages"][-1]["content"] for request in seen)
+    assert made["contradictory"]["locus"] == {"n": 0, "right_by_letter": 0, "right_by_text": 0}
+
+
+def test_judge_of_yes_and_no(tmp_path):
+    """The letter of the judge's reply, A or B, taken for the answer."""
+    with endpoint("B") as (url, seen):
+        path = write_tsv(tmp_path / "p.tsv", pope_rows())
+        bench = POPE(path, rows=None, judge_model=ChatJudge(url, "m", str(tmp_path / "judge.jsonl")))
+        item = next(bench.items())
+        verdict = verdict_on(bench, item, "Hard to make out, though hardly so.", VLMEVALKIT)
+        assert (verdict.extracted.answer, verdict.extracted.reading) == ("no", Reading.JUDGED) and len(seen) == 1
+        assert verdict_on(bench, item, "Yes").columns["judged"] == 0 and len(seen) == 1
+
+
+def test_contradictory_choices_are_counted_both_ways(tmp_path):
+    """A score that silently takes the letter where the response says the other option's text."""
+    path = write_tsv(tmp_path / "a.tsv", [vek(number) for number in range(3)])
+    bench = AI2D(path, rows=3)
+    says = {"0": "A. blue", "1": "B. red", "2": "B. blue"}  # the answer is B, blue
+    found = judged(bench, bench.items(), {key: Prediction(key, text) for key, text in says.items()})
+    made = scores_json(bench, found, resamples=10)
+    assert made["contradictory"]["locus"] == {"n": 2, "right_by_letter": 1, "right_by_text": 1}
+    assert made["readings"]["locus"] == {"contradictory": 2, "ok": 1} and found.n_unparsed["locus"] == 0

@@ -41,19 +41,32 @@ class ChoiceBenchmark(FileBenchmark):
         """Right when the letter that the extractor reads is the answer.
 
         The verdict's columns are the item's groups, its picture, and ``answerable``: 0 where the answer is not among
-        the options.
+        the options. ``right_by_text`` is whether it is right when a letter that contradicts its own text is left for
+        the text; ``judged`` whether the judge was asked.
         """
         options = item.options or {letter: letter for letter in self.letters}
-        return self._verdict(item, extractor.letter(response, options), answerable=float(item.answer in options))
+        read, asked = self._choose(item, response, options, self._letter(response, options, extractor))
+        return self._verdict(item, read, answerable=float(item.answer in options), judged=asked)
+
+    def _letter(self, response: Response, options: Mapping[str, str], extractor: Extractor) -> Extracted:
+        """The letter that an extractor reads."""
+        return extractor.letter(response, options)
 
     def unit(self) -> Sequence[str]:
         """The questions about one picture: in some benchmarks two or three."""
         return ("picture",)
 
     def _verdict(self, item: Item, extracted: Extracted, **columns: float) -> Verdict:
-        correct = float(extracted.answer == item.answer)
+        correct, by_text = float(extracted.answer == item.answer), float(text_answer(extracted) == item.answer)
         shown = " ".join(picture.key for picture in item.pictures)
-        return Verdict(item.item_id, extracted, correct, {**item.groups, "picture": shown, **columns})
+        return Verdict(
+            item.item_id, extracted, correct, {**item.groups, "picture": shown, "right_by_text": by_text, **columns}
+        )
+
+
+def text_answer(extracted: Extracted) -> str | None:
+    """The answer, by the text where a letter contradicts its own."""
+    return extracted.by_text or extracted.answer
 
 
 def letter_of(row: Row, *columns: str) -> str:

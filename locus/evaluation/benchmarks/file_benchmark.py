@@ -16,10 +16,14 @@ from locus.errors import LocusError
 from locus.evaluation.benchmark import Item, Verdict
 from locus.evaluation.benchmarks.formats import files_of
 from locus.evaluation.benchmarks.readers import Row, read_rows
+from locus.evaluation.judge import Judge
 from locus.evaluation.reading.extractors import Extractor
+from locus.evaluation.reading.responses import Extracted, Reading, final_span
 from locus.evaluation.statistics import Statistic, accuracy
 from locus.types import Response, View
 
+YES_NO = {"A": "yes", "B": "no"}
+"""As a judge is asked."""
 Columns = Sequence[str | tuple[str, ...]]
 
 
@@ -37,6 +41,8 @@ class FileBenchmark(ABC):
     """How many items the whole benchmark has; None accepts any number."""
     images: str = ""
     """Folder of the pictures where the file only names them; by default the file's own."""
+    judge_model: Judge | None = None
+    """Asked what a response chooses that no rule reads, by either extractor; nobody is by default."""
 
     columns: ClassVar[Columns] = ()
     """That a file must have; of a tuple one."""
@@ -72,6 +78,16 @@ class FileBenchmark(ABC):
         """Each row by itself."""
         return ()
 
+    def _choose(
+        self, item: Item, response: Response, options: Mapping[str, str], read: Extracted
+    ) -> tuple[Extracted, float]:
+        """What the judge takes a finished response for that was not read, and whether (1 or 0) it was asked."""
+        unread = read.reading in (Reading.NONE, Reading.AMBIGUOUS)
+        if self.judge_model is None or not unread or not response.finished:
+            return read, 0.0
+        letter = self.judge_model.choose(item.prompt, options, final_span(response))
+        return (Extracted(letter, Reading.JUDGED) if letter else read), 1.0
+
     def _items(self) -> Iterator[Item]:
         return map(self._item, self._rows())
 
@@ -97,7 +113,9 @@ class YesNoBenchmark(FileBenchmark):
 
     def judge(self, item: Item, response: Response, view: View, extractor: Extractor) -> Verdict:
         """An unread answer is wrong, and never taken for either; columns ``truth`` and ``said`` (or ``unread``)."""
-        read = extractor.yes_no(response)
+        read, asked = self._choose(item, response, YES_NO, extractor.yes_no(response))
+        if read.reading is Reading.JUDGED:
+            read = replace(read, answer=YES_NO[str(read.answer)])
         said = read.answer or "unread"
-        columns = {**item.groups, "truth": str(item.answer), "said": said}
+        columns: dict[str, str | float] = {**item.groups, "truth": str(item.answer), "said": said, "judged": asked}
         return Verdict(item.item_id, read, float(said == item.answer), columns)

@@ -8,7 +8,6 @@ from dataclasses import dataclass
 
 from locus.evaluation.benchmark import Item, Verdict
 from locus.evaluation.benchmarks.file_benchmark import FileBenchmark
-from locus.evaluation.judge import Judge
 from locus.evaluation.reading.extractors import Extractor
 from locus.evaluation.reading.responses import Extracted, final_span
 from locus.evaluation.statistics import Statistic, by_column
@@ -19,10 +18,9 @@ from locus.types import Response, View
 class FreeAnswerBenchmark(FileBenchmark):
     """A benchmark of free answers, and of choices among them.
 
-    Each score is ``<name>_rule``, with a judge ``<name>_judge`` too: the two are never taken for each other.
+    Each score is ``<name>_rule``, with a judge, who is asked of every response, ``<name>_judge`` too: the two are never
+    taken for each other.
     """
-
-    judge_model: Judge | None = None
 
     @property
     def headline(self) -> str:
@@ -41,7 +39,7 @@ class FreeAnswerBenchmark(FileBenchmark):
             gold += f" ({item.options[gold]})" if gold in item.options else ""
             question = item.groups.get("question") or item.prompt
             equal = response.finished and self.judge_model.equal(question, gold, final_span(response))
-            columns["judge"] = float(equal)
+            columns |= {"judge": float(equal), "judged": float(response.finished)}
         return Verdict(item.item_id, read, float(columns[self._kinds[0]]), columns)
 
     def statistics(self) -> Mapping[str, Statistic]:

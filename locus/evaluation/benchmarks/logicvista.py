@@ -1,8 +1,9 @@
-"""LogicVista: reasoning puzzles whose options are in the picture, some with several right letters."""
+"""LogicVista: reasoning puzzles whose options are in the question or the picture, some with several right letters."""
 
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,11 +13,11 @@ from locus.errors import LocusError
 from locus.evaluation.benchmark import Item, Verdict
 from locus.evaluation.benchmarks.formats import files_of
 from locus.evaluation.benchmarks.free_answers import FreeAnswerBenchmark
-from locus.evaluation.benchmarks.readers import Row
+from locus.evaluation.benchmarks.readers import LETTERS, Row
 from locus.evaluation.maths.equality import equal
 from locus.evaluation.reading.extractors import LOCUS, Extractor
+from locus.evaluation.reading.problems import letters_of
 from locus.evaluation.reading.responses import Extracted
-from locus.evaluation.reading.values import letters_of
 from locus.evaluation.statistics import Statistic, accuracy
 from locus.types import Response, View
 
@@ -52,7 +53,10 @@ class LogicVista(FreeAnswerBenchmark):
         question = row.text("question") if answer != UNSCORABLE else row.optional("question", "-")
         pictures = row.pictures("image", "image_path", "imagename")
         number = row.optional("index") or row.item_id("id")
-        return Item(number, question, answer, pictures, groups={"skill": skill.lower()})
+        options = listed_options(question)
+        if not letters_of(answer) <= set(options):
+            options = {}
+        return Item(number, question, answer, pictures, options, {"skill": skill.lower()})
 
     def _official(self, file: Path) -> Iterator[Row]:
         """The official file is an object of rows, its keys their names (``v1_0``)."""
@@ -80,3 +84,15 @@ class LogicVista(FreeAnswerBenchmark):
     def _scores(self) -> Mapping[str, Statistic]:
         """Over all rows and by skill."""
         return {"accuracy": accuracy()} | {f"accuracy_{skill}": accuracy(skill=skill) for skill in SKILLS}
+
+
+def listed_options(text: str) -> dict[str, str]:
+    """The options that a question lists behind each other: ``(A) True (B)False``, ``(A) (B)``; else none."""
+    start = max(text.rfind("(A)"), 0)
+    marks = [match for letter in LETTERS if (match := re.compile(rf"\({letter}\)").search(text, start))]
+    ends = [match.start() for match in marks[1:]] + [len(text)]
+    letters = LETTERS[: len(marks)]
+    if len(marks) < 2 or "".join(match[0][1] for match in marks) != letters or ends != sorted(ends):
+        return {}
+    texts = [text[match.end() : end].strip(" ,;\n\t") for match, end in zip(marks, ends, strict=True)]
+    return {letter: said or letter for letter, said in zip(letters, texts, strict=True)}

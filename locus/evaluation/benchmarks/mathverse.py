@@ -11,8 +11,8 @@ from locus.evaluation.benchmark import Item
 from locus.evaluation.benchmarks.free_answers import FreeAnswerBenchmark
 from locus.evaluation.benchmarks.readers import Row, read_rows
 from locus.evaluation.reading.extractors import Extractor
+from locus.evaluation.reading.problems import letters_of
 from locus.evaluation.reading.responses import Extracted
-from locus.evaluation.reading.values import letters_of
 from locus.evaluation.statistics import Statistic, accuracy, mean_of
 from locus.types import Response
 

@@ -11,8 +11,8 @@ from locus.evaluation.benchmark import Item
 from locus.evaluation.benchmarks.free_answers import FreeAnswerBenchmark
 from locus.evaluation.benchmarks.readers import LETTERS, Row
 from locus.evaluation.reading.extractors import Extractor
+from locus.evaluation.reading.option_values import DECIMALS
 from locus.evaluation.reading.responses import Extracted
-from locus.evaluation.reading.values import DECIMALS
 from locus.evaluation.statistics import Statistic, accuracy
 from locus.types import Response
 

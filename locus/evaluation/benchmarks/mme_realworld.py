@@ -3,16 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import ClassVar
 
-from locus.evaluation.benchmark import Item, Verdict
+from locus.evaluation.benchmark import Item
 from locus.evaluation.benchmarks.choice import ChoiceBenchmark, letter_of, lettered, mean_over, options_in
 from locus.evaluation.benchmarks.readers import Row
-from locus.evaluation.reading import vlmevalkit
 from locus.evaluation.reading.extractors import Extractor
-from locus.evaluation.statistics import Statistic, accuracy, by_column
-from locus.types import Response, View
+from locus.evaluation.reading.responses import Extracted
+from locus.evaluation.statistics import Statistic, accuracy
+from locus.types import Response
 
 TASKS = ("Perception", "Reasoning")
 DOMAINS = {
@@ -32,8 +32,8 @@ INSTRUCTION = (
 class MMERealWorld(ChoiceBenchmark):
     """MME-RealWorld (Zhang et al. 2024) from its official JSON and picture folder, the parquet or VLMEvalKit's TSV.
 
-    Prompt: the official one, of all three files. Beside the verdict stands that of the official extractor, the first
-    capital from A to E, in the column ``official``: it reads "Answer: B" as A.
+    Prompt: the official one, of all three files. The rule of ``vlmevalkit`` is the official one, which that kit uses
+    here: the first capital from A to E, so that "Answer: B" is A.
     """
 
     letters: ClassVar[str] = "ABCDE"
@@ -44,19 +44,16 @@ class MMERealWorld(ChoiceBenchmark):
     )
     tsv_columns: ClassVar = columns
 
-    def judge(self, item: Item, response: Response, view: View, extractor: Extractor) -> Verdict:
-        """As of every choice, and by the official rule."""
-        verdict = super().judge(item, response, view, extractor)
-        official = float(vlmevalkit.extract_first_capital(response).answer == item.answer)
-        return replace(verdict, columns={**verdict.columns, "official": official})
+    def _letter(self, response: Response, options: Mapping[str, str], extractor: Extractor) -> Extracted:
+        return extractor.capital(response, options)
 
     def statistics(self) -> Mapping[str, Statistic]:
-        """Over all rows (also by the official rule), of each task, and of each domain in it.
+        """Over all rows, of each task, and of each domain in it.
 
         The paper's Avg-C is a task's unweighted mean over its domains; ``avg_c`` is that over the domains of both,
         and ``subtask_mean`` that over all sub-tasks.
         """
-        scores = {"accuracy": accuracy(), "official": by_column("official", accuracy())}
+        scores = {"accuracy": accuracy()}
         for task in TASKS:
             name = task.lower()
             scores |= {name: accuracy(task=task), f"{name}_avg_c": mean_over("domain", task=task)}

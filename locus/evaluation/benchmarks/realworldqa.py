@@ -10,6 +10,7 @@ from locus.evaluation.benchmark import Item, Verdict
 from locus.evaluation.benchmarks.choice import ChoiceBenchmark, options_in, vlmevalkit_item
 from locus.evaluation.benchmarks.readers import Row
 from locus.evaluation.reading.extractors import Extractor
+from locus.evaluation.reading.responses import Extracted, Reading, final_span
 from locus.evaluation.reading.vlmevalkit import bare
 from locus.evaluation.statistics import Statistic, accuracy, by_column
 from locus.types import Response, View
@@ -42,8 +43,12 @@ class RealWorldQA(ChoiceBenchmark):
             verdict = super().judge(item, response, view, extractor)
             return replace(verdict, columns={**verdict.columns, "strict": strict})
         truth = extractor.short(Response(str(item.answer))).answer or item.answer
-        read = extractor.short(response)
-        return self._verdict(replace(item, answer=truth), read, answerable=1.0, strict=strict)
+        read, asked = extractor.short(response), 0.0
+        if self.judge_model is not None and read.answer is None and response.finished:
+            asked = 1.0
+            if self.judge_model.equal(item.prompt, str(item.answer), final_span(response)):
+                read = Extracted(str(truth), Reading.JUDGED)
+        return self._verdict(replace(item, answer=truth), read, answerable=1.0, strict=strict, judged=asked)
 
     def statistics(self) -> Mapping[str, Statistic]:
         """Over all rows, as judged and by strict equality; of letters and of words; and without the broken rows."""

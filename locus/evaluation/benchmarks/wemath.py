@@ -12,7 +12,7 @@ import pandas as pd
 
 from locus.errors import LocusError
 from locus.evaluation.benchmark import Item, Verdict
-from locus.evaluation.benchmarks.choice import SELECT, vlmevalkit_prompt
+from locus.evaluation.benchmarks.choice import SELECT, text_answer, vlmevalkit_prompt
 from locus.evaluation.benchmarks.file_benchmark import FileBenchmark
 from locus.evaluation.benchmarks.readers import Row
 from locus.evaluation.reading.extractors import Extractor
@@ -86,9 +86,11 @@ class WeMath(FileBenchmark):
         )
 
     def judge(self, item: Item, response: Response, view: View, extractor: Extractor) -> Verdict:
-        """By letter; ``vlmevalkit`` is the official rule, the letter behind the last "Answer"."""
-        read = extractor.template_letter(response, item.options)
-        return Verdict(item.item_id, read, float(read.answer == item.answer), item.groups)
+        """By letter or value; ``vlmevalkit`` is the official rule, the letter behind the last "Answer"."""
+        found = extractor.template_letter(response, item.options)
+        read, asked = self._choose(item, response, item.options, found)
+        columns = {"right_by_text": float(text_answer(read) == item.answer), "judged": asked}
+        return Verdict(item.item_id, read, float(read.answer == item.answer), {**item.groups, **columns})
 
     def statistics(self) -> Mapping[str, Statistic]:
         """The score with strict and with loose mastery, the shares of the four classes, and accuracies by steps."""

@@ -15,6 +15,7 @@ import os
 import signal
 import subprocess
 import sys
+import threading
 
 from locus.errors import LocusError
 
@@ -39,7 +40,7 @@ def equal(answer: str, gold: str, decimals: int | None = None) -> bool:
 
 
 class BoundedRules:
-    """The rules in a process of its own, which is started at the first question. One question at a time.
+    """The rules in a process of its own, which is started at the first question. Threads may share it.
 
     Args:
         seconds: for one question.
@@ -48,9 +49,14 @@ class BoundedRules:
     def __init__(self, seconds: float = SECONDS) -> None:
         self.seconds = seconds
         self._process: subprocess.Popen[str] | None = None
+        self._lock = threading.Lock()
 
     def ask(self, answer: str, gold: str, decimals: int | None = None) -> bool:
         """What the rules say; False when the process ended over it. Raises LocusError when it does not even start."""
+        with self._lock:
+            return self._ask(answer, gold, decimals)
+
+    def _ask(self, answer: str, gold: str, decimals: int | None) -> bool:
         if self._process is None or self._process.poll() is not None:
             self._process = self._start()
         questions, replies = self._process.stdin, self._process.stdout

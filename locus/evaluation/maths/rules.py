@@ -47,6 +47,7 @@ _PLAIN = (
     *(("{,}", ","), ("\\%", ""), ("%", ""), ("€", ""), ("£", ""), ("\\lt", "<"), ("\\gt", ">")),
 )
 _THOUSANDS = re.compile(r"-?\d{1,3}(?:,\d{3})+(?:\.\d+)?")
+_RATIO = re.compile(r"^([^:]{1,40}):([^:]{1,40})$")
 _BRACKETS = {"(": ")", "[": "]", "⦃": "⦄"}
 
 
@@ -181,9 +182,9 @@ def _same_value(said: str, true: str, decimals: int | None) -> bool:
 
 
 def _read(text: str) -> sympy.Expr | None:
-    """None if the text is not an expression."""
+    """None if the text is not an expression; a ratio, 3:2, is a quotient."""
     try:
-        return expression(text.strip())
+        return expression(_RATIO.sub(r"(\1)/(\2)", text.strip()))
     except NotMathsError:
         return None
 

@@ -13,9 +13,11 @@ from dataclasses import dataclass
 from locus.boxes import ordered, visible, written_box
 from locus.evaluation.reading import vlmevalkit
 from locus.evaluation.reading.letters import extract_letter, extract_letters
+from locus.evaluation.reading.problems import quick_match, solve, solve_as_vlmevalkit
 from locus.evaluation.reading.responses import Extracted, ExtractedBox, final_span, unread, whole
-from locus.evaluation.reading.short import extract_box, extract_short, extract_yes_no
-from locus.evaluation.reading.values import extract_value, quick_match, solve, solve_as_vlmevalkit
+from locus.evaluation.reading.short import extract_box, extract_short
+from locus.evaluation.reading.values import extract_value
+from locus.evaluation.reading.yes_no import extract_yes_no
 from locus.types import Box, Frame, Response, View
 
 Read = Callable[[Response], Extracted]
@@ -56,6 +58,8 @@ class Extractor:
     """MathVerse's, as `solve`."""
     template_letter: Choose
     """We-Math's, as `letter`: the kit relies on a template that only some prompts ask for."""
+    capital: Choose
+    """MME-RealWorld's, as `letter`: officially the first capital."""
 
 
 def searched_text(response: Response) -> Extracted:
@@ -93,6 +97,7 @@ LOCUS = Extractor(
     solve=solve,
     quick_match=solve,
     template_letter=extract_letter,
+    capital=extract_letter,
 )
 VLMEVALKIT = Extractor(
     name="vlmevalkit",
@@ -107,5 +112,6 @@ VLMEVALKIT = Extractor(
     solve=solve_as_vlmevalkit,
     quick_match=quick_match,
     template_letter=vlmevalkit.extract_after_answer,
+    capital=vlmevalkit.extract_first_capital,
 )
 EXTRACTORS = (LOCUS, VLMEVALKIT)

@@ -11,10 +11,15 @@ import re
 from collections.abc import Iterator, Mapping
 
 from locus.evaluation.reading import patterns
+from locus.evaluation.reading.option_values import are_values, by_value, is_value
+from locus.evaluation.reading.paraphrases import by_difference
 from locus.evaluation.reading.responses import Extracted, Reading, boxed, ends, final_span, half_width, missed
-from locus.evaluation.reading.texts import by_text, last_sentence
+from locus.evaluation.reading.texts import by_start, by_text, last_sentence
+from locus.evaluation.reading.values import named_value
 from locus.types import Response
 
+SHORT = 100
+"""Characters of a response that only says its answer."""
 _SPACES = re.compile(r"[^\S\n]+")
 _LINES = re.compile(r"\s*\n\s*")
 
@@ -27,13 +32,27 @@ def extract_letter(response: Response, options: Mapping[str, str]) -> Extracted:
     letters, reading = _choice(response, options)
     if reading is Reading.OK and len(letters) > 1:
         return Extracted(None, Reading.AMBIGUOUS)
+    if reading is Reading.OK and (other := _restated(ends(half_width(final_span(response))), letters[0], options)):
+        return Extracted(letters[0], Reading.CONTRADICTORY, other)
     return Extracted("".join(letters) or None, reading)
 
 
 def extract_letters(response: Response, options: Mapping[str, str]) -> Extracted:
     """All option letters that a response chooses, in order and each once, e.g. ``AC`` of "both C and A"."""
     letters, reading = _choice(response, options)
+    if reading is Reading.AMBIGUOUS and response.finished:
+        letters, reading = _in_range(_closing(_plain(ends(half_width(final_span(response)))), options), options)
     return Extracted("".join(sorted(set(letters))) or None, reading)
+
+
+def _closing(text: str, options: Mapping[str, str]) -> list[str]:
+    """The letters that the last sentence ends with, ``["?"]`` for fewer than two: "the symmetric ones are A and C"."""
+    sentence = last_sentence(text)
+    for match in patterns.MENTION.finditer(sentence):
+        letters, end = _listing(sentence, match.start(2))
+        if len(letters) > 1 and not re.search(r"\w", sentence[end:]) and not _refused(sentence, match.start(2)):
+            return letters
+    return ["?"]
 
 
 def _choice(response: Response, options: Mapping[str, str]) -> tuple[list[str], Reading]:
@@ -41,14 +60,29 @@ def _choice(response: Response, options: Mapping[str, str]) -> tuple[list[str], 
     box = boxed(span, response.finished)
     text = _plain(ends(span))
     found = None
-    if box is not None:
-        found = _stated(_plain(ends(span[box[1] :])), options) or _inside(_plain(ends(box[0])), options)
+    if box is not None and box[0]:
+        found = _stated(_plain(ends(span[box[1] :])), options) or _inside(ends(box[0]), options)
+        if found is None and is_value(box[0]):
+            return [], missed(response)  # a value that is no option's: letters before it name points and sides
     found = found or _stated(text, options)
     if found is None and response.finished:
-        found = _leading(text, options) or _mentioned(text, options)
+        found = _leading(text, options) or _valued(span, options) or _mentioned(text, options)
     if found is None:
         return [], missed(response)
     return _in_range(found, options)
+
+
+def _restated(span: str, letter: str, options: Mapping[str, str]) -> str | None:
+    """The other option whose text stands behind a letter, where its own does not: B of "A. <text of B>"."""
+    if len(options) < 2 or all(text.strip().upper() in options for text in options.values()):
+        return None
+    labels = [match for match in patterns.RESTATED.finditer(span) if letter in match.groups()]
+    behind = span[labels[-1].end() :].split("\n", 1)[0].strip(" *_\"'`$}.,;") if labels else ""
+    if not behind or len(behind) > 300:
+        return None
+    named = by_value(behind, options) if are_values(options) else []
+    named = named or by_start(behind, options) or by_difference(behind, options)
+    return named[0] if len(named) == 1 and named[0] != letter else None
 
 
 def _in_range(letters: list[str], options: Mapping[str, str]) -> tuple[list[str], Reading]:
@@ -66,28 +100,53 @@ def _plain(span: str) -> str:
 
 
 def _lone(line: str) -> list[str]:
-    """Letters of a text that is nothing but letters and marks: ``**B**``, ``A, C``, ``AC``; ``["?"]`` of "A or C"."""
+    """Letters of a text that is nothing but letters and marks: ``**B**``, ``A, C``, ``CA``; ``["?"]`` of "A or C"."""
     if len(line) >= 60:
         return []
     words = re.findall(r"[^\W_]+", line)
     if len(words) > 1 and words[0].lower() in ("option", "options", "choice", "answer", "选项", "答案"):
         line, words = line[line.index(words[0]) + len(words[0]) :], words[1:]
-    if len(words) == 1 and re.fullmatch(r"[A-H]{2,5}", words[0]) and list(words[0]) == sorted(set(words[0])):
+    if len(words) == 1 and re.fullmatch(r"[A-H]{2,5}", words[0]) and len(set(words[0])) == len(words[0]):
         return list(words[0])
     if len(words) == 1:
         return [words[0].upper()] if re.fullmatch("[A-Za-z]", words[0]) else []
-    letters = [word for word in words if re.fullmatch("[A-Z]", word)]
+    if all(re.fullmatch("[A-Za-z]", word) for word in words) and re.search("[A-Z]", line):
+        line = line.upper()  # "A, b, c"
+    letters = [word for word in re.findall(r"[^\W_]+", line) if re.fullmatch("[A-Z]", word)]
     if len(letters) < 2 or not patterns.LIST.fullmatch(line):
         return []
-    return ["?"] if {"or", "或"} & set(words) or "/" in line else letters
+    return ["?"] if {"or", "或"} & set(words) or "/" in line else list(dict.fromkeys(letters))
 
 
 def _inside(content: str, options: Mapping[str, str]) -> list[str] | None:
-    """What the content of a box chooses."""
-    lone = _lone(content)
-    if len(lone) > 1 and content.isalpha() and options and not set(lone) <= set(options):
+    """What the content of a box chooses: its only letter, else the option of its value, else what its words say."""
+    plain = _plain(content)
+    lone = _lone(plain)
+    if len(lone) == 1 and plain.upper() == plain and (lone[0] in options or not options):
+        return lone
+    equals = by_value(content, options)
+    if equals:
+        return equals if len(equals) == 1 else ["?"]
+    if len(lone) > 1 and plain.isalpha() and options and not set(lone) <= set(options):
         lone = []
-    return lone or _stated(content, options) or _leading(content, options) or _texts(content, options)
+    if lone or is_value(content):
+        return lone or _labelled(content, options)
+    return _stated(plain, options) or _leading(plain, options) or _texts(plain, options)
+
+
+def _labelled(content: str, options: Mapping[str, str]) -> list[str] | None:
+    """The letter before a value: ``(B) 12``. In ``A: B = 3:2`` it is a point, and no option's value follows."""
+    match = patterns.LABEL.match(content)
+    if not match or match[1] not in options:
+        return None
+    return [match[1]] if match[2] != ":" or by_value(content[match.end() :], options) == [match[1]] else None
+
+
+def _valued(span: str, options: Mapping[str, str]) -> list[str] | None:
+    """The option of the value that a response without a letter comes to."""
+    value = named_value(span) if options else None
+    equals = by_value(value, options) if value else []
+    return None if not equals else (equals if len(equals) == 1 else ["?"])
 
 
 def _stated(text: str, options: Mapping[str, str]) -> list[str] | None:
@@ -146,8 +205,10 @@ def _refused(text: str, start: int) -> bool:
 
 
 def _is_letter(text: str, start: int) -> bool:
-    """Not an article, a pronoun or a small letter in a sentence."""
+    """Not an article, a pronoun, a variable or a small letter in a sentence."""
     letter, after = text[start], text[start + 1 : start + 3]
+    if patterns.OPERATOR.match(text, start + 1):
+        return False
     if letter in "Ii":
         return not re.match(r"\s?[a-z']", after)
     if letter == "A":
@@ -163,7 +224,8 @@ def _listing(text: str, start: int) -> tuple[list[str], int]:
         if not following or following[2].islower() != text[start].islower():
             break
         joint, after = following[1].strip(" ,\n").lower(), following.end(2)
-        prose = patterns.PROSE.match(text, after) and joint not in ("and", "or", "/", "&", "和", "或", "与")
+        ends_list = joint in ("and", "or", "/", "&", "和", "或", "与") or patterns.JOIN.match(text, after)
+        prose = not ends_list and patterns.PROSE.match(text, after)
         if prose or patterns.ARTICLE.match(text, following.start(2)):
             break
         either |= joint in ("or", "/", "或")
@@ -191,6 +253,8 @@ def _mentioned(text: str, options: Mapping[str, str]) -> list[str] | None:
     following = unended and ord(listed[-1][1]) == ord(listed[-2][1]) + 1
     if following and not _refused(text, listed[-1].start(1)):
         return ["?"]  # only the options again
+    text = patterns.CONTRAST.sub("", text)
+    numbers = len(text) > SHORT and are_values(options)  # of which a solution names many
     for part in (text, last_sentence(text)):
         mentions = list(_mentions(part, options))
         letters = {letter for letter, _ in mentions}
@@ -198,12 +262,30 @@ def _mentioned(text: str, options: Mapping[str, str]) -> list[str] | None:
             named = None if any(decorated for _, decorated in mentions) else _texts(part, options)
             return ["?"] if named and named != list(letters) else list(letters)
         if not letters:
-            return _texts(part, options)
+            return _finally(text, _telling(text) if numbers else part, options)
     return _texts(last_sentence(text), options) or ["?"]
 
 
+def _finally(text: str, part: str, options: Mapping[str, str]) -> list[str] | None:
+    """What the texts in a part choose; of several, what the last sentence does."""
+    named = _texts(part, options)
+    last = last_sentence(text)
+    said = _texts(last, options) if named == ["?"] and not patterns.DOUBTS.search(last.lower()) else None
+    return said or named
+
+
+def _telling(text: str) -> str:
+    """The sentence of a long response that names its number: an opening "There are 3 …", else the last."""
+    opening = patterns.COUNTED.match(text)
+    return opening[0] if opening else last_sentence(text)
+
+
 def _mentions(text: str, options: Mapping[str, str]) -> Iterator[tuple[str, bool]]:
-    """Letters of options that stand alone and are not refused, and whether brackets or stars set them off."""
+    """Letters of options that stand alone and are not refused, and whether brackets or stars set them off.
+
+    Where options are values, letters that nothing sets off are points and variables.
+    """
+    valued, drawn = are_values(options), bool(options) and all(key == option for key, option in options.items())
     text = patterns.CONTRASTED.sub(" ", text)
     for match in patterns.MENTION.finditer(text):
         letter, start, end = match[2], match.start(2), match.end(2)
@@ -211,7 +293,9 @@ def _mentions(text: str, options: Mapping[str, str]) -> Iterator[tuple[str, bool
         if letter.upper() not in (options or "ABCDEFGH") or (letter.islower() and not (match[1] and match[3])):
             continue
         if not decorated and (
-            patterns.ARTICLE.match(text, start) or patterns.LABELLED.search(text, max(0, start - 16), start)
+            valued
+            or patterns.ARTICLE.match(text, start)
+            or (not drawn and patterns.LABELLED.search(text, max(0, start - 16), start))
         ):
             continue
         if letter in "AI" and not decorated and not re.search(r"[a-z,:] $", text[max(0, start - 2) : start]):
@@ -223,5 +307,5 @@ def _mentions(text: str, options: Mapping[str, str]) -> Iterator[tuple[str, bool
 
 
 def _texts(text: str, options: Mapping[str, str]) -> list[str] | None:
-    named = by_text(text, options)
+    named = by_text(text, options) or by_difference(text, options)
     return None if not named else (named if len(named) == 1 else ["?"])

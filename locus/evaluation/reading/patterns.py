@@ -81,6 +81,10 @@ DENIED = re.compile(
 CONTRASTED = re.compile(
     rf"{_words('while whereas but')}\s(?:options\s)?(?:[A-Z],\s){{1,8}}[A-Z],?\s(?:and|or)\s[A-Z]{DENIED.pattern}"
 )
+# "Sadness, rather than anger (option B) or joy (option A)"
+CONTRAST = re.compile(
+    r"(?<=[\w)]),?\s(?i:rather than|instead of|as opposed to)\s(?:(?!\b(?:is|are|it|answer)\b)[^.\n]){1,120}"
+)
 _REFUSALS = _words(
     "not than unlike nor neither without exclude excludes excluding eliminate eliminates eliminating rule_out "
     "rules_out ruling_out reject rejects rejecting instead_of no_longer cannot_be"
@@ -88,7 +92,8 @@ _REFUSALS = _words(
 REFUSED = re.compile(
     rf"(?:{_REFUSALS}|n't)(?:\s(?i:the|option|choice|answer|be|both|either)){{0,3}}[\s(\[*\"']{{0,4}}$"
     r"|(?i:\b(?:don't|do not|cannot|can't) (?:think|believe|say|be sure)\b)[^.\n]{0,30}$|(?:不是|不选|排除)$"
-    r"|\b(?i:not|rather than|instead of)(?! (?:only|just|merely|sure)\b)(?:\s[^\s.,;:()]{1,20}){1,3}\s[(\[*]{1,3}$"
+    r"|\b(?i:not|rather than|instead of)(?! (?:only|just|merely|sure)\b)(?:\s[^\s.,;:()]{1,20}){1,3}\s[(\[*]{1,3}"
+    r"(?i:(?:option|choice)\s)?$"
 )
 CONDITIONAL = re.compile(r"(?i:\b(?:if|had|were)\b[^.\n;]{0,90}\bwould be)$")
 
@@ -107,6 +112,17 @@ LEADING = re.compile(
     rf"[\s*_\"'`(\[#>-]{{0,12}}(?i:(?:option|choice)\s?)?[(\[*]{{0,3}}{_LETTER}"
     r"(?=[\s*_`\"']{0,4}(?:[).:\],;!—–]|\s-|\n|$|\s(?:because|since|as|due|given)\b))"
 )
+LABEL = re.compile(
+    r"[\s*(\[$\\]{0,6}(?:\{?\\?(?:text|textbf|mathrm|mathbf|mbox|bf|rm)\s?\{?)?"
+    r"[\s(\[]{0,3}([A-J])[}\s]{0,2}([).:\]])[}\s\\]{0,4}"
+)
+COUNTED = re.compile(r"(?i:there (?:is|are)|(?:i|we) (?:can )?(?:see|count))\b[^.\n]{1,200}")
+DOUBTS = re.compile(
+    r"\b(?:if|whether|either|might|may|could|perhaps|maybe|unclear|unsure|uncertain|cannot|can't|unable|impossible"
+    r"|options?|choices?|between)\b|\?|n't (?:tell|know|sure|see|determine)\b"
+)
+OPERATOR = re.compile(r"\s?[=^+<>]")
+RESTATED = re.compile(r"(?:(?<![^\s(\[{*\"'`])[(\[]?([A-J])(?:\*\*)?[).:\],}]|\*\*([A-J])\*\*)[)\]*.:}]{0,3}(?=\s)")
 LISTED = re.compile(r"(?:^|[\s.;,?])[*_`(\[-]{0,4}([A-Z])[*_`]{0,2}(?=[).:\]]|\n|$)")
 
 # Letters that only stand in a sentence.

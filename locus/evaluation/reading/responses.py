@@ -32,10 +32,18 @@ class Reading(StrEnum):
     """How an answer was found in a response."""
 
     OK = "ok"
+    CONTRADICTORY = "contradictory"
+    """A letter with the text of another option behind it: read by the letter, and also by the text."""
+    JUDGED = "judged"
+    """No rule found an answer, and the judge did."""
     AMBIGUOUS = "ambiguous"
     NONE = "none"
     OUT_OF_RANGE = "out_of_range"
     TRUNCATED = "truncated"
+
+
+ANSWERED = (Reading.OK, Reading.CONTRADICTORY, Reading.JUDGED)
+"""With an answer; the others have none."""
 
 
 @dataclass(frozen=True)
@@ -43,8 +51,10 @@ class Extracted:
     """What an extractor read in a response."""
 
     answer: str | None
-    """None unless ``reading`` is ok."""
+    """None unless ``reading`` is one of `ANSWERED`."""
     reading: Reading
+    by_text: str | None = None
+    """Of a contradictory choice the letter whose text stands behind ``answer``."""
 
 
 @dataclass(frozen=True)

@@ -1,4 +1,4 @@
-"""Short answers of a response: yes or no, a word or a number, a box. A part of the extractor `locus`."""
+"""Short answers of a response: a word or a number, a box. A part of the extractor `locus`."""
 
 from __future__ import annotations
 
@@ -9,7 +9,6 @@ from locus.evaluation.reading.responses import (
     Extracted,
     ExtractedBox,
     Reading,
-    boxed,
     ends,
     final_span,
     half_width,
@@ -18,100 +17,8 @@ from locus.evaluation.reading.responses import (
 )
 from locus.evaluation.reading.texts import digits
 from locus.evaluation.reading.values import explicit, outcome
+from locus.tasks.answers import NAMED_SIDES
 from locus.types import Response
-
-# --- Yes or no --------------------------------------------------------------------------------------------------
-_YES = {"yes", "yeah", "yep", "yup", "是", "是的", "对", "对的", "有", "有的"}
-_YES_NO = re.compile(
-    r"(?<![a-z\d_-])(?:yes|yeah|yep|yup|no|nope|nah)(?![a-z\d_])"
-    r"|(?<![\u4e00-\u9fff])(?:不是|没有|是的|对的|有的|[是对有否不])(?![\u4e00-\u9fff])"
-)
-_EITHER = re.compile(r"\byes ?(?:/|\bor\b|\band\b) ?no\b|\bno ?(?:/|\bor\b|\band\b) ?yes\b")
-_NUMBERED = re.compile(r"\bno\. ?\d")
-_SAID = re.compile(
-    r"(?:\b(?:answer|response|conclusion|verdict)\b|答案)"
-    r"(?:[\s*_\"'`:=({\[-]|\b(?:is|would|be|should|therefore|final)\b|[是为]){1,12}$"
-)
-_UNSAID = re.compile(r"(?:\bnot|n't|\bcannot)(?: say| answer| be)? [\"'*]?$")
-# "There isn't a dog" says no, "I don't see any dog, but it may be hidden" does not.
-_DENIAL = re.compile(
-    r"(?:\bthere (?:is|are)(?:n't| not)|\bi (?:do not|don't|cannot|can't) see"
-    r"|\b(?:image|picture|photo|scene) (?:does not|doesn't) (?:show|contain|include|have|feature|depict)) (?:an?|any)\b"
-)
-_UNSURE = re.compile(
-    r"\b(?:but|however|although|though|except|unless|might|may|maybe|perhaps|possibly|could|sure|certain|if"
-    r"|blurry|blurred|unclear|hard|difficult|hidden)\b|\?"
-)
-# "No image was provided", "no way to tell" and "no difference" answer no question about what is shown.
-_NOTHING_SAID = re.compile(
-    r" (?:(?:clear|obvious|real|visible|enough|actual|single|sufficient) )?"
-    r"(?:image|picture|photo|way|information|context|details?|doubt|answer|difference|idea|question|problem)s?\b"
-)
-_AS_A_WORD = re.compile(r"[\"']? (?:appears|stands|means|(?:is|was) (?:written|printed|painted|shown))\b")
-_OPENING = " \t\n*_\"'`({["
-_CORRECTED = re.compile(r"\b(?:wait|actually|correction|sorry|on second thought|i mean|looking again|let me|but)\b")
-
-
-def extract_yes_no(response: Response) -> Extracted:
-    """``yes`` or ``no``: of the last box, after the last "answer is", else the answer word of the final span.
-
-    A "no" before a noun ("there is no cat") counts only where nothing else answers. Two answer words that differ are
-    ambiguous unless the response corrects itself between them, and so is "yes or no".
-    """
-    span = half_width(final_span(response))
-    box = boxed(span, response.finished)
-    inside = _particles(_lowered(ends(box[0])))[0] if box else []
-    if len({word for word, _, _ in inside}) == 1:
-        return Extracted(inside[0][0], Reading.OK)
-    text = _lowered(ends(span))
-    found, determiner = _particles(text)
-    said = [word for word, start, _ in found if _SAID.search(text, max(0, start - 40), start)]
-    words = {word for word, _, _ in found}
-    if said:
-        return Extracted(said[-1], Reading.OK)
-    if len(words) == 1:
-        return Extracted(words.pop(), Reading.OK)
-    if words:
-        last, start = found[-1][0], found[-2][2]
-        lone = text[found[-1][1] :].strip(" .!*\"'`)") in ("yes", "no") and text[: found[-1][1]].endswith("\n")
-        corrected = last != found[-2][0] and _CORRECTED.search(text, start, found[-1][1])
-        return Extracted(last, Reading.OK) if lone or corrected else Extracted(None, Reading.AMBIGUOUS)
-    if _EITHER.search(ends(span).lower()):
-        return Extracted(None, Reading.AMBIGUOUS)
-    if response.finished and (determiner or _denied(text)):
-        return Extracted("no", Reading.OK)
-    return unread(response)
-
-
-def _lowered(text: str) -> str:
-    """Lower case of the same length, "yes or no" and "No. 5" blanked out."""
-    lowered = "".join(char if len(char.lower()) != 1 else char.lower() for char in text)
-    for pattern in (_EITHER, _NUMBERED):
-        lowered = pattern.sub(lambda match: " " * len(match[0]), lowered)
-    return lowered
-
-
-def _denied(text: str) -> bool:
-    """Says of something that it is not there, without a doubt or an exception."""
-    denials = [match for match in _DENIAL.finditer(text) if not _NOTHING_SAID.match(text, match.end())]
-    return bool(denials) and not _UNSURE.search(text)
-
-
-def _particles(text: str) -> tuple[list[tuple[str, int, int]], bool]:
-    """Answer words of lower-case text with their places, and whether there is a "no" before a noun."""
-    found, determiner = [], False
-    for match in _YES_NO.finditer(text):
-        start, end = match.span()
-        before = text[max(0, start - 24) : start]
-        if match[0] == "no" and _NOTHING_SAID.match(text, end) or _AS_A_WORD.match(text, end):
-            continue
-        opens = start < 4 and not before.strip(_OPENING) or "\n" in before[-3:] and not before[-3:].strip(_OPENING)
-        if match[0] == "no" and not opens and re.match(r" [a-z\d]", text[end : end + 2]):
-            determiner = True
-        elif not _UNSAID.search(before):
-            found.append(("yes" if match[0] in _YES else "no", start, end))
-    return found, determiner
-
 
 # --- A word or a number -----------------------------------------------------------------------------------------
 _NUMERAL = re.compile(r"(?<![a-z\d_])(?<!\d[.,:/-])[-+]?(?:\d{1,15}(?:\.\d{1,15})?|\.\d{1,15})(?![a-z\d_]|[.,:/-]\d)")
@@ -165,12 +72,14 @@ _PAIR = rf"[(\[]\s*{_N}\s*,\s*{_N}\s*[)\]]"
 _CORNERS = re.compile(
     rf"{_PAIR}\s*(?:,|and|to|-)?\s*(?:the\s)?(?:(?:bottom|lower)[ -]right\s(?:(?:corner|at|is)\s){{0,2}})?{_PAIR}"
 )
-_NAMED = re.compile(
-    rf"\b(?:x1|x_?min|left)\b[^\d\n-]{{1,6}}{_N}[^\dxy]{{1,8}}\b(?:y1|y_?min|top)\b[^\d\n-]{{1,6}}{_N}"
-    rf"[^\dxy]{{1,8}}\b(?:x2|x_?max|right)\b[^\d\n-]{{1,6}}{_N}"
-    rf"[^\dxy]{{1,8}}\b(?:y2|y_?max|bottom)\b[^\d\n-]{{1,6}}{_N}"
-)
 _BARE = re.compile(rf"\s*{_N}(?:\s*,\s*|\s+){_N}(?:\s*,\s*|\s+){_N}(?:\s*,\s*|\s+){_N}[\s.]*")
+_PLAIN = re.compile(
+    rf"(?i:\b(?:box|bbox|coordinates|answer|region|location)\b)[^\d\n]{{0,30}}[:=]\s*[*_`]*\s*{_BARE.pattern}(?=\n|$|[*_`])"
+    rf"|(?<=\n){_BARE.pattern}$"
+)
+_OTHERS = re.compile(
+    r"[^.\[\]]{0,60}\b(?:second|third|fourth|2nd|3rd|4th|other|another|next)\b[^.\[\]]{0,60}", re.IGNORECASE
+)
 _KEY = re.compile(r"[\"']?\b(?:bbox_2d|bbox)\b[\"']?\s*[:=]\s*$")
 _LIST = re.compile(r"(?:\"[^\"\n]{0,200}\"|[\s,{}\[\]:()0-9.;|<>_-]|\b(?:and|bbox_2d|bbox|box_start|box_end)\b)*")
 
@@ -182,11 +91,12 @@ def extract_box(response: Response) -> ExtractedBox:
     ``[x1, y1, x2, y2]``. Boxes are one list where nothing but JSON stands between them. The frame is the policy's.
     """
     span = ends(half_width(final_span(response)))
-    found = sorted([*_FOUR.finditer(span), *_CORNERS.finditer(span), *_NAMED.finditer(span)], key=re.Match.start)
+    found = sorted([*_FOUR.finditer(span), *_CORNERS.finditer(span), *NAMED_SIDES.finditer(span)], key=re.Match.start)
     keyed = [match for match in found if _KEY.search(span, max(0, match.start() - 24), match.start())]
     found = keyed or found
     if not found and (bare := _BARE.fullmatch(span[:400].strip(" *`\n"))) and len(span) < 400:
         found = [bare]
+    found = found or list(_PLAIN.finditer(span))
     if not found:
         return ExtractedBox(None, missed(response))
     first = len(found) - 1
@@ -199,4 +109,6 @@ def extract_box(response: Response) -> ExtractedBox:
 
 
 def _listed(between: str) -> bool:
-    return len(between) < 400 and _LIST.fullmatch(between) is not None
+    """Whether what stands between two boxes makes them one list: only JSON, or "the second box"."""
+    between = re.sub(r"[.;]\s", " ", between)
+    return len(between) < 400 and (_LIST.fullmatch(between) or _OTHERS.fullmatch(between.strip())) is not None

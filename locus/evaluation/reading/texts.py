@@ -18,10 +18,11 @@ _COMPOUND = re.compile(
 )
 _THOUSANDS = re.compile(r"(?<![\d.,])\d{1,3}(?:,\d{3}){1,6}(?![\d,])")
 _CUE = re.compile(
-    r"\b(?:answer|option|choice|it|this|that|there)\b[^.\n]{0,20}?(?:\bis\b|\bare\b|'s\b|[:=])|\b(?:so|thus|hence|therefore)\b"
+    r"\b(?:answer|option|choice|it|this|that|there)\b[^.\n]{0,20}?(?:\bis\b|\bare\b|'s\b|[:=])|\b(?:so|thus|hence|therefore|conclusion)\b"
 )
 _NEGATED = re.compile(
-    r"(?:\b(?:not|no|nor|neither|never|than|instead of|without|unlike)|n't)(?: (?:a|an|the|any|really|be))* ?$"
+    r"(?:\b(?:not|no|nor|neither|never|than|instead of|without|unlike)|n't)"
+    r"(?: (?:a|an|the|any|really|actually|be|on|in|at|to|of|its|his|her|their|both|either)){0,4} ?$"
 )
 _SENTENCE = re.compile(r"[.!?。](?=\s|$)|\n")
 
@@ -88,6 +89,15 @@ def by_text(text: str, options: Mapping[str, str]) -> list[str]:
         letters = {letter for letter, option in wanted.items() if part.search(option)}
         letters = letters if len(letters) == 1 else set()
     return sorted(letters)
+
+
+def by_start(text: str, options: Mapping[str, str]) -> list[str]:
+    """Letters of the longest options' texts that a text begins with."""
+    said = _normal(text)
+    wanted = {letter: option for letter, text in options.items() if (option := _normal(text))}
+    starts = [letter for letter, option in wanted.items() if re.match(rf"{re.escape(option)}(?!\w|[.,:]\d)", said)]
+    longest = max((len(wanted[letter]) for letter in starts), default=0)
+    return [letter for letter in starts if len(wanted[letter]) == longest]
 
 
 def _normal(text: str) -> str:

@@ -23,6 +23,7 @@ _SEPARATORS = str.maketrans(dict.fromkeys(".()[],:;!*#{}", " "))
 _ANSWER_IS = re.compile(r"answer is\s{0,9}(?:\*\*)?([A-D])", re.IGNORECASE)
 _BESIDE_WORDS = ';/[]"{}()=+\\_-><@`,?!'
 _FIRST_PREFIXES = ("The best answer is", "The correct answer is", "The answer is", "The answer")
+_BOX = re.compile(r"\\(?:boxed|fbox)\s*\{")
 _NUMBER = r"([-+]?\d{1,15}(?:\.\d{0,15})?)"
 _FOUR = re.compile(rf"\[\s*{_NUMBER}\s*,\s*{_NUMBER}\s*,\s*{_NUMBER}\s*,\s*{_NUMBER}\s*\]")
 
@@ -66,13 +67,13 @@ def extract_yes_no(response: Response) -> Extracted:
     return Extracted(None, Reading.AMBIGUOUS) if words else unread(response)
 
 
-def extract_first_capital(response: Response) -> Extracted:
+def extract_first_capital(response: Response, options: Mapping[str, str] | None = None) -> Extracted:
     """MME-RealWorld's rule: the first capital A to E anywhere, once prefixes such as "The answer is" are deleted.
 
     "Answer: B" is A, "Cannot say" is C. An answer block is unwrapped and upper-cased first. Without a capital, an
     answer that is a part of "(A)" to "(E)", such as "b" or ")", is the first of these. Two pairs of published prefixes
     are fused by missing commas and so delete nothing; they are left out. On an empty response VLMEvalKit crashes and
-    lmms-eval reads A; here it is none.
+    lmms-eval reads A; here it is none. The options do not matter.
     """
     lowered = response.text.lower()
     start = lowered.find("<answer>")
@@ -107,6 +108,22 @@ def extract_bare(response: Response) -> Extracted:
 def bare(text: str) -> str:
     """lmms-eval's normal form of a word: lower case, no blanks around it, no full stop at its end."""
     return text.lower().strip().rstrip(".")
+
+
+def boxed_contents(text: str) -> str:
+    r"""What the kit's parser of formulas looks at: the contents of all ``\boxed{}``, joined by commas, else the text.
+
+    Of boxes in boxes the outermost; a last box that is never closed goes to the end of the text.
+    """
+    found, start = [], 0
+    while match := _BOX.search(text, start):
+        depth, end = 1, match.end()
+        while end < len(text) and depth:
+            depth += (text[end] == "{") - (text[end] == "}")
+            end += 1
+        found.append(text[match.end() : end - 1 if depth == 0 else end].strip())
+        start = end
+    return ",".join(found) if found else text
 
 
 def extract_box(response: Response) -> ExtractedBox:

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from locus.errors import LocusError
-from locus.evaluation.benchmarks.logicvista import LogicVista
+from locus.evaluation.benchmarks.logicvista import LogicVista, listed_options
 from tests.support.benchmark_files import answered, hf_image, scores, told, verdict_on, write_parquet
 from tests.support.benchmark_files_other import write_logicvista
 
@@ -37,3 +37,16 @@ def test_logicvista_broken_file(tmp_path):
     (tmp_path / "dataset.json").write_text('{"v1_0": ')
     with pytest.raises(LocusError, match="dataset.json: is not a LogicVista"):
         list(LogicVista(str(tmp_path / "dataset.json")).items())
+
+
+def test_options_in_the_question(tmp_path):
+    """ "(B): False." unread, because the options that the question lists were not known."""
+    question = "The watches agree. Select from A, B and C. (A) True (B)False (C)Insufficient Information"
+    row = {"id": "v1_44", "question": question, "answer": "B", "skill": "numerical", "image": hf_image()}
+    bench = LogicVista(write_parquet(tmp_path / "l.parquet", [row]), rows=1)
+    (item,) = bench.items()
+    assert item.options == {"A": "True", "B": "False", "C": "Insufficient Information"} and item.prompt == question
+    for text, right in (("(B): False.", 1), ("It is false", 1), ("True", 0), ("There is insufficient information.", 0)):
+        assert verdict_on(bench, item, text).correct == right, text
+    assert listed_options("Which figure? (A) (B) (C)") == {"A": "A", "B": "B", "C": "C"}
+    assert listed_options("What choice (A, B, C, or D) fits?") == listed_options("Which of (A) and (C)?") == {}

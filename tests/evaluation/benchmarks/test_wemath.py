@@ -102,3 +102,13 @@ def test_wemath_tsv_and_official_extraction(tmp_path):
     assert verdict_on(bench, item, "<Thought process>: <<x>> <Answer>: <<B>>", VLMEVALKIT).correct == 1
     assert verdict_on(bench, item, r"\boxed{B}", VLMEVALKIT).correct == 0
     assert verdict_on(bench, item, r"\boxed{B}").correct == 1
+
+
+def test_wemath_compares_values(tmp_path):
+    """An option's value in a box unread, 14 % of such boxes, because its text is written otherwise."""
+    rows = [row | {"option": "A. 30°; B. 60°; C. 1/2"} for row in wemath_rows()[:1]]
+    bench = WeMath(write_parquet(tmp_path / "w.parquet", rows), groups=None, rows=1)
+    (item,) = bench.items()
+    assert item.options == {"A": "30°", "B": "60°", "C": "1/2"} and item.answer == "B"
+    said = {r"\boxed{60^\circ}": "B", r"\boxed{\frac12}": "C", r"\boxed{61}": None}
+    assert {text: verdict_on(bench, item, text).extracted.answer for text in said} == said

@@ -2,7 +2,7 @@
 
 ``data/responses.jsonl`` holds one response a line: its form, the task it answers, options if any, and what a reader
 would take it to say. A mistake here is a mistake of the extractor, not of a label.
-``python -m tests.evaluation.reading.test_reading`` prints the table of both extractors and writes it into
+``python -m tests.evaluation.reading.test_reading`` prints the table of VLMEvalKit's rules and writes it into
 docs/benchmarks.md.
 """
 
@@ -18,6 +18,7 @@ import pytest
 from locus.evaluation.reading import vlmevalkit
 from locus.evaluation.reading.extractors import EXTRACTORS, LOCUS, VLMEVALKIT, Extractor
 from locus.evaluation.reading.responses import (
+    ANSWERED,
     Extracted,
     ExtractedBox,
     Reading,
@@ -55,27 +56,15 @@ def read(extractor: Extractor, row: dict) -> tuple[str | list[float] | None, str
 
 
 def accuracy_table(rows: list[dict] = ROWS) -> str:
-    """Markdown: for each form the share that each extractor reads right; a dash where it has no rule."""
+    """Markdown: for each form that VLMEvalKit's rules can read the share that they read right."""
     total, right = Counter(), Counter()
     for row in rows:
-        for extractor in EXTRACTORS:
-            if row["task"] in TASKS[extractor.name]:
-                total[row["form"], extractor.name] += 1
-                right[row["form"], extractor.name] += read(extractor, row)[0] == row["expected"]
-    lines = ["| form | n | locus | vlmevalkit |", "|---|---|---|---|"]
-    for form, count in Counter(row["form"] for row in rows).items():
-        cells = [
-            f"{100 * right[form, name] / total[form, name]:.0f}" if total[form, name] else "-"
-            for name in ("locus", "vlmevalkit")
-        ]
-        lines.append(f"| {form} | {count} | {' | '.join(cells)} |")
-    cells = [f"{100 * right_of(right, name) / right_of(total, name):.1f}" for name in ("locus", "vlmevalkit")]
-    return "\n".join([*lines, f"| all that it has a rule for | {len(rows)} | {' | '.join(cells)} |"])
-
-
-def right_of(counts: Counter, name: str) -> int:
-    """Sum over the forms of one extractor."""
-    return sum(count for (_, extractor), count in counts.items() if extractor == name)
+        if row["task"] in TASKS["vlmevalkit"]:
+            total[row["form"]] += 1
+            right[row["form"]] += read(VLMEVALKIT, row)[0] == row["expected"]
+    lines = ["| form | n | vlmevalkit |", "|---|---|---|"]
+    lines += [f"| {form} | {count} | {100 * right[form] / count:.0f} |" for form, count in total.items()]
+    return "\n".join([*lines, f"| all | {total.total()} | {100 * right.total() / total.total():.1f} |"])
 
 
 # --- The labelled responses -------------------------------------------------------------------------------------
@@ -83,7 +72,7 @@ def test_responses_are_many_and_labelled():
     """A file cut by an editor, or a label that no reading allows, would let the extractor pass unseen."""
     assert len(ROWS) >= 400 and len({row["form"] for row in ROWS}) >= 40
     for row in ROWS:
-        assert (row["expected"] is None) == (row["reading"] != "ok"), row
+        assert (row["expected"] is None) == (row["reading"] not in ANSWERED), row
         assert Reading(row["reading"]) and row["task"] in TASKS["locus"], row
         if row["task"] == "letter" and row["options"] and row["expected"]:
             assert row["expected"] in row["options"], row
@@ -104,8 +93,7 @@ def test_table_of_the_docs():
     """Numbers that were true once; or a form that the rules of VLMEvalKit suddenly read."""
     table = accuracy_table()
     assert table in DOCS.read_text(encoding="utf-8"), f"{DOCS.name} must hold this table:\n{table}"
-    cells = {line.split(" | ")[0].strip("| "): line.split(" | ") for line in table.splitlines()[2:]}
-    assert cells["bare letter"][3] == "100 |" and cells["several letters"][3] == "- |"
+    assert "| bare letter | 5 | 100 |" in table and "several letters" not in table
 
 
 # --- Spans ------------------------------------------------------------------------------------------------------
@@ -295,14 +283,14 @@ def test_fuzz():
             for task in TASKS[extractor.name]:
                 found = extract(extractor, task, Response(text, finished), options)
                 answer = found.xyxy if task == "box" else found.answer
-                assert (answer is not None) == (found.reading is Reading.OK), (task, text, found)
+                assert (answer is not None) == (found.reading in ANSWERED), (task, text, found)
                 assert answer != "" and (finished or found.reading is not Reading.NONE or "1e999" in text), (task, text)
                 if task == "letter" and answer and options:
                     assert answer in options, (text, found)
                 seen[found.reading] += 1
         for rule in LETTER_RULES:
             assert rule(Response(text, finished)).reading in (Reading.OK, Reading.NONE, Reading.TRUNCATED)
-    assert min(seen[reading] for reading in Reading) > 50
+    assert min(seen[reading] for reading in Reading if reading not in ANSWERED[1:]) > 50, seen
 
 
 @pytest.mark.parametrize(

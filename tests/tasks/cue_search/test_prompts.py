@@ -35,7 +35,7 @@ Write a short, precise referring expression (1 sentence, under 25 words) that un
 full image. Focus on its category, appearance, size, and spatial position relative to other objects.
 Output only the referring expression, nothing else."""
 """Appendices B.2, C.2 and C.3, typed from the paper."""
-SIZES = {Frame.FILE: (640, 480), Frame.PROCESSED: (644, 476), Frame.UNIT1000: (1000, 1000)}
+SIZES = {Frame.FILE: (640, 480), Frame.PROCESSED: (644, 476), Frame.UNIT1000: (1000, 1000), Frame.UNIT: (1, 1)}
 
 
 def test_the_papers_words():

@@ -1,0 +1,52 @@
+"""Options that are values: which of them a response's value is, compared as maths and not as text."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from functools import lru_cache
+
+from locus.evaluation.maths.equality import equal
+
+DECIMALS = 2
+"""To which MATH-V's official rule compares numbers, and values are compared with options."""
+_NUMBER = re.compile(r"-?\d{1,12}(?:\.\d{1,6})?")
+_MATHS = re.compile(r"[\d\\]")
+_WORD = re.compile(r"(?<![A-Za-z\\])(?!sin|cos|tan|log|sqrt|frac)[A-Za-z]{0,20}[a-z]{2}[A-Za-z]{0,20}(?![A-Za-z])")
+_TEXT = re.compile(r"\\(?:text|textbf|textit|mathrm|mathbf|mbox)\s?(?=\{)|\\[A-Za-z]{1,20}")
+
+
+def is_value(text: str) -> bool:
+    r"""Whether a text has no word: ``\frac{1}{2}``, ``AB = 3.6``, ``60^\circ``; not ``3 \text{ hours}``."""
+    return bool(text.strip()) and not _WORD.search(_TEXT.sub(" ", text))
+
+
+def are_values(options: Mapping[str, str]) -> bool:
+    """Whether most options are values; a letter that an option is printed as is none."""
+    values = [text for text in options.values() if is_value(text) and text.strip().upper() not in options]
+    return 2 * len(values) > len(options)
+
+
+def by_value(value: str, options: Mapping[str, str]) -> list[str]:
+    """Letters of the options that a value equals, numbers when rounded; of several those that it equals exactly.
+
+    Texts that are letters of options are left out.
+    """
+    if len(value) > 200:
+        return []
+    texts = {letter: text for letter, text in options.items() if text.strip().upper() not in options}
+    near = [letter for letter, text in texts.items() if _equals(value, text, DECIMALS)]
+    exact = [letter for letter in near if _equals(value, texts[letter], None)] if len(near) > 1 else []
+    return exact or near
+
+
+@lru_cache(65_536)
+def _equals(value: str, text: str, decimals: int | None) -> bool:
+    """`equal`, plain numbers and prose without its process."""
+    bare = [one.strip(" $") for one in (value, text)]
+    if all(map(_NUMBER.fullmatch, bare)):
+        one, other = map(float, bare)
+        return one == other if decimals is None else round(one, decimals) == round(other, decimals)
+    if not any(is_value(one) or _MATHS.search(one) for one in bare):
+        return bare[0].casefold() == bare[1].casefold()
+    return equal(value, text, decimals)

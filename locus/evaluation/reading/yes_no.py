@@ -1,0 +1,158 @@
+"""Yes or no in a response. A part of the extractor `locus`."""
+
+from __future__ import annotations
+
+import re
+
+from locus.evaluation.reading.responses import Extracted, Reading, boxed, ends, final_span, half_width, unread
+from locus.types import Response
+
+_YES = {"yes", "yeah", "yep", "yup", "是", "是的", "对", "对的", "有", "有的"}
+_YES_NO = re.compile(
+    r"(?<![a-z\d_-])(?:yes|yeah|yep|yup|no|nope|nah)(?![a-z\d_])"
+    r"|(?<![\u4e00-\u9fff])(?:不是|没有|是的|对的|有的|[是对有否不])(?![\u4e00-\u9fff])"
+)
+_EITHER = re.compile(r"\byes ?(?:/|\bor\b|\band\b) ?no\b|\bno ?(?:/|\bor\b|\band\b) ?yes\b")
+_NUMBERED = re.compile(r"\bno\. ?\d")
+_SAID = re.compile(
+    r"(?:\b(?:answer|response|conclusion|verdict)\b|答案)"
+    r"(?:[\s*_\"'`:=({\[-]|\b(?:is|would|be|should|therefore|final)\b|[是为]){1,12}$"
+)
+_UNSAID = re.compile(r"(?:\bnot|n't|\bcannot)(?: say| answer| be)? [\"'*]?$")
+# "There isn't a dog" says no, "I don't see any dog, but it may be hidden" does not.
+_DENIAL = re.compile(
+    r"(?:\bthere (?:is|are)(?:n't| not)|\bi (?:do not|don't|cannot|can't) see"
+    r"|\b(?:image|picture|photo|scene) (?:does not|doesn't) (?:show|contain|include|have|feature|depict)) (?:an?|any)\b"
+)
+_UNSURE = re.compile(
+    r"\b(?:but|however|although|though|except|unless|might|may|maybe|perhaps|possibly|could|sure|certain|if"
+    r"|blurry|blurred|unclear|hard|difficult|hidden)\b|\?"
+)
+# "No image was provided", "no way to tell" and "no difference" answer no question about what is shown.
+_NOTHING_SAID = re.compile(
+    r" (?:(?:clear|obvious|real|visible|enough|actual|single|sufficient) )?"
+    r"(?:image|picture|photo|way|information|context|details?|doubt|answer|difference|idea|question|problem)s?\b"
+)
+_INFERRED = re.compile(r"\b(?:suggests?|suggesting|indicates?|implies|means|so) that $")
+_AS_A_WORD = re.compile(r"[\"']? (?:appears|stands|means|(?:is|was) (?:written|printed|painted|shown))\b")
+# What a response says of a statement or of a thing, where it has no word of answer: yes and no alike.
+_LEAVE = r"(?:\s*[*_\"'`)]*\s*(?:[,.!;:\n—–]|$))"
+_TRUE = r"(?:correct|true|right|accurate|affirmative|indeed|absolutely|certainly|exactly|of course|正确|没错|对的)"
+_FALSE = r"(?:incorrect|false|wrong|inaccurate|negative|untrue|not (?:correct|true|right|accurate)|不正确|错误|不对|错)"
+_OPENED = re.compile(rf"[\s*_\"'`(\[]{{0,6}}(?:that(?: is|'s) )?(?:({_TRUE})|({_FALSE})){_LEAVE}")
+_STATED = re.compile(
+    r"\b(?:that|this|it|statement|claim|description|assertion|answer|above|equation|figure|diagram)(?:\sshown)?(?:\W{1,3}(?:is|:)|'s)\W{1,3}"
+    rf"(?:indeed |clearly |actually |therefore |also )?(?:({_TRUE})|({_FALSE}))(?![a-z])"
+    r"|\b(?:statement|claim|assertion)\b[^.!?\n]{1,100}?\bis (?:therefore |thus |indeed )?"
+    rf"(?:({_TRUE})|({_FALSE}))(?![a-z])"
+)
+_NOUN = r"(?:an?|one|two|three|four|five|six|several|some|many|multiple|at least|\d{1,3}|indeed|clearly|also)\b"
+_CLAIMS = re.compile(
+    rf"\bthere(?: is|'s| are) (?:(?:indeed|clearly|actually|definitely|in fact),? )?(?:{_NOUN})"
+    rf"|\bi (?:can )?(?:clearly )?see {_NOUN}"
+    r"|\b(?:image|picture|photo|scene)(?: (?:clearly|does|also))? "
+    rf"(?:shows?|contains?|includes?|has|have|features?|depicts?) {_NOUN}"
+)
+_SENTENCES = re.compile(r"[.!?](?=\s|$)|\n")
+_CONTRAST = re.compile(r"\b(?:not|instead of|rather than) (?:an?|any|the)\b")
+_ANSWER_CHINESE = re.compile(
+    r"(?:答案|回答)(?:[是为]|:)\s*[\"']?(?:(是|对|有|正确)|(否|不|没有|错))[^?]{0,2}(?=[.!,\n]|$)"
+)
+_ASKED_CHINESE = re.compile(r"(?:有没有|是不是|是否|有无|对不对)[^?.!\n]*\??")
+_NO_CHINESE = re.compile(r"没有|沒有|并无|不存在|看不到|看不见|未见|不是|并非")
+_YES_CHINESE = re.compile(r"(?<![没沒只所仅])有|存在|可以看到|能看到|(?<![不还])是")
+_OPENING = " \t\n*_\"'`({["
+_CORRECTED = re.compile(r"\b(?:wait|actually|correction|sorry|on second thought|i mean|looking again|let me|but)\b")
+
+
+def extract_yes_no(response: Response) -> Extracted:
+    """``yes`` or ``no``: of the last box, after the last "answer is", else the answer word of the final span.
+
+    Two answer words that differ are ambiguous unless the response corrects itself between them, and so is "yes or no".
+    Where there is none, what is said of the thing itself counts: "Correct", "it is false", "there is a cat" as much as
+    "there is no cat".
+    """
+    span = half_width(final_span(response))
+    box = boxed(span, response.finished)
+    inside = _particles(_lowered(ends(box[0])))[0] if box else []
+    if len({word for word, _, _ in inside}) == 1:
+        return Extracted(inside[0][0], Reading.OK)
+    text = _lowered(ends(span))
+    found, determiner = _particles(text)
+    said = [word for word, start, _ in found if _SAID.search(text, max(0, start - 40), start)]
+    words = {word for word, _, _ in found}
+    if said:
+        return Extracted(said[-1], Reading.OK)
+    if len(words) == 1:
+        return Extracted(words.pop(), Reading.OK)
+    if words:
+        last, start = found[-1][0], found[-2][2]
+        lone = text[found[-1][1] :].strip(" .!*\"'`)") in ("yes", "no") and text[: found[-1][1]].endswith("\n")
+        corrected = last != found[-2][0] and _CORRECTED.search(text, start, found[-1][1])
+        return Extracted(last, Reading.OK) if lone or corrected else Extracted(None, Reading.AMBIGUOUS)
+    if _EITHER.search(ends(span).lower()):
+        return Extracted(None, Reading.AMBIGUOUS)
+    said_of_it = _claimed(text, determiner) if response.finished else None
+    return Extracted(said_of_it, Reading.OK) if said_of_it else unread(response)
+
+
+def _claimed(text: str, determiner: bool) -> str | None:
+    """What a text without an answer word says: of a statement, whether it is true; of a thing, whether it is there."""
+    sentences = [one for one in _SENTENCES.split(text) if one.strip()] or [""]
+    if opened := _OPENED.match(text) or _OPENED.match(sentences[-1]):
+        return "yes" if opened[1] else "no"
+    if answers := list(_ANSWER_CHINESE.finditer(text)):
+        return "yes" if answers[-1][1] else "no"
+    stated = [match for match in _STATED.finditer(text) if not _UNSURE.search(_before(text, match.start()))]
+    if stated:
+        return "yes" if stated[-1][1] or stated[-1][3] else "no"
+    if determiner or _denied(text):
+        return "no"
+    if any(_CLAIMS.search(one) and not _UNSURE.search(one) and not _CONTRAST.search(one) for one in sentences):
+        return None if any(_UNSURE.search(one) for one in sentences[-1:]) else "yes"
+    return _claimed_in_chinese(_ASKED_CHINESE.sub("", sentences[-1]))
+
+
+def _claimed_in_chinese(sentence: str) -> str | None:
+    """What the last sentence says of a thing; nothing where it doubts."""
+    if re.search("[可也]能|不确定|无法|不清", sentence):
+        return None
+    return "no" if _NO_CHINESE.search(sentence) else ("yes" if _YES_CHINESE.search(sentence) else None)
+
+
+def _before(text: str, place: int) -> str:
+    """The part of a sentence before a place in it."""
+    return _SENTENCES.split(text[max(0, place - 200) : place])[-1]
+
+
+def _lowered(text: str) -> str:
+    """Lower case of the same length, "yes or no" and "No. 5" blanked out."""
+    lowered = "".join(char if len(char.lower()) != 1 else char.lower() for char in text)
+    for pattern in (_EITHER, _NUMBERED):
+        lowered = pattern.sub(lambda match: " " * len(match[0]), lowered)
+    return lowered
+
+
+def _denied(text: str) -> bool:
+    """Says of something that it is not there, without a doubt or an exception."""
+    denials = [match for match in _DENIAL.finditer(text) if not _NOTHING_SAID.match(text, match.end())]
+    spans = [text[max(0, match.start() - len(_before(text, match.start()))) : match.end() + 120] for match in denials]
+    return any(not _UNSURE.search(span) for span in spans)
+
+
+def _particles(text: str) -> tuple[list[tuple[str, int, int]], bool]:
+    """Answer words of lower-case text with their places, and whether there is a "no" before a noun."""
+    found, determiner = [], False
+    for match in _YES_NO.finditer(text):
+        start, end = match.span()
+        before = text[max(0, start - 24) : start]
+        if match[0] == "no" and _NOTHING_SAID.match(text, end) or _AS_A_WORD.match(text, end):
+            continue
+        opens = start < 4 and not before.strip(_OPENING) or "\n" in before[-3:] and not before[-3:].strip(_OPENING)
+        if match[0] == "no" and _INFERRED.search(before):
+            continue
+        if match[0] == "no" and not opens and re.match(r" [a-z\d]", text[end : end + 2]):
+            determiner = True
+        elif not _UNSAID.search(before):
+            found.append(("yes" if match[0] in _YES else "no", start, end))
+    return found, determiner
