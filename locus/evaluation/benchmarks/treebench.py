@@ -52,11 +52,13 @@ class TreeBench(ChoiceBenchmark):
         """By letter, VLMEvalKit's the first capital from A to E; column ``iou``: over target boxes, of the nearest."""
         kit = extractor.name == VLMEVALKIT.name
         verdict = super().judge(item, response, view, extractor)
-        if kit:
-            read = kit_letter(response)
-            verdict = replace(verdict, extracted=read, correct=float(read.answer == item.answer))
         boxes = written_boxes(response.text, View(Frame.FILE) if kit else view, item, _STRICT if kit else _WRITTEN)
         return replace(verdict, columns={**verdict.columns, "iou": mean_iou(item.evidence, boxes)})
+
+    def _letter(self, response: Response, options: Mapping[str, str], extractor: Extractor) -> Extracted:
+        return (
+            kit_letter(response) if extractor.name == VLMEVALKIT.name else super()._letter(response, options, extractor)
+        )
 
     def statistics(self) -> Mapping[str, Statistic]:
         """Over all rows, the mean IoU, of both halves and of each of the ten abilities."""
