@@ -31,10 +31,10 @@ from locus.run.runtime import entry_point
 from locus.run.settings import TrainerSettings, TrainSettings
 from locus.tasks.task import Task
 from locus.training.algorithm import SFT, Algorithm
-from locus.training.footprint import StepSizes
 from locus.training.grpo import shares_prompts
-from locus.training.pace import Pace, measured_pace, stated_pace, step_work
+from locus.training.pace import Pace, measured_pace, stated_pace
 from locus.training.plan import MEASURED_LAYERS, Outlook, Planned, largest_budgets, outlook
+from locus.training.step_sizes import StepSizes
 from locus.types import Prompt
 
 log = logging.getLogger("locus")
@@ -74,15 +74,17 @@ def device_count(cfg: DictConfig, trainer: TrainerSettings) -> int:
     return trainer.ranks
 
 
-def planned_run(cfg: DictConfig, prompts: Sequence[Prompt]) -> Planned:
-    """The run of a configuration, whose steps are as the given one; of several devices each has its share."""
+def planned_run(cfg: DictConfig, prompts: Sequence[Prompt], held_out: int) -> Planned:
+    """The run of a configuration, whose steps are as the given one; of several devices each has its share.
+
+    held_out: examples of a validation.
+    """
     settings = TrainSettings.of(cfg)
     devices = device_count(cfg, settings.trainer)
     algorithm, rollout, backbone = settings.algorithm, settings.rollout, instantiate(cfg.backbone)
-    learns = isinstance(algorithm, Algorithm)
     most = rollout.sampling.max_new_tokens
     sizes = StepSizes(
-        list(islice(prompts, -(-len(prompts) // devices))),
+        _share(prompts, len(prompts), devices),
         algorithm.group_size if isinstance(algorithm, Algorithm) else 1,
         rollout.sampling,
         min(cfg.plan.completion_tokens or most, most),
@@ -90,7 +92,7 @@ def planned_run(cfg: DictConfig, prompts: Sequence[Prompt]) -> Planned:
         rollout.decoding,
         updates=algorithm.updates_per_rollout if isinstance(algorithm, Algorithm) else 1,
         epochs=algorithm.epochs if isinstance(algorithm, Algorithm) else 1,
-        rolls_out=learns,
+        rolls_out=isinstance(algorithm, Algorithm),
         offloads_reference=settings.trainer.offload_reference,
         precision=torch.bfloat16 if str(cfg.trainer.precision) == "bf16-mixed" else None,
         on_gpu=settings.trainer.on_gpu,
@@ -104,12 +106,25 @@ def planned_run(cfg: DictConfig, prompts: Sequence[Prompt]) -> Planned:
         needs_reference=isinstance(algorithm, Algorithm) and algorithm.needs_reference,
         devices=devices,
         sharded=settings.trainer.sharded if cfg.plan.sharded is None else cfg.plan.sharded,
+        validation=replace(
+            sizes,
+            prompts=_share(prompts, min(cfg.trainer.validation_batch, held_out), devices),
+            group=1,
+            sampling=rollout.validation,
+            tokens=min(sizes.tokens, rollout.validation.max_new_tokens),
+            rolls_out=True,
+        ),
     )
     settings.trainer.check_weights(planned.outline)
     if isinstance(algorithm, SFT):
         return planned
     shared = shares_prompts(planned.outline, sizes.prompts, algorithm, most, rollout.token_budget, rollout.decoding)
     return replace(planned, sizes=replace(sizes, shares_prompts=shared))
+
+
+def _share(prompts: Sequence[Prompt], count: int, devices: int) -> list[Prompt]:
+    """One device's, of so many prompts like these."""
+    return list(islice(cycle(prompts), -(-count // devices)))
 
 
 # --- The machine ----------------------------------------------------------------------------------------------
@@ -167,14 +182,15 @@ def report(found: Outlook, planned: Planned) -> str:
         "micro-batch: head": parts.head,
         "micro-batch: completions": parts.completions,
         "optimiser, beside its state": parts.optimizer_step,
+        "rollouts of a validation batch": max(parts.validation_pass, parts.validation_prefill),
     }
     lines = [f"parameters: {found.trained:,} trained, {found.frozen:,} frozen", "memory of a device, GB:"]
     lines += [f"  {name:<34}{size / 1e9:9.2f}" for name, size in memory.items() if size]
     lines += [f"  peak of {phase:<26}{size / 1e9:9.2f}" for phase, size in parts.phases.items()]
     if card is not None:
         lines.append(f"  may be used {' ' * 21}{card / 1e9:10.2f}: it {'fits' if found.fits else 'DOES NOT FIT'}")
-        budgets = largest_budgets(planned, card)
-        if budgets is not None and found.fits:
+        budgets = largest_budgets(planned, card) if found.fits else None
+        if budgets is not None:
             lines.append(
                 f"largest budgets that fit: rollout.token_budget={budgets[0]} rollout.decode_budget={budgets[1]}"
             )
@@ -191,13 +207,14 @@ def report(found: Outlook, planned: Planned) -> str:
     return "\n".join(lines)
 
 
-def remedy(cfg: DictConfig, planned: Planned, memory: float, prompts: Sequence[Prompt]) -> str:
+def remedy(cfg: DictConfig, planned: Planned, memory: float, prompts: Sequence[Prompt], held_out: int) -> str:
     """What to change so that a run fits: budgets, then adapters on a bfloat16 base, with smaller budgets if need be."""
     changes = _budgets(planned, memory)
     if changes is not None:
         return changes
     adapters = ["weights=lora"] + ["backbone.dtype=bfloat16"] * ("dtype" in cfg.backbone)
-    other = planned_run(hydra.compose("plan", [*HydraConfig.get().overrides.task, *adapters]), prompts)
+    composed = hydra.compose("plan", [*HydraConfig.get().overrides.task, *adapters])
+    other = planned_run(composed, prompts, held_out)
     changes = "" if other.footprint.peak <= memory else _budgets(other, memory)
     if changes is not None:
         return " ".join(filter(None, [*adapters, changes, "(adapters want ten times the learning rate)"]))
@@ -207,7 +224,7 @@ def remedy(cfg: DictConfig, planned: Planned, memory: float, prompts: Sequence[P
 
 def _budgets(planned: Planned, memory: float) -> str | None:
     budgets = largest_budgets(planned, memory)
-    if budgets is None or planned.with_budgets(*budgets).footprint.peak > memory:  # of what no budget bounds
+    if budgets is None or planned.within(*budgets).peak > memory:  # of what no budget bounds
         return None
     given = planned.sizes.token_budget, planned.sizes.decoding.budget
     names = ("rollout.token_budget", "rollout.decode_budget")
@@ -220,11 +237,11 @@ def plan(cfg: DictConfig) -> tuple[Outlook, dict[str, Any]]:
     task = instantiate(cfg.task, _convert_="all")
     backbone = instantiate(cfg.backbone)
     builder = PromptBuilder(backbone.processor(), instantiate(cfg.pixels), backbone.family)
-    prompts = step_prompts(cfg, task, builder)
-    planned = planned_run(cfg, prompts)
+    prompts, held_out = step_prompts(cfg, task, builder), len(task.examples("validation"))
+    planned = planned_run(cfg, prompts, held_out)
     memory = card_memory(cfg, planned.sizes.on_gpu)
     pace = run_pace(cfg, planned)
-    found = outlook(planned, memory, pace, cfg.trainer.steps, _validation(cfg, planned, pace, task))
+    found = outlook(planned, memory, pace, cfg.trainer.steps, _validation(cfg, planned, pace, held_out))
     tokens = [prompt.length for prompt in prompts]
     print(histogram(tokens))
     print(report(found, planned))
@@ -232,32 +249,18 @@ def plan(cfg: DictConfig) -> tuple[Outlook, dict[str, Any]]:
     if memory is not None and not found.fits:
         raise LocusError(
             f"the run needs {found.footprint.peak / 1e9:.1f} GB, {memory / 1e9:.1f} may be used: "
-            f"{remedy(cfg, planned, memory, prompts)}"
+            f"{remedy(cfg, planned, memory, prompts, held_out)}"
         )
     return found, record
 
 
-def _validation(cfg: DictConfig, planned: Planned, pace: Pace | None, task: Task) -> float:
+def _validation(cfg: DictConfig, planned: Planned, pace: Pace | None, held_out: int) -> float:
     """Seconds of all validations: before step 1, in between, and after the last."""
-    if pace is None:
+    if pace is None or planned.validation_work is None:
         return 0.0
-    examples = len(task.examples("validation"))
-    size = min(cfg.trainer.validation_batch, examples)
-    own, most = -(-size // planned.devices), cfg.rollout.validation.max_new_tokens  # each device has its share
-    batch = replace(
-        planned.sizes,
-        prompts=list(islice(cycle(planned.sizes.prompts), own)),
-        group=1,
-        sampling=replace(planned.sizes.sampling, max_new_tokens=most),
-        tokens=min(planned.sizes.tokens, most),
-        rolls_out=True,
-        shares_prompts=False,
-    )
-    cache = planned.footprint.cache * batch.cached_tokens // planned.sizes.cached_tokens
-    work = step_work(planned.outline, batch, scorings=0, epochs=1, cache_bytes=cache)
-    once = pace.seconds(work)["rollout"]
+    batches = -(-held_out // min(cfg.trainer.validation_batch, held_out))
     steps, every = cfg.trainer.steps, cfg.trainer.validate_every
-    return once * -(-examples // size) * (1 + -(-steps // every))
+    return pace.seconds(planned.validation_work)["rollout"] * batches * (1 + -(-steps // every))
 
 
 @hydra.main(version_base="1.3", config_path="../conf", config_name="plan")

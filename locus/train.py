@@ -40,8 +40,9 @@ from locus.policy.backbone import Backbone
 from locus.policy.lora import merged_state
 from locus.policy.prompts import PromptBuilder
 from locus.run.callbacks import TableCallback
-from locus.run.launch import follow, joined, rank_above_zero, rank_zero_first
+from locus.run.launch import follow, follow_in_job, joined, rank_above_zero, rank_zero_first
 from locus.run.loggers import close_loggers
+from locus.run.outcome import held_before, outcome, read_plan
 from locus.run.runtime import (
     RunFolder,
     differences,
@@ -49,6 +50,7 @@ from locus.run.runtime import (
     finish_record,
     open_run,
     quiet_lightning,
+    run_folder,
     start_record,
     write_summary,
 )
@@ -143,6 +145,7 @@ def facts_of(cfg: DictConfig, module: PolicyModule, data: TaskDataModule) -> dic
         "prompts_per_step": prompts,
         "completions_per_step": prompts * module.completions_per_prompt,
         "updates_per_rollout": module.updates_per_step,
+        "plan": read_plan(cfg.planned, module.policy.parameters()),
     }
 
 
@@ -198,6 +201,8 @@ class Trained:
     record: dict[str, Any]
     """What ``run.json`` says by then; it and the diagnoses are rank zero's."""
     diagnoses: Mapping[str, Diagnosis]
+    before: float
+    """See `locus.run.outcome.held_before`."""
 
 
 def trained(cfg: DictConfig, run: RunFolder) -> Trained:
@@ -213,6 +218,7 @@ def trained(cfg: DictConfig, run: RunFolder) -> Trained:
     diagnoses = build_diagnoses(cfg) if first else {}
     if first:
         announce(cfg, settings)
+    before = held_before()
     module = build_module(cfg, settings, backbone, data)
     try:
         trainer = build_trainer(cfg, settings.trainer, run, data.task)
@@ -223,7 +229,7 @@ def trained(cfg: DictConfig, run: RunFolder) -> Trained:
     record = start_record(run, facts_of(cfg, module, data)) if first else {}
     fit(cfg, run, module, data, trainer)
     module.gather()
-    return Trained(backbone, module, data, trainer, record, diagnoses)
+    return Trained(backbone, module, data, trainer, record, diagnoses, before)
 
 
 def announce(cfg: DictConfig, settings: TrainSettings) -> None:
@@ -248,7 +254,7 @@ def train(cfg: DictConfig) -> tuple[dict[str, Any], dict[str, Any]]:
     headline = end.data.task.headline
     save_curve(metrics, run.path / "figures" / "curve.png", headline)
     final = {"headline": f"val/{headline}", **final_validation(metrics, headline)}
-    finish_record(run, end.record, phase_seconds(metrics))
+    finish_record(run, end.record, phase_seconds(metrics), outcome=outcome(metrics, end.before))
     device = end.trainer.strategy.root_device
     report(cfg, settings.rollout, run, end.backbone, end.module, end.data, end.diagnoses, device)
     write_summary(run, final)
@@ -278,7 +284,8 @@ def train_with_rank_zero() -> None:
 def main(cfg: DictConfig) -> float:
     """The command; returns the task's headline, which a sweeper maximises."""
     if rank_above_zero():  # of a job that a launcher of Hydra has started as several ranks
-        follow(train_with_rank_zero)
+        if not finished_before(cfg):
+            follow_in_job(run_folder(cfg), train_with_rank_zero)
         return float("nan")
     final = finished_before(cfg) or train(cfg)[0]
     return final[final["headline"]]

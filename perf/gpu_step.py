@@ -167,11 +167,13 @@ def _seconds(run: Any) -> float:
 def update_flops(model: torch.nn.Module, settings: Settings, prompt_tokens: int) -> float:
     """Of one step's update: forward, the gradient of what each layer is given, and, of full weights, theirs."""
     work, passes = settings.work, 3 if settings.weights == "full" else 2
-    forward = prompt_flops(model, prompt_tokens) + work.group * completion_flops(model, prompt_tokens, work.new_tokens)
+    forward = prompt_flops(model, [prompt_tokens]) + work.group * completion_flops(
+        model, [prompt_tokens], work.new_tokens
+    )
     if work.train_vision:
         side = model.config.vision_config.patch_size
         sizes = (work.width * work.height, work.cue**2)
-        forward += sum(image_flops(model.model.visual, size // side**2) for size in sizes)
+        forward += image_flops(model.model.visual, [size // side**2 for size in sizes])
     return passes * forward * work.prompts
 
 

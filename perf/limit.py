@@ -35,9 +35,9 @@ PHASES = ("rollout", "reference", "update")
 def least_flops(model: nn.Module, work: Workload, prompt_tokens: int) -> dict[str, float]:
     """Phase -> floating-point operations of a whole step."""
     side = model.config.vision_config.patch_size
-    images = sum(image_flops(model.model.visual, size // side**2) for size in (work.width * work.height, work.cue**2))
-    prompt = prompt_flops(model, prompt_tokens)
-    written = work.group * completion_flops(model, prompt_tokens, work.new_tokens)
+    images = image_flops(model.model.visual, [size // side**2 for size in (work.width * work.height, work.cue**2)])
+    prompt = prompt_flops(model, [prompt_tokens])
+    written = work.group * completion_flops(model, [prompt_tokens], work.new_tokens)
     trained = bool(work.train_vision)
     least = {
         "rollout": images + prompt + written,

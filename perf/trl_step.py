@@ -20,7 +20,7 @@ from transformers import AutoProcessor, TrainerCallback
 from trl import GRPOConfig, GRPOTrainer
 
 from locus.tasks.cue_search.corpus import Corpus
-from locus.tasks.cue_search.task import cue_search_text
+from locus.tasks.cue_search.prompts import PAPER
 from perf.step_workload import FRAME, Meter, Workload, answered, read_inputs, resident_bytes, reward_of
 
 
@@ -28,7 +28,7 @@ def prompt_dataset(folder: Path, corpus: Corpus) -> Dataset:
     """Prompt, two pictures and target box of each example."""
     columns: dict[str, list[Any]] = {"prompt": [], "images": [], "target": []}
     for example in corpus.train:
-        content = [{"type": "image"}, {"type": "image"}, {"type": "text", "text": cue_search_text(FRAME)}]
+        content = [{"type": "image"}, {"type": "image"}, {"type": "text", "text": PAPER.text(FRAME)}]
         columns["prompt"].append([{"role": "user", "content": content}])
         pictures = folder / "pictures" / example.image_path, folder / "cues" / f"{example.example_id}.png"
         columns["images"].append([str(path) for path in pictures])

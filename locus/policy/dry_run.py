@@ -7,14 +7,15 @@ would hold, whatever the architecture, adapters, precision, checkpointing, or sp
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Iterator
+from functools import cache
 from typing import Any
 
 import torch
 from torch import nn
-from torch._subclasses.fake_tensor import FakeTensor, FakeTensorMode
+from torch._subclasses.fake_tensor import FakeTensor, FakeTensorMode, in_kernel_invocation_manager
 from torch.multiprocessing.reductions import StorageWeakRef
 from torch.utils._python_dispatch import TorchDispatchMode
-from torch.utils._pytree import tree_leaves
 
 INDEXED = (
     torch.ops.aten.index.Tensor,
@@ -22,6 +23,17 @@ INDEXED = (
     torch.ops.aten.index_put_.default,
     torch.ops.aten._index_put_impl_.default,
 )
+DEVICE = torch.ops.prim.device.default
+"""Asks where a tensor is: half of all calls, and none of them makes a tensor."""
+
+
+def _tensors(values: Iterable[Any], named: Any = None) -> Iterator[torch.Tensor]:
+    """Those among an operation's arguments or outputs, which nest in lists and tuples alone."""
+    for value in (*values, *named.values()) if named else values:
+        if isinstance(value, torch.Tensor):
+            yield value
+        elif isinstance(value, (list, tuple)):
+            yield from _tensors(value)
 
 
 class DryRun(FakeTensorMode):
@@ -30,19 +42,44 @@ class DryRun(FakeTensorMode):
     def __init__(self) -> None:
         super().__init__(allow_non_fake_inputs=True)
         self._inside = False
+        self._outputs: dict[Any, Any] = {}
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         if self._inside:  # what a fake operation is made of
             return super().__torch_dispatch__(func, types, args, kwargs)
-        if not any(isinstance(value, FakeTensor) for value in tree_leaves((args, kwargs))):
+        if func is DEVICE:
+            return args[0].fake_device if isinstance(args[0], FakeTensor) else func(*args)
+        if not any(isinstance(tensor, FakeTensor) for tensor in _tensors(args, kwargs)):
             return func(*args, **(kwargs or {}))
         if func in INDEXED:
             args = (args[0], _by_numbers(args[1]), *args[2:])
         self._inside = True
         try:
+            if _makes_new(func) and (call := _call(func, args, kwargs)) is not None:
+                if call not in self._outputs:
+                    self._outputs[call] = _outline(super().__torch_dispatch__(func, types, args, kwargs))
+                return self._made(self._outputs[call])
+            if _views(func):
+                with in_kernel_invocation_manager(self):
+                    return self._wrapped(func(*args, **(kwargs or {})))
             return super().__torch_dispatch__(func, types, args, kwargs)
         finally:
             self._inside = False
+
+    def _made(self, outline: Any) -> Any:
+        """Tensors of these shapes, strides and types; lists of them, and None, as they come."""
+        if outline is None:
+            return None
+        if isinstance(outline, list):
+            return [self._made(one) for one in outline]
+        size, stride, dtype = outline
+        return self._wrapped(torch.empty_strided(size, stride, dtype=dtype, device="meta"))
+
+    def _wrapped(self, output: Any) -> Any:
+        """Meta tensors as fake ones on the CPU."""
+        if isinstance(output, (list, tuple)):
+            return [self._wrapped(one) for one in output]
+        return FakeTensor(self, output, torch.device("cpu"))
 
     def like(self, tensor: torch.Tensor) -> torch.Tensor:
         """A fake tensor on the CPU of this one's shape and type."""
@@ -61,6 +98,50 @@ class DryRun(FakeTensorMode):
             for name, buffer in part._buffers.items():
                 if buffer is not None and buffer.is_floating_point():
                     part._buffers[name] = self.like(buffer)
+
+
+@cache
+def _makes_new(func: Any) -> bool:
+    """Whether an operation changes nothing, and what it returns shares no memory with what it is given."""
+    schema = func._schema
+    return not schema.is_mutable and all(one.alias_info is None for one in schema.returns)
+
+
+@cache
+def _views(func: Any) -> bool:
+    """Whether an operation changes nothing, and all that it returns is the memory that it is given."""
+    schema = func._schema
+    return not schema.is_mutable and all(one.alias_info is not None for one in schema.returns)
+
+
+def _call(func: Any, args: Any, kwargs: Any) -> Any:
+    """What an operation's outputs depend on, as a key; None where that is more than shapes, strides and types."""
+    parts: list[Any] = [func]
+    for name, value in ((None, args), *(kwargs or {}).items()):
+        parts.append(name)
+        if not _add(parts, value):
+            return None
+    return tuple(parts)
+
+
+def _add(parts: list[Any], value: Any) -> bool:
+    if isinstance(value, FakeTensor):
+        parts += value.shape, value.stride(), value.dtype
+    elif isinstance(value, torch.Tensor):
+        return False
+    elif isinstance(value, (list, tuple)):
+        parts.append(len(value))
+        return all(_add(parts, one) for one in value)
+    else:
+        parts += type(value), value
+    return True
+
+
+def _outline(output: Any) -> Any:
+    """What `DryRun._made` makes an output of."""
+    if isinstance(output, (list, tuple)):
+        return [_outline(one) for one in output]
+    return None if output is None else (output.shape, output.stride(), output.dtype)
 
 
 def _by_numbers(index: Any) -> list[torch.Tensor | None]:
@@ -93,12 +174,14 @@ class PeakBytes(TorchDispatchMode):
         return self._bound
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        for tensor in tree_leaves((args, kwargs)):
-            if isinstance(tensor, torch.Tensor) and (storage := tensor.untyped_storage())._cdata not in self._live:
+        if func is DEVICE:
+            return func(*args, **(kwargs or {}))
+        for tensor in _tensors(args, kwargs):
+            if (storage := tensor.untyped_storage())._cdata not in self._live:
                 self._given.setdefault(storage._cdata, StorageWeakRef(storage))
         output = func(*args, **(kwargs or {}))
-        for tensor in tree_leaves(output):
-            if isinstance(tensor, torch.Tensor) and (storage := tensor.untyped_storage())._cdata not in self._given:
+        for tensor in _tensors((output,)):
+            if (storage := tensor.untyped_storage())._cdata not in self._given:
                 known = self._live.get(storage._cdata)
                 self._bound += storage.nbytes() - (known[1] if known else 0)
                 self._live[storage._cdata] = StorageWeakRef(storage), storage.nbytes()

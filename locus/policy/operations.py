@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from time import perf_counter
 from typing import Any
 
@@ -18,15 +19,16 @@ def linear_weights(part: nn.Module) -> int:
     return sum(one.in_features * one.out_features for one in part.modules() if isinstance(one, nn.Linear))
 
 
-def image_flops(visual: Any, patches: int) -> float:
-    """A vision tower (Qwen2.5-VL, Qwen3-VL) on one image of so many patches, before they are merged."""
+def image_flops(visual: Any, images: Sequence[int]) -> float:
+    """A vision tower (Qwen2.5-VL, Qwen3-VL) on images of so many patches each, before they are merged."""
     settings = visual.config
-    merged = patches // settings.spatial_merge_size**2
-    window, full = patches, settings.depth
+    full, window = settings.depth, 0
     if hasattr(settings, "window_size"):
         window = (settings.window_size // settings.patch_size) ** 2
         full = len(settings.fullatt_block_indexes)
-    pairs = full * patches**2 + (settings.depth - full) * patches * min(window, patches)
+    pairs = sum(full * one**2 + (settings.depth - full) * one * min(window, one) for one in images)
+    patches = sum(images)
+    merged = patches // settings.spatial_merge_size**2
     dense = patches * (linear_weights(visual.blocks) + visual.patch_embed.proj.weight.numel())
     mergers = linear_weights(visual.merger) + linear_weights(getattr(visual, "deepstack_merger_list", nn.ModuleList()))
     return 2 * (dense + merged * mergers) + 4 * settings.hidden_size * pairs
@@ -49,15 +51,16 @@ def text_flops(model: Any, tokens: float, pairs: float) -> float:
     return 2 * tokens * linear_weights(model.model.language_model.layers) + attended
 
 
-def prompt_flops(model: Any, tokens: float) -> float:
-    """A prompt through the language model: each token attends to itself and those before."""
-    return text_flops(model, tokens, tokens * (tokens + 1) / 2)
+def prompt_flops(model: Any, lengths: Sequence[float]) -> float:
+    """Prompts of these lengths through the language model: each token attends to itself and those before."""
+    return text_flops(model, sum(lengths), sum(length * (length + 1) / 2 for length in lengths))
 
 
-def completion_flops(model: Any, prompt_tokens: float, tokens: float) -> float:
-    """A completion behind its prompt, with the head at each of its tokens; the last is predicted, not fed."""
-    fed = max(tokens - 1, 0)
-    return text_flops(model, fed, fed * prompt_tokens + fed * (fed + 1) / 2) + head_flops(model, tokens)
+def completion_flops(model: Any, lengths: Sequence[float], tokens: float) -> float:
+    """One completion behind each prompt, with the head at each of its tokens; the last is predicted, not fed."""
+    fed, count = max(tokens - 1, 0), len(lengths)
+    pairs = fed * sum(lengths) + count * fed * (fed + 1) / 2
+    return text_flops(model, count * fed, pairs) + count * head_flops(model, tokens)
 
 
 def head_flops(model: Any, tokens: float) -> float:

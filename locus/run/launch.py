@@ -7,8 +7,11 @@ command again for each rank: in a sweep that would start the sweep again.
 
 from __future__ import annotations
 
+import contextlib
+import logging
 import os
 import signal
+import socket
 import subprocess
 import sys
 import threading
@@ -44,6 +47,8 @@ PATIENCE = 20.0
 """Seconds that rank zero has to notice by itself that a rank is lost; it may wait for it without an end."""
 LEAVING = 60.0
 """Seconds that the other ranks may take to end after the last step."""
+BEGUN = time.time()
+"""When this process did, but for a few imports."""
 WAIT = timedelta(hours=24)
 """For another rank, which may have longer completions to write; one that is lost is noticed otherwise."""
 
@@ -255,6 +260,30 @@ def follow(work: Callable[[], Any]) -> None:
             raise
         print(f"locus: {' '.join(message.split())}", file=sys.stderr, flush=True)
         sys.exit(2)
+
+
+def follow_in_job(folder: Path, work: Callable[[], Any]) -> None:
+    """As `follow`, of a job that Hydra's launcher has started as several tasks: rank zero records what ends it.
+
+    folder: of the run, where rank zero says that it has failed.
+    """
+    for handler in logging.root.handlers[:]:
+        if isinstance(handler, logging.FileHandler):  # the run's log is rank zero's
+            logging.root.removeHandler(handler)
+    if _rank_zero_waits(folder):
+        with contextlib.suppress(SystemExit):  # a launcher takes a failed task for the end of the sweep
+            follow(work)
+
+
+def _rank_zero_waits(folder: Path) -> bool:
+    """Whether rank zero has come to the point where ranks join; it may fail, and leave the others waiting for a day."""
+    starter, summary = environment(), folder / "summary.json"
+    while True:
+        with contextlib.suppress(OSError), socket.create_connection((starter.main_address, starter.main_port), 1):
+            return True
+        if summary.exists() and summary.stat().st_mtime > BEGUN:
+            return False
+        time.sleep(0.5)
 
 
 def _end_with_rank_zero() -> None:

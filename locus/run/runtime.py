@@ -253,10 +253,10 @@ def start_record(folder: RunFolder, facts: dict[str, Any]) -> dict[str, Any]:
     return record
 
 
-def finish_record(folder: RunFolder, record: dict[str, Any], phases: dict[str, float]) -> None:
-    """Adds wall time per phase and peak memory to ``run.json``."""
-    facts = {"seconds_per_phase": phases, "peak_memory_gb": peak_memory_gb()}
-    write_json(folder.path / "run.json", record | facts)
+def finish_record(folder: RunFolder, record: dict[str, Any], phases: dict[str, float], **facts: Any) -> None:
+    """Adds wall time per phase, peak memory, and what else is known by now to ``run.json``."""
+    costs = {"seconds_per_phase": phases, "peak_memory_gb": peak_memory_gb()}
+    write_json(folder.path / "run.json", record | costs | facts)
 
 
 def write_summary(folder: RunFolder, final: dict[str, Any]) -> None:

@@ -12,6 +12,7 @@ from hydra.utils import instantiate
 from omegaconf import DictConfig, OmegaConf
 
 from locus.errors import LocusError, by_name, number, whole
+from locus.policy.engines import RolloutEngine
 from locus.policy.logprobs import PackedScorer, Scorer, SeparateScorer
 from locus.policy.rollouts import RolloutDecoding
 from locus.policy.vlm import VLM
@@ -162,6 +163,8 @@ class RolloutSettings:
     token_budget: int
     """Tokens that are encoded, or scored, at a time; scoring splits a group above it."""
     decoding: RolloutDecoding
+    engine: RolloutEngine
+    """Writes the completions."""
 
     def __post_init__(self) -> None:
         whole("rollout.token_budget", self.token_budget)
@@ -199,7 +202,7 @@ class TrainSettings:
             cfg.seed,
             cfg.preflight_prompts,
             trainer,
-            RolloutSettings(sampling, validation, cfg.rollout.token_budget, decoding),
+            RolloutSettings(sampling, validation, cfg.rollout.token_budget, decoding, instantiate(cfg.rollout.engine)),
             *built,
         )
 
@@ -223,6 +226,7 @@ class TrainSettings:
             "validation_sampling": self.rollout.validation,
             "token_budget": self.rollout.token_budget,
             "decoding": self.rollout.decoding,
+            "engine": self.rollout.engine,
             "optimizer": self.optimizer.make,
             "warmup_ratio": self.optimizer.warmup_ratio,
             "clip_norm": self.optimizer.clip_norm,

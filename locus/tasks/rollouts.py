@@ -6,8 +6,8 @@ from collections.abc import Callable, Sequence
 
 import torch
 
+from locus.policy.engines import RolloutEngine
 from locus.policy.inference import inference_policy
-from locus.policy.rollouts import RolloutDecoding, encode_in_parts, sample_groups, sample_in_turn
 from locus.policy.vlm import VLM, EncodedPrompts, VisionFeatures
 from locus.tasks.task import Task
 from locus.types import Completion, Response, Rollout, RolloutGroup, Sample, Sampling
@@ -23,10 +23,9 @@ def roll_out(
     group: int,
     seed: int,
     step: int,
-    token_budget: int,
-    decoding: RolloutDecoding,
+    engine: RolloutEngine,
     encoded: EncodedPrompts | None = None,
-) -> list[tuple[RolloutGroup, VisionFeatures]]:
+) -> list[tuple[RolloutGroup, VisionFeatures | None]]:
     """Samples -> graded groups with their vision features, in the order of ``samples``.
 
     Args:
@@ -34,29 +33,15 @@ def roll_out(
         decode: [T] completion tokens -> text.
         group: G, rollouts per sample.
         seed, step: with a sample's id they fix its random numbers.
-        token_budget: padded tokens of prompts encoded at a time.
-        decoding: what is held while decoding, and how.
-        encoded: the prompts of all samples, where they are known already; they are decoded together.
+        engine: writes the completions.
+        encoded: the prompts of all samples, where they are known already.
     """
     prompts = [sample.prompt for sample in samples]
-    numbers = group, sampling, seed, step
-    features: dict[int, VisionFeatures] = {}
-    policy = inference_policy(policy.eval())
-    if encoded is not None:
-        completions = sample_groups(policy, prompts, encoded, *numbers)
-        features |= enumerate(encoded.features)
-    else:
-
-        def encode(indices: Sequence[int]) -> EncodedPrompts:
-            entering = encode_in_parts(policy, [prompts[i] for i in indices], token_budget)
-            features.update(zip(indices, entering.features, strict=True))
-            return entering
-
-        completions = sample_in_turn(policy, prompts, encode, *numbers, decoding)
+    completions, features = engine(inference_policy(policy.eval()), prompts, group, sampling, seed, step, encoded)
     groups = []
-    for i, (sample, row) in enumerate(zip(samples, completions, strict=True)):
+    for sample, row, kept in zip(samples, completions, features, strict=True):
         rollouts = tuple(graded(task, sample, one, decode(one.token_ids)) for one in row)
-        groups.append((RolloutGroup(sample, rollouts), features[i]))
+        groups.append((RolloutGroup(sample, rollouts), kept))
     return groups
 
 

@@ -31,8 +31,8 @@ from locus.training.metrics import TokenSums
 from locus.training.module import PolicyModule, RunParts, groups_of_all
 from locus.types import LossTerms, Prompt, RolloutGroup, Sample, Sampling
 
-Rolled: TypeAlias = tuple[RolloutGroup, VisionFeatures]
-"""A group of rollouts, with its prompt's vision features."""
+Rolled: TypeAlias = tuple[RolloutGroup, VisionFeatures | None]
+"""A group of rollouts, with its prompt's vision features where the engine has them."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -193,7 +193,7 @@ class GRPOModule(PolicyModule):
             kept, empty = kept + more, empty[len(more) :]
         return (kept + empty if self.algorithm.refill else list(groups)), without_spread
 
-    def with_advantages(self, group: RolloutGroup, features: VisionFeatures, place: int = 0) -> ScoredGroup:
+    def with_advantages(self, group: RolloutGroup, features: VisionFeatures | None, place: int = 0) -> ScoredGroup:
         """Attaches advantages, and the vision features if they stay valid while the policy changes."""
         rewards = _rewards(group)
         if self.algorithm.overlong_penalty:

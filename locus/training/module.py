@@ -16,6 +16,7 @@ from torch.optim.lr_scheduler import LambdaLR, LRScheduler
 
 from locus import ranks
 from locus.errors import LocusError
+from locus.policy.engines import LocalEngine, RolloutEngine
 from locus.policy.inference import inference_policy
 from locus.policy.lora import fingerprint, frozen_state
 from locus.policy.rollouts import RolloutDecoding
@@ -73,6 +74,7 @@ class PolicyModule(LightningModule):
         seed: of the sampling.
         updates_per_step: optimiser steps per training step.
         completions_per_prompt: rollouts, or targets, that a prompt is trained on in a step.
+        engine: writes completions; None for `LocalEngine`.
     """
 
     def __init__(
@@ -88,6 +90,7 @@ class PolicyModule(LightningModule):
         seed: int,
         updates_per_step: int = 1,
         completions_per_prompt: int = 1,
+        engine: RolloutEngine | None = None,
     ):
         super().__init__()
         self.automatic_optimization = False
@@ -99,6 +102,7 @@ class PolicyModule(LightningModule):
         self.make_optimizer, self.clip_norm = optimizer, clip_norm
         self.warmup_updates = max(1, round(warmup_ratio * parts.steps * updates_per_step))
         self.token_budget, self.decoding, self.max_skipped = token_budget, decoding, max_skipped
+        self.engine = engine or LocalEngine(token_budget, decoding.budget, decoding.step)
         self.updates_per_step, self.completions_per_prompt = updates_per_step, completions_per_prompt
         self.finished_steps = 0
         """Finished training steps: one rollout batch, or one batch of targets, with its updates."""
@@ -158,7 +162,7 @@ class PolicyModule(LightningModule):
         group: int,
         step: int,
         encoded: EncodedPrompts | None = None,
-    ) -> list[tuple[RolloutGroup, VisionFeatures]]:
+    ) -> list[tuple[RolloutGroup, VisionFeatures | None]]:
         """Samples -> graded groups with their vision features; see `locus.tasks.rollouts.roll_out`."""
         if samples or self.policy.sharding is not None:  # whose copy all ranks make together
             policy = self.rollout_policy()
@@ -173,8 +177,7 @@ class PolicyModule(LightningModule):
             group,
             seed=self.seed,
             step=step,
-            token_budget=self.token_budget,
-            decoding=self.decoding,
+            engine=self.engine,
             encoded=encoded,
         )
 

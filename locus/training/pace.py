@@ -19,7 +19,7 @@ from locus.policy.logprobs import CompletionBatch, Scorer
 from locus.policy.operations import completion_flops, head_flops, image_flops, prompt_flops, text_flops
 from locus.policy.rollouts import micro_batches, sample_groups
 from locus.policy.vlm import VLM
-from locus.training.footprint import StepSizes
+from locus.training.step_sizes import StepSizes
 from locus.types import Prompt
 
 KERNELS = 51
@@ -66,12 +66,13 @@ class Pace:
     """Seconds of a token pass."""
 
     def seconds(self, work: Work) -> dict[str, float]:
-        """Phase -> seconds of one step."""
-        return {
+        """Phase -> seconds of one step, of those that it has."""
+        phases = {
             "rollout": work.encode / self.encode + work.passes * self.decode(work),
             "reference": work.reference / self.score,
             "update": work.update / self.update + work.parameters / self.parameters,
         }
+        return {name: seconds for name, seconds in phases.items() if seconds}
 
 
 def stated_pace(tflops: float, efficiency: float, bandwidth_gb: float, launch_us: float, compiled: bool) -> Pace:
@@ -104,11 +105,10 @@ def step_work(policy: VLM, sizes: StepSizes, scorings: int, epochs: int, cache_b
         cache_bytes: keys and values that are held while decoding.
     """
     model, visual = policy.model, policy.model.model.visual
-    vision = text = written = 0.0
-    for prompt in sizes.prompts:
-        vision += sum(image_flops(visual, int(grid.prod())) for grid in prompt.image_grid_thw)
-        text += prompt_flops(model, prompt.length)
-        written += sizes.group * completion_flops(model, prompt.length, sizes.tokens)
+    lengths = [prompt.length for prompt in sizes.prompts]
+    vision = image_flops(visual, [int(grid.prod()) for prompt in sizes.prompts for grid in prompt.image_grid_thw])
+    text = prompt_flops(model, lengths)
+    written = sizes.group * completion_flops(model, lengths, sizes.tokens)
     seen = vision if policy.train_vision else 0.0  # a frozen tower is run once, for the rollout
     trains = [parameter for parameter in policy.parameters() if parameter.requires_grad]
     back = 1.0 if policy.adapters else 2.0  # frozen weights have no gradient, only what passes through them

@@ -15,11 +15,12 @@ from locus.policy.backbone import Backbone, period
 from locus.policy.logprobs import Scorer
 from locus.policy.quantization import stored_numbers
 from locus.policy.vlm import VLM
-from locus.training.footprint import Footprint, StepSizes, footprint, weight_bytes
+from locus.training.footprint import Footprint, footprint, weight_bytes
 from locus.training.pace import Pace, Work, step_work
+from locus.training.step_sizes import StepSizes
 
-SHALLOW = (3, 4)
-"""Layers of the towers that are run dry: all layers are alike, so the rest follows."""
+SHALLOW = 2
+"""Layers of the towers that are run dry, and one more: all layers are alike, so the rest follows."""
 MEASURED_LAYERS = 4
 """Of each tower, at most, where rates are measured."""
 GRAIN = 1024
@@ -41,6 +42,8 @@ class Planned:
     devices: int = 1
     sharded: bool = False
     """Devices share weights, gradients, optimiser state and reference."""
+    validation: StepSizes | None = None
+    """Of a validation batch of one device."""
 
     def policy(self, device: str = "meta", layers: int | None = None) -> VLM:
         """Without weights on the meta device, with random ones elsewhere."""
@@ -55,6 +58,11 @@ class Planned:
         return self.policy()
 
     @property
+    def scorings(self) -> int:
+        """Passes without gradient over a step's completions: the reference's, off-policy the old policy's."""
+        return int(self.needs_reference) + int(self.sizes.updates > 1)
+
+    @property
     def parameters(self) -> tuple[int, int]:
         """Trained and frozen."""
         counts = [(stored_numbers(one), one.requires_grad) for one in self.outline.parameters()]
@@ -63,16 +71,19 @@ class Planned:
     @cached_property
     def footprint(self) -> Footprint:
         """Memory of one device."""
+        return self.footprint_of(self.sizes)
+
+    def footprint_of(self, sizes: StepSizes) -> Footprint:
+        """Memory of one device in another step than the planned one."""
         config = self.outline.model.config
         text, vision = config.get_text_config(), config.vision_config.depth
         layers = text.num_hidden_layers // period(text)
-        least, more = SHALLOW
-        if min(layers, vision) < more:
-            found = self._footprint(None)
+        least = max(SHALLOW, len(getattr(config.vision_config, "deepstack_visual_indexes", ())))
+        if min(layers, vision) <= least:
+            found = self.dry_run(sizes)
         else:
-            shallow, deeper = self._footprint(least), self._footprint(more)
-            steps = [(depth - least) / (more - least) for depth in (layers, vision)]
-            found = shallow.deeper(deeper, *steps)
+            shallow, deeper = (self.dry_run(sizes, depth) for depth in (least, least + 1))
+            found = shallow.deeper(deeper, layers - least, vision - least)
             trained = sum(one.nbytes for one in self.outline.parameters() if one.requires_grad)
             # A vision tower is of another depth than the language model: these three are counted.
             times = trained / max(shallow.gradients, 1)
@@ -82,52 +93,68 @@ class Planned:
                 gradients=trained,
                 reference=self._reference_bytes(self.outline) if shallow.reference else 0,
                 optimizer=round(times * shallow.optimizer),
-                optimizer_step=round((times if self.sizes.on_gpu else 1) * shallow.optimizer_step),
+                optimizer_step=round((times if sizes.on_gpu else 1) * shallow.optimizer_step),
             )
         return found.sharded(self.devices) if self.sharded else found
 
-    def _footprint(self, layers: int | None) -> Footprint:
+    def dry_run(self, sizes: StepSizes, layers: int | None = None) -> Footprint:
+        """Memory of a policy of so many layers in each tower; None for all."""
         policy = self.policy(layers=layers)
         copied = self.needs_reference and not policy.adapters
         reference = self._reference_bytes(policy) if copied else 0
-        return footprint(policy, self.scorer, self.optimizer, self.sizes, reference)
+        found = footprint(policy, self.scorer, self.optimizer, sizes, reference, self._validation_within(sizes))
+        return found if self.scorings else replace(found, scoring=0)
+
+    def _validation_within(self, sizes: StepSizes) -> StepSizes | None:
+        """The validation batch with the budgets of these sizes."""
+        if self.validation is None:
+            return None
+        return replace(self.validation, token_budget=sizes.token_budget, decoding=sizes.decoding)
 
     def _reference_bytes(self, policy: VLM) -> int:
         size = getattr(torch, self.backbone.reference_dtype or self.backbone.dtype).itemsize
         return sum(one.numel() for one in policy.parameters()) * size
 
     @cached_property
+    def validation_work(self) -> Work | None:
+        """Operations of a validation batch of one device; they are all of a rollout."""
+        if self.validation is None:
+            return None
+        cache = self.footprint.cache * self.validation.cached_tokens // self.sizes.cached_tokens
+        return step_work(self.outline, self.validation, scorings=0, epochs=1, cache_bytes=cache)
+
+    @cached_property
     def work(self) -> Work:
         """Operations of a step of one device."""
-        scorings = int(self.needs_reference) + int(self.sizes.updates > 1)
-        return step_work(self.outline, self.sizes, scorings, self.sizes.epochs, self.footprint.cache)
+        return step_work(self.outline, self.sizes, self.scorings, self.sizes.epochs, self.footprint.cache)
 
-    def with_budgets(self, token_budget: int, decode_budget: int) -> Planned:
-        """The same within other budgets."""
+    def within(self, token_budget: int, decode_budget: int) -> Footprint:
+        """Memory of one device with other budgets."""
         decoding = replace(self.sizes.decoding, budget=decode_budget)
-        return replace(self, sizes=replace(self.sizes, token_budget=token_budget, decoding=decoding))
+        return self.footprint_of(replace(self.sizes, token_budget=token_budget, decoding=decoding))
 
 
 def largest_budgets(planned: Planned, memory: float) -> tuple[int, int] | None:
     """The largest ``rollout.token_budget`` and ``decode_budget`` that fit in so many bytes; None where none does.
 
-    Both parts grow evenly with their budget: two plans tell how. A budget that the step does not fill is kept.
+    Both parts grow evenly with their budget: two dry runs tell how. A budget that the step does not fill is kept.
     """
     sizes, here = planned.sizes, planned.footprint
     prompt = max(one.length for one in sizes.prompts)
     least = prompt + sizes.sampling.max_new_tokens
     least_decode = prompt + sizes.group * sizes.sampling.max_new_tokens
-    small = planned.with_budgets(least, min(least_decode, sizes.decoding.budget))
-    token_budget = _largest(
-        (least, small.footprint.phases["update"]), (sizes.token_budget, here.phases["update"]), memory
-    )
+    small = planned.within(least, min(least_decode, sizes.decoding.budget))
+    token_budget = _largest((least, small.phases["update"]), (sizes.token_budget, here.phases["update"]), memory)
     decode_budget: int | None = sizes.decoding.budget
     if sizes.rolls_out and token_budget is not None:
         # Prompts are encoded beside the keys and values, within the other budget.
         share = (token_budget - least) / max(sizes.token_budget - least, 1)
-        prefill = round(small.footprint.prefill + share * (here.prefill - small.footprint.prefill))
-        rollout = [replace(one, prefill=prefill).phases["rollout"] for one in (small.footprint, here)]
-        decode_budget = _largest((least_decode, rollout[0]), (sizes.cached_tokens, rollout[1]), memory)
+        encoding = {
+            name: round((1 - share) * getattr(small, name) + share * getattr(here, name))
+            for name in ("prefill", "validation_prefill")
+        }
+        rolling = [replace(one, **encoding).rolling for one in (small, here)]
+        decode_budget = _largest((least_decode, rolling[0]), (sizes.cached_tokens, rolling[1]), memory)
     if token_budget is None or decode_budget is None:
         return None
     return token_budget, decode_budget

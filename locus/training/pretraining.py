@@ -22,10 +22,10 @@ from torch.nn.utils.rnn import pad_sequence
 from torch.optim.lr_scheduler import LambdaLR, LRScheduler
 
 from locus.errors import LocusError
+from locus.policy.engines import LocalEngine
 from locus.policy.group_attention import Prefill, WatchedContinuation
 from locus.policy.logprobs import CompletionBatch, PackedScorer, head_scores
 from locus.policy.prompts import PromptBuilder
-from locus.policy.rollouts import RolloutDecoding
 from locus.policy.vlm import VLM, EncodedPrompts, VisionFeatures
 from locus.scenes.source import ATTRIBUTES
 from locus.tasks.rollouts import roll_out
@@ -245,8 +245,7 @@ class PretrainModule(LightningModule):
             group=1,
             seed=0,
             step=0,
-            token_budget=VALIDATION_BUDGET,
-            decoding=RolloutDecoding(VALIDATION_BUDGET),
+            engine=LocalEngine(VALIDATION_BUDGET, VALIDATION_BUDGET),
         )
         grades = [group.rollouts[0].grade for group, _ in groups]
         self.record({f"val/{name}": mean(one.parts[part] for one in grades) for part, name in batch.names.items()})

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
+import pandas as pd
 import pytest
 import torch
 
@@ -40,14 +41,28 @@ def test_what_it_says(planned):
 
 
 def test_tokens_and_parameters_are_the_runs(planned, tmp_path: Path):
-    """A plan of other prompts or weights than the run with the same overrides has."""
-    _, record, _ = planned
-    train(tmp_path / "run")
+    """A plan of other prompts or weights than the run with the same overrides has, or that its record does not keep."""
+    _, record, folder = planned
+    train(tmp_path / "run", f"planned={folder}")
+    run = json.loads((tmp_path / "run" / "run.json").read_text())
+    assert run["plan"]["peak_gb"] == max(record["peak_gb"].values())
+    assert run["plan"]["seconds_per_step"] == record["seconds_per_step"]
+    assert run["outcome"]["seconds_per_step"].keys() == record["seconds_per_step"].keys()
+    steps = pd.read_csv(tmp_path / "run" / "metrics.csv")["time/update_s"].count()
+    assert run["outcome"]["seconds_per_step"]["update"] == pytest.approx(run["seconds_per_phase"]["update"] / steps)
+    assert 0 < run["outcome"]["peak_gb"] < run["peak_memory_gb"]
     from safetensors.torch import load_file
 
     weights = load_file(tmp_path / "run" / "policy" / "model.safetensors")
     assert sum(weights[name].numel() for name in weights) == sum(record["parameters"].values())
     assert len(record["tokens_per_prompt"]) == 2 and min(record["tokens_per_prompt"]) > 2 * 36  # two 48x48 images
+
+
+def test_a_plan_of_another_run_is_refused(planned, tmp_path: Path):
+    """A record that sets a run beside the plan of another."""
+    for other, says in ((tmp_path, "no plan.json"), (planned[2], "the plan is of")):
+        ended = command("train", *SMALLEST, "weights=lora", f"planned={other}", f"hydra.run.dir={tmp_path / says[:4]}")
+        refused(ended, f"planned={other}", says)
 
 
 def test_a_run_that_cannot_fit_is_refused_with_the_change_that_would(tmp_path: Path):

@@ -16,7 +16,7 @@ import torch
 
 from tests.support.interrupted import cut, wait_for
 from tests.support.run_of_ranks import DDP, FSDP2, overrides, same_run, written_once
-from tests.support.runs import SMALLEST, command, finish, metrics, refused, resume, spawn, train
+from tests.support.runs import SMALLEST, command, finish, metrics, refused, resume, spawn, succeeded, train
 
 
 @pytest.fixture(scope="module")
@@ -56,6 +56,21 @@ def test_ranks_make_the_run_of_one(
     if case == "full":  # the refill had something to do
         assert (metrics(one)["train/zero_spread_groups"] > 0).any()
     assert "LOCAL_RANK" not in os.environ and not torch.distributed.is_initialized()
+
+
+@pytest.mark.slow
+def test_slurms_tasks_make_the_run_of_the_own_launcher(tmp_path: Path):
+    """Two tasks that make two runs, or wait for each other: they are told their places as SLURM tells them."""
+    own, sweep = tmp_path / "own", tmp_path / "sweep"
+    sizes = [*DDP, *overrides("full"), "trainer.devices=2", "trainer.steps=2"]
+    launched = "-m", "hydra/launcher=slurm_rehearsal", f"hydra.sweep.dir={sweep}", "hydra.sweep.subdir=job"
+    succeeded(finish(spawn("-m", "locus.train", *launched, "seed=1", *SMALLEST, *sizes)))
+    train(own, *sizes)
+    same_run(sweep / "job", own)
+    (own / "rank-1.log").unlink()  # of a task that is submitit's
+    assert {path.name for path in (sweep / "job").iterdir()} == {path.name for path in own.iterdir()}
+    lines = (sweep / "job" / "train.log").read_text()
+    assert lines.count("run folder:") == 1 and lines.count("a step:") == 1
 
 
 def other_rank(process: subprocess.Popen[str]) -> int:

@@ -13,7 +13,7 @@ from locus.boxes import to_view
 from locus.errors import LocusError
 from locus.policy.prompts import PixelLimits, PromptBuilder, level_table, opened_by_template
 from locus.tasks.answers import after_opened, box_text, completion_text
-from locus.tasks.cue_search.task import cue_search_text
+from locus.tasks.cue_search.prompts import PAPER
 from locus.tasks.datamodule import SampleMaker
 from locus.tasks.preflight import grade_written
 from locus.tasks.rollouts import graded
@@ -174,7 +174,7 @@ def test_the_prompt_is_the_papers_text_in_the_frame_spoken(family: str):
     """A template that drops the instruction, or a frame that the model is not told."""
     make, (record, *_) = builder(family), prompts(family)
     text = make.processor.tokenizer.decode(record.input_ids)
-    assert cue_search_text(FAMILIES[family][1]) in text
+    assert PAPER.text(FAMILIES[family][1]) in text
     assert ("from 0 to 1000" in text) == (FAMILIES[family][1] is Frame.UNIT1000)
     assert text.endswith("<|im_start|>assistant\n")
 

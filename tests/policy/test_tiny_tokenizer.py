@@ -12,7 +12,7 @@ import pytest
 from locus.policy.tiny import TinyQwen3VL
 from locus.policy.tiny_tokenizer import END, LARGEST_INTEGER, PAD, SPECIAL, TAGS, tiny_tokenizer
 from locus.tasks.answers import box_text, completion_text
-from locus.tasks.cue_search.task import cue_search_text
+from locus.tasks.cue_search.prompts import PAPER
 from locus.types import Box, Frame
 
 TOKENIZER = tiny_tokenizer()
@@ -75,7 +75,7 @@ def test_tags_survive_decoding_and_special_tokens_do_not():
 @pytest.mark.parametrize("frame", Frame)
 def test_the_prompts_words_are_single_tokens(frame: Frame):
     """A prompt of bytes is three times as long: no token boundary lies within a word, or between it and its space."""
-    text = cue_search_text(frame)
+    text = PAPER.text(frame)
     tokens = TOKENIZER(text, return_offsets_mapping=True, add_special_tokens=False)
     spans = tokens["offset_mapping"]
     assert len(spans) > 90

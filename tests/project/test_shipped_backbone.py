@@ -11,8 +11,8 @@ import torch
 from transformers import AutoModelForImageTextToText, AutoProcessor, Qwen3VLForConditionalGeneration
 
 from locus.policy.backbone import Backbone
+from locus.policy.engines import LocalEngine
 from locus.policy.prompts import PixelLimits, PromptBuilder
-from locus.policy.rollouts import RolloutDecoding
 from locus.scenes.questions import colour, grounding
 from locus.scenes.source import SceneSource
 from locus.tasks.datamodule import SampleMaker, Samples
@@ -55,7 +55,7 @@ def test_it_answers_questions():
     for ask, least in ((colour, 0.6), (grounding, 0.5)):  # by chance 0.1, and next to 0
         task = SceneQuestions(UNSEEN, ask, 60, seed=0)
         samples = Samples(SampleMaker(task, make, policy.frame), "validation")
-        rolled_out = roll_out(policy, task, samples, make.decode, greedy, 1, 0, 0, budget, RolloutDecoding(budget))
+        rolled_out = roll_out(policy, task, samples, make.decode, greedy, 1, 0, 0, LocalEngine(budget, budget))
         groups = [group for group, _ in rolled_out]
         assert task.validation_metrics(groups)["accuracy"] >= least
 

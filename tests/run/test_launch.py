@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import json
+import os
+import socket
 from pathlib import Path
 
 import pytest
 
 from locus.errors import LocusError
-from locus.run.launch import joined, rank_above_zero, started_as
+from locus.run.launch import _rank_zero_waits, joined, rank_above_zero, started_as
 from tests.support.runs import finish, refused, spawn
 
 WAITING = """
@@ -72,3 +74,23 @@ def test_a_batch_script_without_srun_starts_its_ranks_itself(monkeypatch: pytest
     monkeypatch.setenv("SLURM_STEP_NUM_TASKS", "4")
     monkeypatch.setenv("SLURM_PROCID", "3")
     assert started_as() == (3, 4) and rank_above_zero()
+
+
+def test_a_task_does_not_wait_for_a_rank_zero_that_has_failed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    """A day of a queue's GPUs: rank zero fails before ranks join; an earlier launch's failure is none of this one."""
+    summary = tmp_path / "summary.json"
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        torchrun(monkeypatch, 1, 2)
+        monkeypatch.setenv("MASTER_ADDR", "127.0.0.1")
+        monkeypatch.setenv("MASTER_PORT", str(server.getsockname()[1]))
+        assert _rank_zero_waits(tmp_path)
+    summary.write_text("{}")
+    os.utime(summary, (0, 0))
+    asked: list[float] = []
+
+    def later(seconds: float) -> None:
+        asked.append(seconds)
+        os.utime(summary)
+
+    monkeypatch.setattr("locus.run.launch.time.sleep", later)
+    assert not _rank_zero_waits(tmp_path) and len(asked) == 1

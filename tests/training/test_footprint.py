@@ -15,11 +15,12 @@ import torch
 from locus.plan import _budgets
 from locus.policy.dry_run import PeakBytes
 from locus.policy.logprobs import PackedScorer
-from locus.training.footprint import Footprint, StepSizes
+from locus.training.footprint import Footprint
 from locus.training.grpo import GRPOModule, shares_prompts
 from locus.training.module import RunParts
-from locus.training.pace import measured_pace, token_passes
+from locus.training.pace import measured_pace, stated_pace, token_passes
 from locus.training.plan import MEASURED_LAYERS, Planned, largest_budgets
+from locus.training.step_sizes import StepSizes
 from tests.support import miniature
 from tests.support.miniature import FAMILY, GROUP, LARGE_BUDGET, SMALL_BUDGET, TOKENS
 from tests.support.models import backbone, builder
@@ -86,6 +87,25 @@ def test_planned_memory_is_what_a_run_holds(case: str):
     assert planned.footprint.peak == pytest.approx(memory.peak + 2 * weights, rel=0.15)
 
 
+def test_two_shallow_dry_runs_tell_of_all_layers():
+    """A plan that is quick and wrong: of six and five layers it is within 1 % of a dry run of all of them."""
+    _, _, planned = run_and_plan(SMALL_BUDGET, text_layers=6, vision_layers=5)
+    every = planned.dry_run(planned.sizes).phases
+    assert planned.footprint.phases == pytest.approx(every, rel=0.01)
+
+
+def test_a_validation_is_planned():
+    """A run that ends at its first validation, whose batch is larger than a step's: within 15 % of a real one."""
+    module, data, planned = run_and_plan(LARGE_BUDGET)
+    samples = 2 * miniature.first_batch(data)
+    prompts = [sample.prompt for sample in samples]
+    validation = replace(planned.sizes, prompts=prompts, group=1, shares_prompts=False)
+    with PeakBytes() as memory:
+        module.roll_out(samples, module.validation_sampling, 1, step=-1)
+    parts = replace(planned, validation=validation).footprint
+    assert parts.phases["validation"] - parts.static == pytest.approx(memory.peak, rel=0.15)
+
+
 @pytest.mark.slow
 def test_planned_time_is_what_a_run_takes():
     """Work that is not counted: within 30 % of a real run, rates from four layers; the median of three."""
@@ -98,12 +118,12 @@ def test_planned_time_is_what_a_run_takes():
 def test_a_budget_that_is_planned_to_fit_fits():
     """The advice of a refused run is refused again."""
     _, _, planned = run_and_plan(LARGE_BUDGET, gradient_checkpointing=True)
-    least = planned.with_budgets(200, 1000).footprint.peak
+    least = planned.within(200, 1000).peak
     room = (least + planned.footprint.peak) / 2
     assert planned.footprint.peak > room
     budgets = largest_budgets(planned, room)
     assert budgets is not None and budgets[0] < planned.sizes.token_budget
-    assert planned.with_budgets(*budgets).footprint.peak <= 1.15 * room
+    assert planned.within(*budgets).peak <= 1.15 * room
     assert largest_budgets(planned, planned.footprint.static / 2) is None
 
 
@@ -136,6 +156,16 @@ def test_passes_do_not_make_mini_batches_smaller():
         for updates, epochs in ((1, 1), (4, 4), (4, 1))
     )
     assert passes == once > parts
+
+
+def test_a_plan_without_a_reference_has_no_phase_of_it():
+    """Rows of a reference that the run has not: only off-policy are completions scored without one."""
+    _, _, planned = run_and_plan(SMALL_BUDGET, text_layers=1, vision_layers=1)
+    planned = replace(planned, needs_reference=False)
+    for updates, scored in ((1, False), (2, True)):
+        one = replace(planned, sizes=replace(planned.sizes, updates=updates))
+        seconds = stated_pace(1, 1, 1, 1, False).seconds(one.work)
+        assert ("reference" in one.footprint.phases) == scored == ("reference" in seconds)
 
 
 def test_what_is_shared_is_held_once():

@@ -18,8 +18,8 @@ from locus.evaluation.benchmark import Benchmark, Item, Picture
 from locus.evaluation.benchmarks.scenes import box_verdict
 from locus.evaluation.evaluator import Evaluator
 from locus.tasks.cue_search.cues import render_cue
+from locus.tasks.cue_search.prompts import PAPER
 from locus.tasks.cue_search.reward import BoxReward
-from locus.tasks.cue_search.task import cue_search_text
 
 TEXT = "The evidence boxes of a benchmark as cues: where in the image is this crop? By the area of the box."
 
@@ -63,7 +63,7 @@ class CueSearchOnEvidence:
             render_cue(first.open(), box.xyxy).save(buffer := io.BytesIO(), "PNG")
             cue = Picture(f"{first.key}, box {box.xyxy}", buffer.getvalue())
             name = next((name for name, (low, high) in self.bins.items() if low <= box.area_ratio < high), "other")
-            prompt = cue_search_text(parse_frame(self.frame))
+            prompt = PAPER.text(parse_frame(self.frame))
             yield Item(f"{item.item_id}/{number}", prompt, box, (first, cue), groups={"bin": name}, evidence=(box,))
 
     def section(self, measured: pd.DataFrame) -> Section:

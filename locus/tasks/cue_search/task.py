@@ -14,11 +14,12 @@ from PIL import Image
 from locus.boxes import to_view
 from locus.errors import LocusError, whole
 from locus.images.sources import ImageSource
-from locus.tasks.answers import COORDINATE_WORDS, THINK_ANSWER, box_text, completion_text
+from locus.tasks.answers import box_text, completion_text
 from locus.tasks.cue_search.audits import AUDITS, AuditSettings, audited_corpus
 from locus.tasks.cue_search.corpus import Corpus, CueTable
 from locus.tasks.cue_search.crops import CropStrategy
 from locus.tasks.cue_search.cues import PLAIN, Cue, open_image
+from locus.tasks.cue_search.prompts import PAPER, CuePrompt
 from locus.tasks.cue_search.rationales import NO_RATIONALES, Rationales
 from locus.tasks.cue_search.reward import BoxReward
 from locus.tasks.order import Order, Uniform, batches, check_pools, whole_parts
@@ -27,24 +28,8 @@ from locus.types import Box, CueExample, Frame, Grade, Query, Response, Sample, 
 
 log = logging.getLogger("locus")
 
-CUE_SEARCH = (
-    "Image 1 is a full scene image. Image 2 is a cropped region from Image 1. Please find where Image 2 is located in "
-    "Image 1, and output the bounding box as [x1, y1, x2, y2] {coordinates}."
-)
-"""The paper's question (appendix B.2), to the letter but for the name of other frames than pixels."""
-EXPRESSION_SEARCH = (
-    "Please find the object described by the following text in the image, and output the bounding box as "
-    "[x1, y1, x2, y2] {coordinates}: {expression}"
-)
-"""The same where a referring expression stands for the cue (appendix C.3, which leaves the order of its parts open)."""
 EXACT = 3
 """Decimals of the gold answer: they move a corner by at most 0.002 px of a 4,000 px image, far below 1 % of 16 px."""
-
-
-def cue_search_text(frame: Frame, expression: str = "") -> str:
-    """The instruction q for a policy that answers in ``frame``; an expression stands for the cue."""
-    question = EXPRESSION_SEARCH if expression else CUE_SEARCH
-    return question.format(coordinates=COORDINATE_WORDS[frame], expression=expression) + "\n" + THINK_ANSWER
 
 
 def shifted(box: Box) -> Box:
@@ -63,6 +48,7 @@ class CueSearch(Task[CueExample]):
         cue, validation_cue: what the prompts of each split show of their crops.
         order: which training examples a step has.
         rationales: what SFT's targets say before the box.
+        prompt: its words.
     """
 
     name = "cue_search"
@@ -84,6 +70,7 @@ class CueSearch(Task[CueExample]):
         validation_cue: Cue = PLAIN,
         order: Order | None = None,
         rationales: Rationales = NO_RATIONALES,
+        prompt: CuePrompt = PAPER,
     ):
         cues = {"train": cue.over(source, corpus.train), "validation": validation_cue.over(source, corpus.validation)}
         audits = {}
@@ -94,7 +81,7 @@ class CueSearch(Task[CueExample]):
         # Unless it must be another one, for the hash that was checked when it was loaded is not computed again.
         self.corpus = replace(corpus, audits=corpus.audits | audits) if audits else corpus
         self.source, self.reward, self.cues = source, reward or BoxReward(), cues
-        self.order, self.rationales = order or Uniform(), rationales
+        self.order, self.rationales, self.words = order or Uniform(), rationales, prompt
         self.bins = np.array(corpus.train.columns["bin"].to_pylist())
 
     # --- What it is -------------------------------------------------------------------------------------------
@@ -118,7 +105,7 @@ class CueSearch(Task[CueExample]):
         cue = self.cues[example.split]
         picture = cue.picture(example, image)
         images = (image,) if picture is None else (image, picture)
-        return Query(cue_search_text(frame, cue.expression(example)), images)
+        return Query(self.words.text(frame, cue.expression(example)), images)
 
     def grade(self, example: CueExample, response: Response, view: View) -> Grade:
         """The reward of the answered box, read in the frame that the policy speaks."""

@@ -2,19 +2,24 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import replace
 
 import pytest
+from hydra import compose, initialize_config_dir
+from hydra.utils import instantiate
 from PIL import Image
 
+from locus.errors import LocusError
 from locus.tasks.answers import COORDINATE_WORDS, after_opened, box_text, completion_text, parse_answer
-from locus.tasks.cue_search.task import cue_search_text
+from locus.tasks.cue_search.prompts import PAPER, CuePrompt
 from locus.tasks.cue_search.teacher import expression_messages, rationale_messages
 from locus.tasks.cue_search.text_cues import LabelTextCue
 from locus.types import Box, Frame, Status
 from tests.support.models import cue_task, example
+from tests.support.paths import CONF
 
-PAPER = """\
+WORDS = """\
 Image 1 is a full scene image. Image 2 is a cropped region from Image 1. Please find where Image 2 is located in \
 Image 1, and output the bounding box as [x1, y1, x2, y2] in pixel coordinates.
 A conversation between User and Assistant. The user asks a question, and the Assistant solves it. The assistant first \
@@ -42,7 +47,7 @@ def test_the_papers_words():
     """Prompts are protocol: one changed word is another task, or another teacher."""
     one = example((96, 80), (8, 12, 40, 44))
     for frame in (Frame.PROCESSED, Frame.FILE):
-        assert cue_search_text(frame) == PAPER
+        assert PAPER.text(frame) == WORDS
     for ask, paper in ((rationale_messages, PAPER_RATIONALE), (expression_messages, PAPER_EXPRESSION)):
         (message,) = ask(one, Image.new("RGB", (96, 80)), Image.new("RGB", (32, 32)))
         *images, instruction = message["content"]
@@ -52,10 +57,10 @@ def test_the_papers_words():
 
 def test_relative_coordinates_are_named():
     """A policy that speaks 0-1000 and is asked for pixels: only the words of the frame differ."""
-    ours = cue_search_text(Frame.UNIT1000)
+    ours = PAPER.text(Frame.UNIT1000)
     assert "pixel" not in ours and "in relative coordinates from 0 to 1000." in ours
     words = COORDINATE_WORDS[Frame.UNIT1000], COORDINATE_WORDS[Frame.PROCESSED]
-    assert ours.replace(*words) == cue_search_text(Frame.PROCESSED)
+    assert ours.replace(*words) == PAPER.text(Frame.PROCESSED)
     assert set(COORDINATE_WORDS) == set(Frame)
 
 
@@ -66,7 +71,7 @@ def test_what_is_asked(frame):
     query = cue_task([one]).prompt(one, frame)
     assert [image.size for image in query.images] == [(96, 80), (32, 32)]
     assert query.images[0].crop((8, 12, 40, 44)).tobytes() == query.images[1].tobytes()
-    assert query.text == cue_search_text(frame)
+    assert query.text == PAPER.text(frame)
 
 
 TEXT = (
@@ -82,15 +87,44 @@ def test_an_expression_stands_for_the_cue():
     query = cue_task([one], cue=LabelTextCue()).prompt(one, Frame.PROCESSED)
     assert [image.size for image in query.images] == [(96, 80)]
     first, instruction = query.text.split("\n", 1)
-    assert first == TEXT and instruction == cue_search_text(Frame.PROCESSED).split("\n", 1)[1]
-    relative = cue_search_text(Frame.UNIT1000, "the {odd} cup")
+    assert first == TEXT and instruction == PAPER.text(Frame.PROCESSED).split("\n", 1)[1]
+    relative = PAPER.text(Frame.UNIT1000, "the {odd} cup")
     assert ": the {odd} cup\n" in relative and "in relative coordinates from 0 to 1000:" in relative
+
+
+@pytest.mark.parametrize("option", ["short_instruction", "plain"])
+def test_a_run_is_asked_in_other_words(option):
+    """``task/prompt=`` that changes nothing, loses the frame or the expression, or parses as an answer itself."""
+    with initialize_config_dir(str(CONF), version_base="1.3"):
+        words = instantiate(compose("train", [f"task/prompt={option}"]).task.prompt)
+    one = example((96, 80), (8, 12, 40, 44))
+    task = cue_task([one], prompt=words)
+    for frame, expression in ((Frame.PROCESSED, ""), (Frame.UNIT1000, "the {odd} cup")):
+        text = words.text(frame, expression)
+        assert text != PAPER.text(frame, expression) and COORDINATE_WORDS[frame] in text and expression in text
+        assert "<answer>" in text and parse_answer(text).status is not Status.OK
+        assert task.prompt(one, frame).text == words.text(frame)
+
+
+@pytest.mark.parametrize(
+    ("words", "fault"),
+    [
+        ({"question": "Where is it?"}, "must hold {coordinates}"),
+        ({"expression_question": "Where, {coordinates}?"}, "{coordinates} and {expression}"),
+        ({"question": "Where, {coordinates}, {"}, "double a brace"),
+        ({"instruction": "Think first."}, "<answer>"),
+    ],
+)
+def test_words_that_cannot_be_answered_are_refused(words: dict, fault: str):
+    """A day of runs that are not told their frame, or whose answers nobody reads."""
+    with pytest.raises(LocusError, match=re.escape(fault)):
+        CuePrompt(**words)
 
 
 def test_the_prompt_holds_no_answer():
     """A prompt echoed into the completion must not parse as a box."""
     for frame in Frame:
-        assert parse_answer(cue_search_text(frame)).status is not Status.OK
+        assert parse_answer(PAPER.text(frame)).status is not Status.OK
 
 
 @pytest.mark.parametrize("opened", ["", "<think>", "<think>\n"])

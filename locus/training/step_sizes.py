@@ -1,0 +1,60 @@
+"""What a step works on, as far as its memory and time depend on it.
+
+Shapes: B prompts, G rollouts per prompt, P prompt tokens, T completion tokens.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+
+from locus.policy.decoding import GROWTH
+from locus.policy.rollouts import RolloutDecoding
+from locus.types import Prompt, Sampling
+
+
+@dataclass(frozen=True)
+class StepSizes:
+    """What a step works on."""
+
+    prompts: Sequence[Prompt]
+    """B of one rollout batch; their pixels may be blank."""
+    group: int
+    sampling: Sampling
+    tokens: int
+    """Of a completion that is neither short nor long; ``sampling`` has the most."""
+    token_budget: int
+    decoding: RolloutDecoding
+    updates: int = 1
+    """Optimiser steps per rollout batch."""
+    epochs: int = 1
+    """Passes over it, among which they are divided."""
+    rolls_out: bool = True
+    """False for supervised fine-tuning."""
+    shares_prompts: bool = False
+    """Whether rollout and update share the encoded prompts, see `locus.training.grpo.shares_prompts`."""
+    offloads_reference: bool = False
+    """Whether the reference leaves the device between its turns."""
+    precision: torch.dtype | None = None
+    """Of mixed precision; None without."""
+    on_gpu: bool = False
+    """There optimisers step over all parameters at once, which takes copies of them."""
+
+    @property
+    def cached_tokens(self) -> int:
+        """Tokens whose keys and values are held while decoding, at most."""
+        return min(self.decoding.budget, len(self.prompts) * self.tokens_per_prompt)
+
+    @property
+    def tokens_per_prompt(self) -> int:
+        """Of the longest prompt and its rows' buffers once they are as long as they get."""
+        length = self.sampling.max_new_tokens - 1
+        written = min(length, -(-length // GROWTH) * GROWTH)
+        return max(prompt.length for prompt in self.prompts) + self.group * written
+
+    @property
+    def rows(self) -> int:
+        """Rows that are decoded at a time."""
+        return self.group * max(1, self.cached_tokens // self.tokens_per_prompt)
