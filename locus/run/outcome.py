@@ -51,7 +51,7 @@ def held_before() -> float:
 
 
 def outcome(metrics: pd.DataFrame, before: float) -> dict[str, Any]:
-    """The same as measured.
+    """The same as measured; ``peak_gb`` is None where the process has held more before, as in a sweep of one process.
 
     Args:
         metrics: rows of ``metrics.csv``.
@@ -59,4 +59,5 @@ def outcome(metrics: pd.DataFrame, before: float) -> dict[str, Any]:
     """
     names = [name for name in metrics if name.startswith("time/")]
     seconds = {name.removeprefix("time/").removesuffix("_s"): float(metrics[name].mean()) for name in names}
-    return {"peak_gb": peak_memory_gb() - before, "seconds_per_step": seconds}
+    grown = peak_memory_gb() - before
+    return {"peak_gb": grown if grown > 0 else None, "seconds_per_step": seconds}

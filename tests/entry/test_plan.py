@@ -50,7 +50,8 @@ def test_tokens_and_parameters_are_the_runs(planned, tmp_path: Path):
     assert run["outcome"]["seconds_per_step"].keys() == record["seconds_per_step"].keys()
     steps = pd.read_csv(tmp_path / "run" / "metrics.csv")["time/update_s"].count()
     assert run["outcome"]["seconds_per_step"]["update"] == pytest.approx(run["seconds_per_phase"]["update"] / steps)
-    assert 0 < run["outcome"]["peak_gb"] < run["peak_memory_gb"]
+    peak = run["outcome"]["peak_gb"]
+    assert peak is None or 0 < peak < run["peak_memory_gb"]  # None: an earlier test of this process has held more
     from safetensors.torch import load_file
 
     weights = load_file(tmp_path / "run" / "policy" / "model.safetensors")

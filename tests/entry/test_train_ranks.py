@@ -36,9 +36,8 @@ def alone(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Path]:
     ("case", "trainer", "ranks"),
     [
         ("full", DDP, 2),
-        ("full", FSDP2, 2),
         *(pytest.param(*slow, marks=pytest.mark.slow)
-          for slow in (("lora", DDP, 2), ("sft", DDP, 2), ("full", DDP, 4), ("lora", DDP, 4))),
+          for slow in (("full", FSDP2, 2), ("lora", DDP, 2), ("sft", DDP, 2), ("full", DDP, 4), ("lora", DDP, 4))),
     ],
 )  # fmt: skip
 def test_ranks_make_the_run_of_one(

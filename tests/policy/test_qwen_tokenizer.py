@@ -12,7 +12,7 @@ from transformers import PreTrainedTokenizerBase
 from locus.policy.backbone import Backbone
 from locus.policy.prompts import PixelLimits, PromptBuilder
 from locus.tasks.answers import after_opened, completion_text
-from locus.tasks.cue_search.task import cue_search_text
+from locus.tasks.cue_search.prompts import PAPER
 from locus.types import Frame
 from tests.support.qwen_tokenizer import qwen_tokenizer
 from tests.support.released import ENDS, RELEASED, TOKENS
@@ -61,7 +61,7 @@ def test_prompts_are_the_processors_and_completions_continue_them(name: str, tok
     builder = PromptBuilder(processor, PixelLimits())
     frame = Frame.UNIT1000 if "qwen3" in name else Frame.PROCESSED
     images = [Image.new("RGB", (300, 260)), Image.new("RGB", (64, 80))]
-    for count, text in ((0, "Where?"), (1, cue_search_text(frame, "the red cup")), (2, cue_search_text(frame))):
+    for count, text in ((0, "Where?"), (1, PAPER.text(frame, "the red cup")), (2, PAPER.text(frame))):
         content = [{"type": "image"}] * count + [{"type": "text", "text": text}]
         turn = [{"role": "user", "content": content}]
         written = processor.apply_chat_template(turn, tokenize=False, add_generation_prompt=True)

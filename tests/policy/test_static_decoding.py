@@ -43,6 +43,7 @@ def written(vlm: VLM, records: Sequence[Prompt], group: int, step: str) -> list[
         )
 
 
+@pytest.mark.slow
 def test_ten_shapes_do_not_end_a_run(monkeypatch: pytest.MonkeyPatch):
     """Dynamo's limit of 8 shapes, which with fullgraph raises: a run would end at the ninth."""
     vlm, records, compiled = tiny_vlm("qwen2_5_vl", text_layers=1), prompts("qwen2_5_vl")[:1], []

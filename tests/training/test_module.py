@@ -16,6 +16,7 @@ from torch.utils.data import DataLoader
 
 from locus.errors import LocusError
 from locus.policy import split_groups
+from locus.policy.engines import LocalEngine
 from locus.policy.inference import inference_policy
 from locus.policy.logprobs import PackedScorer, TokenScores
 from locus.policy.lora import LoRA
@@ -97,6 +98,7 @@ def test_training_decodes_as_it_is_told(step: str, monkeypatch: pytest.MonkeyPat
     """A step in one micro-batch decodes the prompts that the update has encoded: as it is set."""
     module, data = grpo()
     module.decoding, seen = RolloutDecoding(LARGE_BUDGET, step), []
+    module.engine = LocalEngine(LARGE_BUDGET, LARGE_BUDGET, step)
     run = StaticDecoder.run
     monkeypatch.setattr(StaticDecoder, "run", lambda *arguments: (seen.append(1), run(*arguments)))
     fit(module, data)
