@@ -77,7 +77,8 @@ def processed(items: Iterable[Item], make: Callable[[Item], T], remembered: Reme
         made = remembered.get(keys)
         if made is None:
             try:
-                made = coming.pop(keys).result()
+                # What was kept when the item was drawn may have had to go since.
+                made = (coming.pop(keys, None) or pool.submit(make, item)).result()
             except LocusError as error:
                 raise LocusError(f"item {item.item_id}: {error}") from error
         remembered.put(keys, made, place)

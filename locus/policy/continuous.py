@@ -101,6 +101,8 @@ class ContinuousDecoder:
         self._uniform: dict[int, torch.Tensor] = {}
         """[T] random numbers of each row; none where the temperature is 0."""
         self._answered, self._written = 0, 0
+        self._refused: int | None = None
+        """Live rows beside which nothing was let in: as they write, there is ever less room."""
 
     @torch.no_grad()
     def run(self, stream: Iterable[tuple[Prompt, Hashable]]) -> Iterator[tuple[int, Completion]]:
@@ -135,8 +137,11 @@ class ContinuousDecoder:
     def _entering(self, rows: Iterator[Row]) -> list[Row]:
         """The waiting prompts that there is room for, where they are worth a wave."""
         live = self._live()
+        if live and len(live) == self._refused:
+            return []
         heads, tails = _lengths(live)
         start, wave = held(heads) + held(tails), max(1, int(ENTER_SHARE * self.budget))
+        self._refused = len(live)
         if live and start + wave > self.budget:
             return []
         count, grown, ended, expected = 0, 0, False, self._expected()
@@ -151,6 +156,8 @@ class ContinuousDecoder:
                 break
             count += 1
         worth = not live or ended or grown >= wave or count >= ENTER_SHARE * ROWS
+        if count and worth:
+            self._refused = None
         return [self.waiting.popleft() for _ in range(count if worth else 0)]
 
     def _expected(self) -> int:

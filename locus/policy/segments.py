@@ -114,7 +114,8 @@ def arranged(tables: Sequence[Table], lengths: Mapping[Hashable, int]) -> list[T
         for plan in (table for table in new if isinstance(table, _Plan)):
             plan.gather(layer)
         for table in (table for number, table in enumerate(tables) if number not in taken):
-            table.keys[layer] = table.values[layer] = table.keys[layer][:0]
+            for part in (table.keys, table.values):
+                part[layer] = part[layer].new_empty((0, *part[layer].shape[1:]))  # a slice would keep the whole
     return [
         Table(one.names, one.lengths, one.keys, one.values, one.states) if isinstance(one, _Plan) else one
         for one in new

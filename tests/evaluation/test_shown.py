@@ -64,6 +64,15 @@ def test_items_keep_their_order_and_equal_pictures_are_made_once():
     assert sorted(made) == sorted(set(order))
 
 
+@pytest.mark.parametrize("known", [True, False])
+def test_pictures_that_had_to_go_are_made_again(known: bool):
+    """An item drawn while its pictures were kept, which others displace before its turn: it ended in a KeyError."""
+    items = [item(number, key) for number, key in enumerate("ABCDE" * 3)]
+    kept = Remembered[str](4, lambda _: 1, [keys_of(one) for one in items] if known else [])
+    found = list(processed(iter(items), lambda one: one.pictures[0].key, kept))
+    assert [key for _, key in found] == list("ABCDE" * 3)
+
+
 def test_the_item_of_a_broken_picture_is_named():
     """The items before it are handed out, then the error names it, not the one that was processed last."""
 

@@ -96,7 +96,9 @@ def test_tables_keep_what_they_hold():
         return Table(list(names), [lengths[name] for name in names], padded, [-part for part in padded])
 
     wanted = {"e": 261, "c": 130, "a": 4, "b": 201}
-    made = arranged([table("ab"), table("cde")], wanted)
+    given = [table("ab"), table("cde")]
+    made = arranged(given, wanted)
+    assert not sum(part.untyped_storage().nbytes() for one in given for part in one.keys + one.values), "held twice"
     assert [one.names for one in made] == [["a"], ["c", "b"], ["e"]]
     assert sum(one.tokens for one in made) == held(wanted) == 32 + 2 * 224 + 288
     for one in made:
