@@ -25,6 +25,12 @@ def position() -> tuple[int, int]:
     return 0, 1
 
 
+def is_lost(error: BaseException) -> bool:
+    """The connection to another rank is gone."""
+    signs = ("closed by peer", "Connection reset", "Broken pipe", "gloo/transport")
+    return isinstance(error, distributed.DistError) or any(sign in str(error) for sign in signs)
+
+
 # --- Shares of a batch ----------------------------------------------------------------------------------------
 def dealt(items: Sequence[T]) -> list[T]:
     """This rank's share of a batch that every rank knows."""

@@ -27,7 +27,8 @@ class RolloutEngine(Protocol):
         step: int,
         encoded: EncodedPrompts | None = None,
     ) -> Written:
-        """Called once per step, validation batch and refill, without gradient.
+        """Called once per step, validation batch and refill, without gradient; of several ranks by each that has a
+        share of the prompts, which in small batches are not all.
 
         Args:
             policy: an `inference_policy`: its weights are those to write with, adapters merged.

@@ -36,7 +36,7 @@ from torch import distributed
 
 from locus.errors import LocusError
 from locus.files.run_files import write_json
-from locus.ranks import position
+from locus.ranks import is_lost, position
 from locus.run.runtime import in_words
 
 OWN = "LOCUS_RANK_OF"
@@ -47,8 +47,10 @@ PATIENCE = 20.0
 """Seconds that rank zero has to notice by itself that a rank is lost; it may wait for it without an end."""
 LEAVING = 60.0
 """Seconds that the other ranks may take to end after the last step."""
-BEGUN = time.time()
-"""When this process did, but for a few imports."""
+BEGUN = float(os.environ.get("SLURM_JOB_START_TIME") or time.time())
+"""When the job did, as far as SLURM tells, else this process, but for a few imports."""
+COMING = 1800.0
+"""Seconds that rank zero may take to the point where ranks join, which is before anything is loaded."""
 WAIT = timedelta(hours=24)
 """For another rank, which may have longer completions to write; one that is lost is noticed otherwise."""
 
@@ -122,19 +124,13 @@ def _in_group(rank: int, ranks: int, why: Callable[[], str | None]) -> Iterator[
     except LocusError:
         raise
     except Exception as error:
-        message = why() or (LOST if _is_lost(error) else None)
+        message = why() or (LOST if is_lost(error) else None)
         if message is None:
             raise
         raise LocusError(message) from error
     finally:
         if distributed.is_initialized():
             distributed.destroy_process_group()
-
-
-def _is_lost(error: Exception) -> bool:
-    """The connection to another rank is gone."""
-    signs = ("closed by peer", "Connection reset", "Broken pipe", "gloo/transport")
-    return isinstance(error, distributed.DistError) or any(sign in str(error) for sign in signs)
 
 
 @contextmanager
@@ -277,13 +273,14 @@ def follow_in_job(folder: Path, work: Callable[[], Any]) -> None:
 
 def _rank_zero_waits(folder: Path) -> bool:
     """Whether rank zero has come to the point where ranks join; it may fail, and leave the others waiting for a day."""
-    starter, summary = environment(), folder / "summary.json"
-    while True:
+    starter, summary, end = environment(), folder / "summary.json", time.monotonic() + COMING
+    while time.monotonic() < end:
         with contextlib.suppress(OSError), socket.create_connection((starter.main_address, starter.main_port), 1):
             return True
         if summary.exists() and summary.stat().st_mtime > BEGUN:
             return False
         time.sleep(0.5)
+    raise LocusError(f"rank zero has not come within {COMING:.0f} s: see its log, and {folder / 'train.log'}")
 
 
 def _end_with_rank_zero() -> None:

@@ -12,7 +12,7 @@ from hydra.utils import instantiate
 from omegaconf import DictConfig, OmegaConf
 
 from locus.errors import LocusError, by_name, number, whole
-from locus.policy.engines import RolloutEngine
+from locus.policy.engines import LocalEngine, RolloutEngine
 from locus.policy.logprobs import PackedScorer, Scorer, SeparateScorer
 from locus.policy.rollouts import RolloutDecoding
 from locus.policy.vlm import VLM
@@ -197,14 +197,20 @@ class TrainSettings:
         sampling, validation = (sampling_of(cfg, f"rollout.{name}") for name in ("sampling", "validation"))
         built = (instantiate(cfg[name]) for name in ("optimizer", "algorithm"))
         trainer = instantiate(cfg.trainer, _convert_="all")
+        if trainer.sharded:
+            _check_sharded(cfg)
         decoding = RolloutDecoding(cfg.rollout.decode_budget, cfg.rollout.decode_step)
-        return cls(
-            cfg.seed,
-            cfg.preflight_prompts,
-            trainer,
-            RolloutSettings(sampling, validation, cfg.rollout.token_budget, decoding, instantiate(cfg.rollout.engine)),
-            *built,
-        )
+        engine = instantiate(cfg.rollout.engine)
+        if isinstance(engine, LocalEngine) and (engine.token_budget, engine.decoding) != (
+            cfg.rollout.token_budget,
+            decoding,
+        ):
+            raise LocusError(
+                "rollout.engine: its budgets and step are those of all that counts tokens; set rollout.token_budget, "
+                "rollout.decode_budget and rollout.decode_step, and leave the engine's own out"
+            )
+        rollout = RolloutSettings(sampling, validation, cfg.rollout.token_budget, decoding, engine)
+        return cls(cfg.seed, cfg.preflight_prompts, trainer, rollout, *built)
 
     @property
     def step_sizes(self) -> str:
@@ -233,6 +239,20 @@ class TrainSettings:
             "max_skipped": self.optimizer.max_skipped,
             "seed": self.seed,
         }
+
+
+def _check_sharded(cfg: DictConfig) -> None:
+    """Raises LocusError for what needs whole weights, before any are loaded."""
+    if cfg.weights and (kind := cfg.weights.get("quantization")):
+        raise LocusError(
+            f"trainer=fsdp2 cannot share weights in four bits (weights.quantization={kind}): choose trainer=ddp, or "
+            "weights.quantization=null"
+        )
+    if str(cfg.optimizer.make.get("_target_")).endswith(".adamw_8bit"):
+        raise LocusError(
+            "trainer=fsdp2 shares the optimiser's state, adamw_8bit steps over whole weights: give "
+            "optimizer.make._target_=torch.optim.AdamW, or choose trainer=ddp"
+        )
 
 
 @dataclass(frozen=True)

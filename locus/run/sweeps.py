@@ -81,6 +81,16 @@ def _ticket(folder: Path) -> int:
 OmegaConf.register_new_resolver("own_device", own_device, replace=True)
 
 
+def number_of(devices: int | str) -> int:
+    """``trainer.devices``, for a queue: it is asked before there is a node to count on. Raises LocusError for auto."""
+    if not isinstance(devices, int):
+        raise LocusError(f"trainer.devices={devices}: give hydra/launcher=slurm the number of each node's GPUs")
+    return devices
+
+
+OmegaConf.register_new_resolver("number_of", number_of, replace=True)
+
+
 # --- Launched again -------------------------------------------------------------------------------------------
 def finished_before(cfg: DictConfig) -> dict[str, Any] | None:
     """Final numbers of this job where an earlier launch of the sweep has finished it.

@@ -303,7 +303,8 @@ class GRPOModule(PolicyModule):
     ) -> Generator[TokenScores]:
         """Log-probs of each micro-batch under ``policy``; after the last, gradient runs through the prompts."""
         completions = CompletionBatch.of([entry.token_ids for entry in batch], self.device)
-        features = [entry.features for entry in batch if entry.features is not None] or None
+        kept = [entry.features for entry in batch]
+        features = None if any(one is None for one in kept) else [one for one in kept if one is not None]
         given = [entry.group.sample.prompt for entry in batch]
         encoded = encoded or self.scorer.encode(policy, given, features)
         with cut_from_graph(encoded) if encoded else nullcontext() as shared:

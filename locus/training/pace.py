@@ -104,7 +104,7 @@ def step_work(policy: VLM, sizes: StepSizes, scorings: int, epochs: int, cache_b
         epochs: updates that each prompt is in.
         cache_bytes: keys and values that are held while decoding.
     """
-    model, visual = policy.model, policy.model.model.visual
+    model, visual = policy.model, policy.family.vision_tower(policy.model)
     lengths = [prompt.length for prompt in sizes.prompts]
     vision = image_flops(visual, [int(grid.prod()) for prompt in sizes.prompts for grid in prompt.image_grid_thw])
     text = prompt_flops(model, lengths)

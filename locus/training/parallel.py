@@ -12,6 +12,7 @@ from torch import distributed
 from torch.distributed import checkpoint as parts
 from torch.distributed.checkpoint.state_dict import get_optimizer_state_dict, set_optimizer_state_dict
 
+from locus import ranks
 from locus.errors import LocusError
 from locus.files.run_files import PARTS_POSITION, could_not_be_written, remove
 from locus.training.module import PolicyModule
@@ -56,6 +57,8 @@ class Sharded(ModelParallelStrategy):
         try:
             super().save_checkpoint(checkpoint, partial, storage_options)
         except (OSError, RuntimeError, parts.CheckpointException) as error:
+            if ranks.is_lost(error):
+                raise
             raise could_not_be_written(path, error) from error
         self.barrier()
         if self.is_global_zero:

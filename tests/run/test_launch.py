@@ -94,3 +94,13 @@ def test_a_task_does_not_wait_for_a_rank_zero_that_has_failed(tmp_path: Path, mo
 
     monkeypatch.setattr("locus.run.launch.time.sleep", later)
     assert not _rank_zero_waits(tmp_path) and len(asked) == 1
+
+
+def test_a_task_does_not_wait_for_ever(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    """Rank zero is killed before ranks join, or its clock is another one: a task gives its GPU back."""
+    torchrun(monkeypatch, 1, 2)
+    with socket.create_server(("127.0.0.1", 0)) as server:  # closed below: nobody listens
+        monkeypatch.setenv("MASTER_PORT", str(server.getsockname()[1]))
+    monkeypatch.setattr("locus.run.launch.COMING", 0.1)
+    with pytest.raises(LocusError, match="rank zero has not come"):
+        _rank_zero_waits(tmp_path)

@@ -154,3 +154,23 @@ def test_released_backbones_have_the_same_keys(compose_app):
     names = [file.stem for file in (CONF / "backbone").glob("*.yaml") if not file.stem.startswith("tiny")]
     keys = {name: {*compose_app("train", [f"backbone={name}"]).backbone} - {"family"} for name in names}
     assert all(found == keys["qwen2_5_vl_7b"] for found in keys.values()), keys
+
+
+@pytest.mark.parametrize(
+    ("overrides", "says"),
+    [
+        (["weights=lora", "weights.quantization=nf4"], "weights.quantization=nf4"),
+        (["optimizer.make._target_=locus.training.optimizers.adamw_8bit"], "optimizer.make._target_"),
+    ],
+)
+def test_what_needs_whole_weights_is_refused_where_they_are_shared(overrides, says, compose_app):
+    """A traceback after the weights are loaded and the first rollout is written."""
+    shared = ["trainer=fsdp2", "trainer.accelerator=cpu", "trainer.devices=1", "trainer.precision=32-true"]
+    with pytest.raises(LocusError, match=says):
+        TrainSettings.of(compose_app("train", [*shared, *overrides]))
+
+
+def test_an_engine_has_the_budgets_of_all_that_counts_tokens(compose_app):
+    """A decoder that holds more than the plan, the announcement and the update know of."""
+    with pytest.raises(LocusError, match=r"rollout\.engine: .* set rollout\.token_budget"):
+        TrainSettings.of(compose_app("train", ["rollout.engine.decode_budget=1000"]))

@@ -22,7 +22,7 @@ from locus.errors import LocusError
 from locus.files.run_files import BEGUN_WITH, write_text
 from locus.run import sweeps
 from locus.run.runtime import open_run, write_summary
-from locus.run.sweeps import folder_name, resume_point
+from locus.run.sweeps import folder_name, number_of, resume_point
 from tests.support.paths import CONF, REPO
 from tests.support.runs import Ended, command, finish, spawn, succeeded
 
@@ -205,3 +205,10 @@ def test_jobs_beside_each_other_see_a_device_each(tmp_path):
     assert sorted(devices.values()) == ["4", "7"]
     assert {path.name for path in sweep.iterdir() if not path.is_dir()} == {"multirun.yaml"}
     assert not (sweep / ".devices").exists()
+
+
+def test_a_queue_is_told_a_number():
+    """omegaconf's own words on a type, where the option that says trainer=ddp is meant to be told how many GPUs."""
+    assert number_of(4) == 4
+    with pytest.raises(LocusError, match=r"trainer\.devices=auto: give hydra/launcher=slurm the number"):
+        number_of("auto")
