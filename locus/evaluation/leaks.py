@@ -41,7 +41,7 @@ class LeakCheck:
     """Leave the images found out of the corpus, training and validation alike."""
     distance: int | None = DISTANCE
     """Bits of 256 by which fingerprints of one picture may differ; None compares COCO's numbers alone, which opens no
-    picture."""
+    picture, and refuses a benchmark whose files do not name any."""
     images: Mapping[str, str] | None = None
     """Benchmark -> folder of the pictures that its files only name, where they are not beside them."""
 
@@ -103,13 +103,20 @@ def find_leaks(
     """The images of the table that stand in the benchmarks, benchmark by benchmark, in the table's order.
 
     A benchmark may be a part of the whole one. Images that cannot be read have no fingerprint. Raises LocusError for
-    generated scenes, which are in no file, and for a benchmark that cannot be read.
+    generated scenes, which are in no file, for a benchmark that cannot be read, and for one without COCO's numbers
+    where nothing else is compared.
     """
     if not isinstance(source, ImageFiles):
         raise LocusError(
             "leak.against: generated scenes stand in no benchmark; give images (data=coco), or leave it out"
         )
     read = [_pictures(benchmark, check.distance is not None) for benchmark in benchmarks]
+    for shown in read:
+        if check.distance is None and not shown.by_coco_id:
+            raise LocusError(
+                f"leak.distance=null compares COCO's numbers alone, and none of {shown.benchmark}'s {len(shown.names)} "
+                "pictures has one in its name: leave leak.distance out, or the benchmark"
+            )
     prints = _prints(table.path, source) if check.distance is not None else None
     return [leak for shown in read for leak in _matches(table, prints, shown, check)]
 

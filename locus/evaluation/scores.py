@@ -176,9 +176,13 @@ def comparison(
 
 def extractor_version() -> str:
     """Digest of the source that reads answers and compares values: the same for as long as verdicts are alike."""
-    here = Path(__file__).parent
-    files = sorted([*here.glob("reading/*.py"), *here.glob("maths/*.py")])
-    return hashlib.sha256(b"".join(file.read_bytes() for file in files)).hexdigest()[:16]
+    return hashlib.sha256(b"".join(file.read_bytes() for file in rule_files())).hexdigest()[:16]
+
+
+def rule_files() -> list[Path]:
+    """The source on which verdicts depend: also of benchmarks, which find options in questions and letters in golds."""
+    folders = ("reading", "maths", "benchmarks")
+    return sorted(file for folder in folders for file in (Path(__file__).parent / folder).glob("*.py"))
 
 
 def _plain(one: Score) -> dict[str, float | int | None]:

@@ -12,8 +12,9 @@ import numpy as np
 import pytest
 
 from locus.errors import LocusError
+from locus.evaluation.benchmarks.pope import POPE
 from locus.evaluation.leaks import LeakCheck, find_leaks
-from locus.images.sources import ImageSource
+from locus.images.sources import ImageFiles, ImageSource
 from locus.tasks.cue_search.corpus import Corpus
 from locus.types import ImageTable
 from tests.support.benchmark_files import write_tsv
@@ -104,8 +105,13 @@ def test_images_of_benchmarks_are_left_out(coco, tmp_path):
 
 
 def test_numbers_alone(coco, tmp_path):
-    """Pictures opened where only names were to be compared."""
-    succeeded(prepared(coco, tmp_path, *against(coco), "leak.distance=null"))
+    """Pictures opened where only names were to be compared; "no leak" of pictures that have no name."""
+    given = "leak.against=[refcoco]", f"leak.images={{refcoco: {coco / 'train2014'}}}", "leak.distance=null"
+    succeeded(prepared(coco, tmp_path, *given))
+    pope = POPE(str(coco / "benchmarks" / "pope"), "pope", rows=1)
+    files = cast(ImageSource, ImageFiles(coco / "train2014"))
+    with pytest.raises(LocusError, match="none of pope's 1 pictures has one in its name: leave leak.distance out"):
+        find_leaks(no_images(), files, [pope], LeakCheck(["pope"], distance=None))
     assert lines(tmp_path) == [(name(3), "refcoco", "coco id"), (name(5), "refcoco", "coco id")]
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import inspect
 import json
 from pathlib import Path
 
@@ -10,10 +11,15 @@ import pytest
 from hydra.utils import instantiate
 
 from locus.errors import LocusError
+from locus.evaluation.benchmarks.choice import options_in
+from locus.evaluation.benchmarks.logicvista import listed_options
 from locus.evaluation.benchmarks.scenes import SceneBenchmark, SceneQuestions
+from locus.evaluation.benchmarks.treebench import TreeBench
 from locus.evaluation.benchmarks.vstar import VStar
+from locus.evaluation.maths.equality import equal
 from locus.evaluation.predictions import Prediction
-from locus.evaluation.scores import add_row, comparison, judged, scores
+from locus.evaluation.reading.letters import extract_letter
+from locus.evaluation.scores import add_row, comparison, judged, rule_files, scores
 from locus.scenes.questions import colour, grounding, shape
 from locus.scenes.source import SceneSource
 from locus.types import Frame, View
@@ -145,3 +151,9 @@ def test_rows_of_the_csv(tmp_path):
         ('x, "y"', "a", "3"),
         ('x, "y"', "b", "2"),
     ]
+
+
+def test_the_version_is_of_all_rules():
+    """Verdicts of other rules compared with each other, since some of them lie with their benchmarks."""
+    rules = (extract_letter, equal, listed_options, options_in, TreeBench)
+    assert {inspect.getfile(rule) for rule in rules} <= set(map(str, rule_files()))

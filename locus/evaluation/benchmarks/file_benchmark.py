@@ -113,7 +113,7 @@ class YesNoBenchmark(FileBenchmark):
 
     def judge(self, item: Item, response: Response, view: View, extractor: Extractor) -> Verdict:
         """An unread answer is wrong, and never taken for either; columns ``truth`` and ``said`` (or ``unread``)."""
-        read, asked = self._choose(item, response, YES_NO, extractor.yes_no(response))
+        read, asked = self._choose(item, response, YES_NO, extractor.yes_no(response, item.prompt))
         if read.reading is Reading.JUDGED:
             read = replace(read, answer=YES_NO[str(read.answer)])
         said = read.answer or "unread"

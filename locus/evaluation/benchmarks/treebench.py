@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
@@ -9,12 +10,13 @@ from typing import ClassVar
 
 import numpy as np
 
-from locus.boxes import box_iou, is_valid
+from locus.boxes import box_iou, is_valid, parse_frame
 from locus.evaluation.benchmark import Item, Verdict
 from locus.evaluation.benchmarks.choice import SELECT, VLMEVALKIT_COLUMNS, ChoiceBenchmark, vlmevalkit_item
 from locus.evaluation.benchmarks.readers import Row
 from locus.evaluation.reading.extractors import VLMEVALKIT, Extractor, place_in_view
-from locus.evaluation.reading.responses import Extracted, Reading, unread
+from locus.evaluation.reading.responses import Extracted
+from locus.evaluation.reading.vlmevalkit import capital_behind_prefixes
 from locus.evaluation.statistics import Statistic, accuracy, by_column
 from locus.types import Box, Frame, Response, View
 
@@ -24,11 +26,6 @@ ABILITIES = {
 }
 DIRECTLY = "Answer with the correct option's letter directly. \n"
 """VLMEvalKit's instruction for it, with its trailing space."""
-_BLOCK = re.compile(r"<answer>(.*?)</answer>", re.DOTALL)
-_PREFIXES = (
-    *("The best answer is", "The correct answer is", "The answer is", "The answer", "The best option is"),
-    *("The correct option is", "Best answer:", "Best option:"),
-)
 _WRITTEN = re.compile(r"<box>\s*\[\s*(\d+)\s*,\s*(\d+)\s*,\s*(\d+)\s*,\s*(\d+)\s*\]")
 _STRICT = re.compile(r"<box>\s*\[(\d+),(\d+),(\d+),(\d+)\]")
 
@@ -43,21 +40,38 @@ class TreeBench(ChoiceBenchmark):
 
     name: str = "treebench"
     rows: int | None = 405
+    box_frame: str | None = None
+    """The frame in which the policy writes boxes (``backbone.frame``); None: nobody says, and our column has no IoU."""
 
     letters: ClassVar[str] = "ABCDE"
     tsv_columns: ClassVar = (*VLMEVALKIT_COLUMNS, "category", "target_instances")
     columns: ClassVar = tsv_columns
 
+    def __post_init__(self) -> None:
+        if self.box_frame is not None:
+            parse_frame(self.box_frame)
+
+    @property
+    def frame(self) -> str:
+        """That of predictions that name none. It is no key ``frame``: those are of benchmarks that ask for boxes."""
+        return self.box_frame or Frame.FILE
+
     def judge(self, item: Item, response: Response, view: View, extractor: Extractor) -> Verdict:
         """By letter, VLMEvalKit's the first capital from A to E; column ``iou``: over target boxes, of the nearest."""
         kit = extractor.name == VLMEVALKIT.name
         verdict = super().judge(item, response, view, extractor)
-        boxes = written_boxes(response.text, View(Frame.FILE) if kit else view, item, _STRICT if kit else _WRITTEN)
-        return replace(verdict, columns={**verdict.columns, "iou": mean_iou(item.evidence, boxes)})
+        if kit or self.box_frame is not None or view.frame is not Frame.FILE:
+            boxes = written_boxes(response.text, View(Frame.FILE) if kit else view, item, _STRICT if kit else _WRITTEN)
+            iou = mean_iou(item.evidence, boxes)
+        else:
+            iou = math.nan
+        return replace(verdict, columns={**verdict.columns, "iou": iou})
 
     def _letter(self, response: Response, options: Mapping[str, str], extractor: Extractor) -> Extracted:
         return (
-            kit_letter(response) if extractor.name == VLMEVALKIT.name else super()._letter(response, options, extractor)
+            capital_behind_prefixes(response)
+            if extractor.name == VLMEVALKIT.name
+            else super()._letter(response, options, extractor)
         )
 
     def statistics(self) -> Mapping[str, Statistic]:
@@ -85,24 +99,12 @@ class TreeBench(ChoiceBenchmark):
         return tuple(Box(*box, Frame.FILE, width, height) for box in inside)
 
 
-def kit_letter(response: Response) -> Extracted:
-    """VLMEvalKit's rule for TreeBench: the first capital from A to E behind its prefixes, in the answer block if any.
-
-    On an empty response it reads A; here that is none.
-    """
-    block = _BLOCK.search(response.text)
-    text = (block[1].upper() if block else response.text).strip()
-    for prefix in _PREFIXES:
-        text = text.replace(prefix, "")
-    capital = re.search("[A-E]", text)
-    parts = [letter for letter in "ABCDE" if text and text.lower() in f"({letter.lower()})"]
-    found = capital[0] if capital else next(iter(parts), None)
-    return Extracted(found, Reading.OK) if found else unread(response)
-
-
 def written_boxes(text: str, view: View, item: Item, form: re.Pattern[str]) -> list[Box]:
-    """The boxes of that form in a response, in the file frame; those with their corners exchanged are none."""
-    if not item.evidence:
+    """The boxes of that form in a response, in the file frame; those with their corners exchanged are none.
+
+    Nor are those in the processed frame where nobody says its size.
+    """
+    if not item.evidence or (view.frame is Frame.PROCESSED and view.processed is None):
         return []
     corners = [tuple(map(float, match)) for match in form.findall(text)]
     placed = (place_in_view((a, b, c, d), view, item.evidence[0]) for a, b, c, d in corners if a < c and b < d)

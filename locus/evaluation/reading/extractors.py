@@ -22,6 +22,8 @@ from locus.types import Box, Frame, Response, View
 
 Read = Callable[[Response], Extracted]
 Choose = Callable[[Response, Mapping[str, str]], Extracted]
+Decide = Callable[[Response, str], Extracted]
+"""Of a response and the question that it answers, empty where nobody says it."""
 Corners = tuple[float, float, float, float]
 
 
@@ -38,7 +40,7 @@ class Extractor:
     """The one option letter that a response chooses."""
     letters: Choose
     """All option letters that it chooses, in order, such as ``AC``."""
-    yes_no: Read
+    yes_no: Decide
     """``yes`` or ``no``."""
     value: Read
     """A value as it is written."""

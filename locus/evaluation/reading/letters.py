@@ -11,7 +11,7 @@ import re
 from collections.abc import Iterator, Mapping
 
 from locus.evaluation.reading import patterns
-from locus.evaluation.reading.option_values import are_values, by_value, is_value
+from locus.evaluation.reading.option_values import COUNTED, MATHS, are_values, by_value, is_value
 from locus.evaluation.reading.paraphrases import by_difference
 from locus.evaluation.reading.responses import Extracted, Reading, boxed, ends, final_span, half_width, missed
 from locus.evaluation.reading.texts import by_start, by_text, last_sentence
@@ -66,8 +66,9 @@ def _choice(response: Response, options: Mapping[str, str]) -> tuple[list[str], 
             return [], missed(response)  # a value that is no option's: letters before it name points and sides
     found = found or _stated(text, options)
     if found is None and response.finished:
-        found = _leading(text, options) or _valued(span, options) or _mentioned(text, options)
-    if found is None:
+        found = _leading(text, options) or _valued(span, options)
+        found = _mentioned(text, options) if found is None else found
+    if not found:
         return [], missed(response)
     return _in_range(found, options)
 
@@ -143,10 +144,25 @@ def _labelled(content: str, options: Mapping[str, str]) -> list[str] | None:
 
 
 def _valued(span: str, options: Mapping[str, str]) -> list[str] | None:
-    """The option of the value that a response without a letter comes to."""
+    """The option of the value that a response without a letter comes to.
+
+    Of a value that is no option's the letter before it (``D 4%``), or the only one that is set off; else no letter.
+    """
     value = named_value(span) if options else None
-    equals = by_value(value, options) if value else []
-    return None if not equals else (equals if len(equals) == 1 else ["?"])
+    if value is None:
+        return None
+    counted = COUNTED.fullmatch(value)
+    equals = by_value(value, options) or (by_value(counted[1], options) if counted else [])
+    if not equals:
+        return _beside(value, _plain(ends(span)), options) if MATHS.search(value) and are_values(options) else None
+    return equals if len(equals) == 1 else ["?"]
+
+
+def _beside(value: str, text: str, options: Mapping[str, str]) -> list[str]:
+    if value[:1] in options and by_value(value[1:].strip(), options) == [value[0]]:
+        return [value[0]]
+    letters = {letter for letter, decorated in _mentions(text, options) if decorated}
+    return list(letters) if len(letters) == 1 else []
 
 
 def _stated(text: str, options: Mapping[str, str]) -> list[str] | None:

@@ -11,7 +11,9 @@ from locus.evaluation.maths.equality import equal
 DECIMALS = 2
 """To which MATH-V's official rule compares numbers, and values are compared with options."""
 _NUMBER = re.compile(r"-?\d{1,12}(?:\.\d{1,6})?")
-_MATHS = re.compile(r"[\d\\]")
+MATHS = re.compile(r"[\d\\]")
+COUNTED = re.compile(r"(?:[A-Za-z]{2,20}: )?(-?\d{1,12}(?:\.\d{1,6})?)(?: [A-Za-z-]{2,20}){0,4}")
+"""A number of things, or under a name: ``15 cubes``, ``Width: 15``."""
 _WORD = re.compile(r"(?<![A-Za-z\\])(?!sin|cos|tan|log|sqrt|frac)[A-Za-z]{0,20}[a-z]{2}[A-Za-z]{0,20}(?![A-Za-z])")
 _TEXT = re.compile(r"\\(?:text|textbf|textit|mathrm|mathbf|mbox)\s?(?=\{)|\\[A-Za-z]{1,20}")
 
@@ -47,6 +49,6 @@ def _equals(value: str, text: str, decimals: int | None) -> bool:
     if all(map(_NUMBER.fullmatch, bare)):
         one, other = map(float, bare)
         return one == other if decimals is None else round(one, decimals) == round(other, decimals)
-    if not any(is_value(one) or _MATHS.search(one) for one in bare):
+    if not any(is_value(one) or MATHS.search(one) for one in bare):
         return bare[0].casefold() == bare[1].casefold()
     return equal(value, text, decimals)

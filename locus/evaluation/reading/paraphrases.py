@@ -24,6 +24,22 @@ _SMALL = frozenset(
     )
 )
 """Words that make no sentence one about the options' subject."""
+_LOOKS = frozenset(re.findall(r"\w+", "paint finish body exterior hue shade tone tint one colored bright light dark"))
+"""Words for how a thing looks, which are no things of their own."""
+_FUNCTION = frozenset(
+    re.findall(
+        r"\w+",
+        "because since while when where than then not also too here there over under near next behind beside between "
+        "its his her their our against along across through into onto around so he she they we i you but if very both "
+        "mostly right left above below answer option therefore thus hence just only like before after can clearly "
+        "visible now",
+    )
+)
+_PRONOUNS = frozenset({"it's", "he", "she", "they", "one", "there's", "see", "seen", "looks", "appears", "seems"})
+_PLACES = frozenset(
+    {"of", "to", "behind", "beside", "near", "by", "under", "above", "before", "inside", "than", "like"}
+)
+_ARTICLES = frozenset({"a", "an", "the", "this", "that"})
 _DENIALS = frozenset({"not", "no", "nor", "neither", "never", "cannot", "without", "than", "isn't", "aren't", "wasn't"})
 _CONCLUSION = re.compile(r"\b(?:so|thus|hence|therefore|answer|conclusion)\b")
 _SAME = {"grey": "gray", "colour": "color", "colored": "color", "coloured": "color", "leftmost": "left"}
@@ -61,6 +77,7 @@ def by_difference(text: str, options: Mapping[str, str]) -> list[str]:
             chosen = [letter for letter, option in words.items() if _says(held, option, common)]
             chosen = _longest(chosen, words, common)
             subject = bool(set(held) & (common - _SMALL))
+            chosen = [letter for letter in chosen if _of_subject(held, words[letter], common, concludes)]
             said += [(letter, subject or concludes) for letter in chosen] if len(chosen) == 1 else []
     about = [letter for letter, known in said if known]
     if about:
@@ -96,6 +113,29 @@ def _says(held: list[str], option: list[str], common: set[str]) -> bool:
     if any(set(held[max(0, place - REACH) : place]) & _DENIALS for place in places):
         return False
     return not set(own) & _RELATIONS or _same_sides(held, option, set(own), common - _SMALL)
+
+
+def _of_subject(held: list[str], option: list[str], common: set[str], concludes: bool) -> bool:
+    """Whether the difference is said of the options' subject, or of an "it", and not of another thing beside it.
+
+    Not of a noun that follows it ("the silver bike"), nor of one that stands before the subject ("the bike next to the
+    car is silver"), nor where only another is named. What changes sides is checked elsewhere.
+    """
+    own = set(_own(option, common))
+    if own & _RELATIONS:
+        return True
+    known = set(option) | _SMALL | _LOOKS
+    places = [held.index(word) for word in own]
+    following = held[max(places) + 1 : max(places) + 2]
+    if following and following[0] not in known | _FUNCTION:
+        return False
+    subjects = [n for n, word in enumerate(held) if word.removesuffix("'s") in common - _SMALL]
+    if not subjects:
+        return concludes or not common - _SMALL or set(held[: min(places)]) <= known | _FUNCTION | _PRONOUNS
+    before = [word for word in held[max(0, subjects[0] - 3) : subjects[0]] if word not in _ARTICLES]
+    if before[-1:] == ["of"]:
+        return set(before[-2:-1]) <= known  # "the color of the car", not "the roof of the car"
+    return not before or before[-1] not in _PLACES or before[-1] in option
 
 
 def _same_sides(held: list[str], option: list[str], own: set[str], shared: set[str]) -> bool:

@@ -111,7 +111,7 @@ def _found(said: str, wanted: Mapping[str, str]) -> Iterator[tuple[int, int, str
     taken: list[tuple[int, int]] = []
     covered = bytearray(len(said))
     for letter, option in sorted(wanted.items(), key=lambda pair: -len(pair[1])):
-        pattern = rf"(?<![a-z0-9])(?<!\d[.,])(?<!-){re.escape(option)}(?![a-z0-9])(?![.,:]\d)"
+        pattern = rf"(?<![a-z0-9])(?<!\d[.,:/])(?<!-){re.escape(option)}(?![a-z0-9])(?![.,:/]\d)"
         for match in re.finditer(pattern, said):
             if covered[match.start()] and covered[match.end() - 1]:
                 continue

@@ -52,7 +52,8 @@ _DOUBT = re.compile(
 )
 # "It is 45 degrees, not 60 as in a hexagon"; "the area is 36\\pi, which is about 113".
 _ASIDE = re.compile(
-    r",? (?:and )?(?:not|rather than|instead of)\b[^=]{0,80}$|, (?:which|as|since|because|just|and it)\b[^=]{0,120}$"
+    r",? (?:and )?(?:not|rather than|instead of)\b[^=]{0,80}$"
+    r"|(?<=\d) (?:because|since)\b[^\n]{0,120}$|, (?:which|as|since|because|just|and it)\b[^=]{0,120}$"
 )
 _ONE_NUMBER = re.compile(r"[^\d\n]*?(?<![\w.^{/-])(-?\d+(?:,\d{3})*(?:\.\d+)?)(?![\w/:^]|\.\d)[^\d\n]*")
 _SO = re.compile(r",\s(?:so|hence|thus|therefore|giving|which gives)\b")

@@ -23,6 +23,8 @@ _SEPARATORS = str.maketrans(dict.fromkeys(".()[],:;!*#{}", " "))
 _ANSWER_IS = re.compile(r"answer is\s{0,9}(?:\*\*)?([A-D])", re.IGNORECASE)
 _BESIDE_WORDS = ';/[]"{}()=+\\_-><@`,?!'
 _FIRST_PREFIXES = ("The best answer is", "The correct answer is", "The answer is", "The answer")
+_FUSED_PREFIXES = ("The best option is", "The correct option is", "Best answer:", "Best option:")
+_BLOCK = re.compile(r"<answer>(.*?)</answer>", re.DOTALL)
 _BOX = re.compile(r"\\(?:boxed|fbox)\s*\{")
 _NUMBER = r"([-+]?\d{1,15}(?:\.\d{0,15})?)"
 _FOUR = re.compile(rf"\[\s*{_NUMBER}\s*,\s*{_NUMBER}\s*,\s*{_NUMBER}\s*,\s*{_NUMBER}\s*\]")
@@ -54,8 +56,11 @@ def extract_letter(response: Response, options: Mapping[str, str]) -> Extracted:
     return Extracted(None, Reading.AMBIGUOUS) if len(letters) > 1 else unread(response)
 
 
-def extract_yes_no(response: Response) -> Extracted:
-    """``yes`` or ``no`` if exactly one of them is a word once VQA marks are gone; ``*`` and ``:`` are none."""
+def extract_yes_no(response: Response, question: str = "") -> Extracted:
+    """``yes`` or ``no`` if exactly one of them is a word once VQA marks are gone; ``*`` and ``:`` are none.
+
+    The question does not matter.
+    """
     text = response.text.lower()
     joined = re.search(r"\d,\d", text) is not None
     bare = text
@@ -72,16 +77,33 @@ def extract_first_capital(response: Response, options: Mapping[str, str] | None 
 
     "Answer: B" is A, "Cannot say" is C. An answer block is unwrapped and upper-cased first. Without a capital, an
     answer that is a part of "(A)" to "(E)", such as "b" or ")", is the first of these. Two pairs of published prefixes
-    are fused by missing commas and so delete nothing; they are left out. On an empty response VLMEvalKit crashes and
+    (`_FUSED_PREFIXES`) are fused by missing commas and so delete nothing. On an empty response VLMEvalKit crashes and
     lmms-eval reads A; here it is none. The options do not matter.
     """
     lowered = response.text.lower()
     start = lowered.find("<answer>")
     end = lowered.find("</answer>", start) if start >= 0 else -1
     text = response.text[start + len("<answer>") : end].upper() if end >= 0 else response.text
-    for prefix in _FIRST_PREFIXES:
+    return _first_capital(response, _without(text, _FIRST_PREFIXES).strip())
+
+
+def capital_behind_prefixes(response: Response) -> Extracted:
+    """TreeBench's rule: as `extract_first_capital`, with the fused prefixes too, and a block's tags in small letters.
+
+    Spaces that a deleted prefix leaves stay, so that "The answer is b" is none.
+    """
+    block = _BLOCK.search(response.text)
+    text = (block[1].upper() if block else response.text).strip()
+    return _first_capital(response, _without(text, _FIRST_PREFIXES + _FUSED_PREFIXES))
+
+
+def _without(text: str, prefixes: tuple[str, ...]) -> str:
+    for prefix in prefixes:
         text = text.replace(prefix, "")
-    text = text.strip()
+    return text
+
+
+def _first_capital(response: Response, text: str) -> Extracted:
     if not text:
         return unread(response)
     capital = re.search("[A-E]", text)

@@ -40,10 +40,12 @@ _LEAVE = r"(?:\s*[*_\"'`)]*\s*(?:[,.!;:\n—–]|$))"
 _TRUE = r"(?:correct|true|right|accurate|affirmative|indeed|absolutely|certainly|exactly|of course|正确|没错|对的)"
 _FALSE = r"(?:incorrect|false|wrong|inaccurate|negative|untrue|not (?:correct|true|right|accurate)|不正确|错误|不对|错)"
 _OPENED = re.compile(rf"[\s*_\"'`(\[]{{0,6}}(?:that(?: is|'s) )?(?:({_TRUE})|({_FALSE})){_LEAVE}")
+_NO_PLACE = r"(?! (?:of|next|behind|beside|by|in|on|at)\b)"  # "it is right of the car"
 _STATED = re.compile(
     r"\b(?:that|this|it|statement|claim|description|assertion|answer|above|equation|figure|diagram)(?:\sshown)?(?:\W{1,3}(?:is|:)|'s)\W{1,3}"
     rf"(?:indeed |clearly |actually |therefore |also )?(?:({_TRUE})|({_FALSE}))(?![a-z])"
-    r"|\b(?:statement|claim|assertion)\b[^.!?\n]{1,100}?\bis (?:therefore |thus |indeed )?"
+    + _NO_PLACE
+    + r"|\b(?:statement|claim|assertion)\b[^.!?\n]{1,100}?\bis (?:therefore |thus |indeed )?"
     rf"(?:({_TRUE})|({_FALSE}))(?![a-z])"
 )
 _NOUN = r"(?:an?|one|two|three|four|five|six|several|some|many|multiple|at least|\d{1,3}|indeed|clearly|also)\b"
@@ -53,24 +55,39 @@ _CLAIMS = re.compile(
     r"|\b(?:image|picture|photo|scene)(?: (?:clearly|does|also))? "
     rf"(?:shows?|contains?|includes?|has|have|features?|depicts?) {_NOUN}"
 )
-_SENTENCES = re.compile(r"[.!?](?=\s|$)|\n")
-_CONTRAST = re.compile(r"\b(?:not|instead of|rather than) (?:an?|any|the)\b")
+_SENTENCES = re.compile(r"(?<=[.!?])(?=\s|$)|\n")
+# Words with which a thing may be named because it is not there: anywhere in a response, or beside what is.
+_MISSED = re.compile(
+    r"\b(?:absent|absence|missing|lack(?:s|ing)?|nowhere|nobody|nothing|none|no|not|never|neither|nor|cannot|without|zero"
+    r"|empty|devoid|scarcity|shortage|dearth|fails?|failed|gone|unable)\b|n't\b"
+)
+_BESIDE = re.compile(
+    r"\b(?:while|whereas|instead|rather|only|just|besides|apart|other than|excluding|chance|possibility|probably"
+    r"|likely)\b"
+)
+_EXISTS = re.compile(
+    r"\b(?:is|are) there (?:(?:an?|any|some|the) )?([a-z][a-z -]{0,40}?)"
+    r"(?= (?:in|on|at|near|visible|present|shown|here)\b|[?.,;\n]|$)"
+)
+_LIKENED = re.compile(r"\b(?:for|like|as|resembling|resembles)(?: an?| the)? [a-z-]{1,20}")
+_PLURALS = {"person": "people", "man": "men", "woman": "women", "knife": "knives", "mouse": "mice", "child": "children"}
 _ANSWER_CHINESE = re.compile(
     r"(?:答案|回答)(?:[是为]|:)\s*[\"']?(?:(是|对|有|正确)|(否|不|没有|错))[^?]{0,2}(?=[.!,\n]|$)"
 )
 _ASKED_CHINESE = re.compile(r"(?:有没有|是不是|是否|有无|对不对)[^?.!\n]*\??")
 _NO_CHINESE = re.compile(r"没有|沒有|并无|不存在|看不到|看不见|未见|不是|并非")
-_YES_CHINESE = re.compile(r"(?<![没沒只所仅])有|存在|可以看到|能看到|(?<![不还])是")
+_YES_CHINESE = re.compile(r"(?<![没沒只所仅])有|存在|可以看到|能看到")
 _OPENING = " \t\n*_\"'`({["
 _CORRECTED = re.compile(r"\b(?:wait|actually|correction|sorry|on second thought|i mean|looking again|let me|but)\b")
 
 
-def extract_yes_no(response: Response) -> Extracted:
+def extract_yes_no(response: Response, question: str = "") -> Extracted:
     """``yes`` or ``no``: of the last box, after the last "answer is", else the answer word of the final span.
 
     Two answer words that differ are ambiguous unless the response corrects itself between them, and so is "yes or no".
-    Where there is none, what is said of the thing itself counts: "Correct", "it is false", "there is a cat" as much as
-    "there is no cat".
+    Where there is none, what is said of the thing itself counts: "Correct", "it is false", "there is no cat". That
+    "there is a cat" does where the question asks for a cat; where nobody says what is asked, only as the sole or last
+    sentence. It never does beside a word such as "missing", "while" or "not".
     """
     span = half_width(final_span(response))
     box = boxed(span, response.finished)
@@ -92,11 +109,11 @@ def extract_yes_no(response: Response) -> Extracted:
         return Extracted(last, Reading.OK) if lone or corrected else Extracted(None, Reading.AMBIGUOUS)
     if _EITHER.search(ends(span).lower()):
         return Extracted(None, Reading.AMBIGUOUS)
-    said_of_it = _claimed(text, determiner) if response.finished else None
+    said_of_it = _claimed(text, determiner, question.lower()) if response.finished else None
     return Extracted(said_of_it, Reading.OK) if said_of_it else unread(response)
 
 
-def _claimed(text: str, determiner: bool) -> str | None:
+def _claimed(text: str, determiner: bool, question: str) -> str | None:
     """What a text without an answer word says: of a statement, whether it is true; of a thing, whether it is there."""
     sentences = [one for one in _SENTENCES.split(text) if one.strip()] or [""]
     if opened := _OPENED.match(text) or _OPENED.match(sentences[-1]):
@@ -108,9 +125,26 @@ def _claimed(text: str, determiner: bool) -> str | None:
         return "yes" if stated[-1][1] or stated[-1][3] else "no"
     if determiner or _denied(text):
         return "no"
-    if any(_CLAIMS.search(one) and not _UNSURE.search(one) and not _CONTRAST.search(one) for one in sentences):
-        return None if any(_UNSURE.search(one) for one in sentences[-1:]) else "yes"
+    if _shown(text, sentences, question):
+        return "yes"
     return _claimed_in_chinese(_ASKED_CHINESE.sub("", sentences[-1]))
+
+
+def _shown(text: str, sentences: list[str], question: str) -> bool:
+    """Whether what is asked for is said to be there, and nothing to be missing or doubtful."""
+    asked = question or " ".join(one for one in sentences if one.endswith("?"))
+    nouns = [found[1].split()[-1] for found in _EXISTS.finditer(asked)]
+    things = [{noun, f"{noun}s", f"{noun}es", _PLURALS.get(noun, noun)} for noun in nouns]
+    if _MISSED.search(text) or (asked and not things):
+        return False
+    told = [one for one in sentences if not one.endswith("?")]
+    for one in told if asked else told[-1:]:
+        claim = _CLAIMS.search(one)
+        if claim and not _UNSURE.search(one) and not _BESIDE.search(one):
+            said = set(re.findall(r"[a-z]+(?:-[a-z]+)*", _LIKENED.sub("", one[claim.start() :])))
+            if all(names & said for names in things):
+                return not _UNSURE.search(told[-1])
+    return False
 
 
 def _claimed_in_chinese(sentence: str) -> str | None:

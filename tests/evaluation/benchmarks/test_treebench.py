@@ -2,18 +2,26 @@
 
 from __future__ import annotations
 
+import math
+from dataclasses import replace
+
 import pytest
+from hydra import compose, initialize_config_dir
+from hydra.utils import instantiate
 
 from locus.errors import LocusError
+from locus.evaluation import scores as scoring
 from locus.evaluation.benchmarks.treebench import TreeBench
-from locus.evaluation.reading.extractors import VLMEVALKIT
+from locus.evaluation.predictions import Prediction
+from locus.evaluation.reading.extractors import LOCUS, VLMEVALKIT
 from locus.types import Frame, View
 from tests.support.benchmark_files import answered, scores, verdict_on, write_tsv
 from tests.support.benchmark_files_seeing import treebench_rows
+from tests.support.paths import CONF
 
 
 def bench_of(tmp_path, rows=None) -> TreeBench:
-    return TreeBench(write_tsv(tmp_path / "TreeBench.tsv", rows or treebench_rows()), rows=2)
+    return TreeBench(write_tsv(tmp_path / "TreeBench.tsv", rows or treebench_rows()), rows=2, box_frame="file")
 
 
 def test_treebench_items(tmp_path):
@@ -50,5 +58,24 @@ def test_treebench_boxes_and_letters_of_the_kit(tmp_path):
     assert ours.columns["iou"] == 1 and kit.columns["iou"] == pytest.approx(0.25), "the kit takes numbers for pixels"
     assert kit.extracted.answer == "E" and ours.extracted.answer == "B"
     assert verdict_on(bench, item, "Best option: C", VLMEVALKIT).extracted.answer == "C"
+    assert verdict_on(bench, item, "The answer is b", VLMEVALKIT).extracted.answer is None, "the space stays"
     spaced = "<box>[0, 0, 10, 10]</box> B"
     assert verdict_on(bench, item, spaced, VLMEVALKIT, view=half).columns["iou"] == 0, "nor does it know spaces"
+
+
+def test_treebench_boxes_in_the_frame_of_the_policy(tmp_path):
+    """Thousandths taken for pixels: 27 for perfect boxes; and a score of boxes whose frame nobody says."""
+    bench = bench_of(tmp_path)
+    item = next(iter(bench.items()))  # the target is 20 x 20 of 40 x 30 pixels
+    said = Prediction(item.item_id, "<box>[0,0,500,667]</box> B")
+    for frame, iou in (("unit1000", 1), ("processed", 0), (None, None)):
+        verdict = scoring.verdict_of(replace(bench, box_frame=frame), item, said, LOCUS)
+        assert verdict.correct == 1, "letters are scored without a frame, or a size of the processed one"
+        found = verdict.columns["iou"]
+        assert math.isnan(found) if iou is None else found == pytest.approx(iou, abs=0.01)
+    unknown = replace(bench, box_frame=None)
+    made = scoring.scores(unknown, scoring.judged(unknown, unknown.items(), {item.item_id: said}), resamples=20)
+    assert made["scores"]["locus"]["mean_iou"]["value"] is None and made["scores"]["locus"]["accuracy"]["value"] == 50
+    with initialize_config_dir(str(CONF), version_base="1.3"):
+        config = compose("score", ["benchmark=treebench", "backbone.frame=unit1000"])
+    assert instantiate(config.benchmark).frame == "unit1000"

@@ -10,6 +10,7 @@ from locus.evaluation.reading.responses import Extracted, Reading
 from locus.types import Response
 
 FRACTIONS = {"A": r"$\frac{1}{4}$", "B": r"$\frac{1}{2}$", "C": "1"}
+QUARTERS = {"A": "1/4", "B": "1/2", "C": "1"}
 NUMBERS = {"A": "12", "B": "15", "C": "18"}
 RATIOS = {"A": "1:3", "B": "7:16", "C": "4:9"}
 PAIRS = {"A": "A and B", "B": "A and C", "C": "A and D", "D": "B and C"}
@@ -30,6 +31,14 @@ VALUES = [
     (PAIRS, r"\boxed{A, D}", "C"),  # a pair, not two letters
     (FACES, r"\boxed{Y}", "B"),
     (DRAWN, r"The point C lies on it, so \boxed{5}", None),
+    (FRACTIONS, "P = 1/4 because the sum is 1.", "A"),
+    (FRACTIONS, "So x = 1. Then 1/4.", None),
+    (QUARTERS, "So x = 1. Then 1/4.", None),
+    (NUMBERS, "Each side is 15 cm, so the total is 45 cm.", None),
+    (NUMBERS, "Each side is 12 cm, so the total is 18 cm.", "C"),
+    (NUMBERS, "The answer is 15 small cubes.", "B"),
+    (NUMBERS, "B 15", "B"),
+    (NUMBERS, "It takes 43 minutes (B)", "B"),
 ]
 
 
@@ -52,6 +61,13 @@ WORDS = [
     (CAR, "The car is silver. It stands before a black house.", "B"),
     (CAR, "It is hard to tell whether the car is silver.", None),
     (CAR, "There is no car in the image.", None),
+    (CAR, "The silver bike stands next to the car", None),
+    (CAR, "The car is next to a silver bike.", None),
+    (CAR, "The bike in front of the car is silver.", None),
+    (CAR, "The bike is silver.", None),
+    (CAR, "The roof of the car is silver.", None),
+    (CAR, "A silver car stands there.", "B"),
+    (CAR, "The paint of the car is silver.", "B"),
     (SIDES, "The cup is to the left of the plate.", "A"),
     (SIDES, "The plate is to the left of the cup.", None),  # which means B, and says left
     (SIDES, "The cup is not on the left side; it is on the right", "B"),
@@ -98,13 +114,33 @@ YES_NO = {
     "I see a dog on the sofa.": "yes", "False.": "no", "Incorrect. The line is longer.": "no", "图中没有手机": "no",
     "有没有手机？图中没有。": "no", "The statement is false.": "no", "There might be a dog.": None,
     "图片中可能有手机": None, "The image shows a cat, not a dog.": None, "Right side has a car.": None,
+    "There are two chairs and a table, while a dog is absent.": None, "There is a total absence of dogs.": None,
+    "I see a person holding a leash; the dog is missing.": None, "The dog is missing. There is a leash.": None,
+    "Is there a dog? There is a cat on the sofa.": None, "Is there a dog? There is a dog on it.": "yes",
+    "There is a cat. It sleeps.": None, "It is right next to the car.": None, "图中是一只猫。": None,
 }  # fmt: skip
 
 
 @pytest.mark.parametrize("text", YES_NO)
 def test_yes_as_readily_as_no(text):
     """ "There is no dog" read and "There is a dog" not: a bias towards no, of which HallusionBench has 58 %."""
-    assert LOCUS.yes_no(Response(text)).answer == YES_NO[text]
+    assert LOCUS.yes_no(Response(text), "").answer == YES_NO[text]
+
+
+@pytest.mark.parametrize(
+    "text, answer",
+    [
+        ("There is a cat on the sofa.", None),
+        ("There are some people. They sit in the sun.", "yes"),
+        ("There are several chairs and a person.", "yes"),
+        ("I see a chair for a person.", None),
+        ("It is true.", "yes"),
+    ],
+)
+def test_a_claim_is_of_what_is_asked_for(text, answer):
+    """A description of the picture taken for "yes": the wrong answer to every second question of POPE."""
+    assert LOCUS.yes_no(Response(text), "Is there a person in the image? Answer with yes or no.").answer == answer
+    assert LOCUS.yes_no(Response("There is a person."), "Is the left line longer than the right one?").answer is None
 
 
 @pytest.mark.parametrize(

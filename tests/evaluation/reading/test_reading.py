@@ -198,7 +198,7 @@ def test_vlmevalkit_reads_letters_that_are_no_option():
 )
 def test_vlmevalkit_yes_no(response, answer, reading):
     """Unknown mapped to no would raise HallusionBench, where 58 % of the answers are no."""
-    assert VLMEVALKIT.yes_no(Response(response)) == Extracted(answer, Reading(reading))
+    assert VLMEVALKIT.yes_no(Response(response), "") == Extracted(answer, Reading(reading))
 
 
 @pytest.mark.parametrize(
