@@ -30,12 +30,13 @@ from locus.evaluation.scores import (
     comparison,
     describe,
     extractor_version,
+    judge_of,
     judged,
     read_rows,
     read_scores,
     write_scores,
 )
-from locus.evaluation.shards import MERGE, Shard, merged
+from locus.evaluation.shards import MERGE, Shard, merge
 from locus.run.asked import INSTRUCTIONS, AskedPolicy, asked_policy
 from locus.run.runtime import PACKAGES, entry_point, git_commit, hardware
 from locus.run.settings import DecodingSettings
@@ -43,8 +44,12 @@ from locus.run.threads import choose_threads
 
 log = logging.getLogger("locus")
 WEIGHTS = (".safetensors", ".bin", ".json")
-UNSEEN = ("train_vision", "gradient_checkpointing", "recipe")
-"""Settings of a backbone that responses do not depend on."""
+UNSEEN = {
+    "benchmark": ("path", "images", "rows", "judge_model", "max_new_tokens"),
+    "backbone": ("train_vision", "gradient_checkpointing", "recipe", "dtype"),
+}
+"""Settings that responses do not depend on, or that the manifest has in another place: what is asked is in ``items``,
+how long a response may be in ``sampling``."""
 
 
 def settings_of(asked: AskedPolicy, read: ItemsRead) -> dict[str, Any]:
@@ -53,20 +58,22 @@ def settings_of(asked: AskedPolicy, read: ItemsRead) -> dict[str, Any]:
     parts: dict[str, Any] = {
         name: OmegaConf.to_container(cfg[name], resolve=True) for name in ("benchmark", "backbone", "pixels")
     }
-    backbone = {name: value for name, value in parts["backbone"].items() if name not in UNSEEN}
-    path = backbone.get("path") or ""
+    seen = {
+        name: {key: value for key, value in parts[name].items() if key not in unseen} for name, unseen in UNSEEN.items()
+    }
+    path = seen["backbone"].get("path") or ""
     extra = OmegaConf.to_container(cfg.endpoint.extra, resolve=True)
     return {
-        "benchmark": parts["benchmark"],
+        "benchmark": seen["benchmark"],
         "items": read.digest,
-        "backbone": backbone,
+        "backbone": seen["backbone"],
+        "dtype": None if served else parts["backbone"].get("dtype"),
         "weights": fingerprint(path, WEIGHTS) if path and Path(path).is_dir() else {},
         "pixels": parts["pixels"],
         "sampling": OmegaConf.to_container(cfg.sampling, resolve=True),
         "seed": cfg.seed if cfg.sampling.temperature > 0 else None,
         "instruction": INSTRUCTIONS[asked.instruction],
         "token_budget": None if served else cfg.token_budget,
-        "limit": cfg.limit,
         **({"endpoint": {"model": served.model, "extra": extra}} if served else {}),
     }
 
@@ -112,10 +119,7 @@ def run(cfg: DictConfig, folder: Path) -> tuple[Benchmark, dict[str, Any]] | Non
             "shard %s is answered; once all are, shard=%s with folder=%s scores them", cfg.shard, MERGE, cfg.folder
         )
         return None
-    if cfg.shard == MERGE:
-        predictions = merged(place, settings, whole.ids)
-        PredictionFile(place, settings, whole.ids, record(benchmark)).put(predictions)
-    file = predict(asked, whole, settings, place)
+    file = merge(place, settings, whole.ids) if cfg.shard == MERGE else predict(asked, whole, settings, place)
     return benchmark, scored(asked, read, file)
 
 
@@ -158,6 +162,16 @@ def both_asked(before: dict[str, Any], after: dict[str, Any]) -> str:
     return " -> ".join(ways)
 
 
+def alike(benchmark: Benchmark, before: dict[str, Any], after: dict[str, Any]) -> None:
+    """Raises LocusError where two policies' ``scores.json`` were not made in the same way."""
+    if before["extractor_version"] != after["extractor_version"]:
+        raise LocusError("scored by different extractors; run evaluate again for both")
+    judges = {before.get("judge_model"), after.get("judge_model"), judge_of(benchmark)}
+    if len(judges) > 1:
+        said = " and ".join(sorted(f"by {judge}" if judge else "without a judge" for judge in judges))
+        raise LocusError(f"scored {said}; run evaluate again for both with the same benchmark.judge_model")
+
+
 def compared(benchmark: Benchmark, folder: Path, resamples: int) -> Iterator[dict[str, Any]]:
     """Rows of ``comparisons.csv``: the first policy of ``scores.csv`` against each later one, by extractor.
 
@@ -172,8 +186,7 @@ def compared(benchmark: Benchmark, folder: Path, resamples: int) -> Iterator[dic
     first = policies[0] if policies else ""
     for policy in policies[1:]:
         try:
-            if found[first][0]["extractor_version"] != found[policy][0]["extractor_version"]:
-                raise LocusError("scored by different extractors; run evaluate again for both")
+            alike(benchmark, found[first][0], found[policy][0])
             instruction = both_asked(found[first][0], found[policy][0])
             by_extractor = comparison(benchmark, found[first][1], found[policy][1], resamples)
         except LocusError as error:  # the scores themselves stand

@@ -104,12 +104,12 @@ class Ways:
 
     def locus(self, items: Sequence[Item], lengths: Sequence[int]) -> list[int]:
         """`Evaluator.predict` of all."""
-        batches = self.evaluator.predict(items, shown=[keys_of(item) for item in items])
-        return [one.tokens or 0 for batch in batches for one in batch]
+        made = self.evaluator.predict(items, [keys_of(item) for item in items])
+        return [one.tokens or 0 for one in sorted(made, key=lambda one: one.batch or 0)]
 
     def alone(self, items: Sequence[Item], lengths: Sequence[int]) -> list[int]:
         """`Evaluator.predict` of each."""
-        return [one.tokens or 0 for item in items for batch in self.evaluator.predict([item]) for one in batch]
+        return [one.tokens or 0 for item in items for one in self.evaluator.predict([item])]
 
     @torch.no_grad()
     def generate(self, items: Sequence[Item], lengths: Sequence[int]) -> list[int]:

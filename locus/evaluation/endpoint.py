@@ -18,7 +18,7 @@ from locus.evaluation.benchmark import Item, Picture
 from locus.evaluation.predictions import Prediction, prompt_digest
 from locus.evaluation.shown import Keys
 from locus.files.chat_endpoint import ChatServer, as_data_url, data_url, text_of
-from locus.policy.prompts import PromptBuilder
+from locus.policy.prompts import PixelLimits, PromptBuilder
 from locus.types import Frame, Sampling
 
 ENDPOINT = "endpoint"
@@ -44,6 +44,7 @@ class EndpointPolicy:
         requests: at a time.
         extra: further fields of every request, for this kind of server.
         check: refuse a prompt in which the server counts other tokens than the builder.
+        pixels: limits of the pictures that are sent; by default those of the builder.
     """
 
     def __init__(
@@ -57,9 +58,11 @@ class EndpointPolicy:
         requests: int = 32,
         extra: dict[str, Any] | None = None,
         check: bool = True,
+        pixels: PixelLimits | None = None,
     ) -> None:
         whole(f"{ENDPOINT}.requests", requests)
         self.server, self.frame, self.builder, self.instruction = server, frame, builder, instruction
+        self.pixels = pixels or (PixelLimits() if builder is None else builder.pixels)
         self.requests, self.check = requests, check
         drawn = {"seed": seed} if sampling.temperature > 0 else {}
         self.options = {
@@ -71,20 +74,17 @@ class EndpointPolicy:
         }
         self._tokenizer = threading.Lock()
 
-    def predict(
-        self, items: Iterable[Item], first_batch: int = 0, shown: Sequence[Keys] = ()
-    ) -> Iterator[list[Prediction]]:
-        """Lists of predictions in the items' order, as they are answered; each is a batch of its own.
+    def predict(self, items: Iterable[Item], shown: Sequence[Keys] = ()) -> Iterator[Prediction]:
+        """Predictions as they are answered; ``batch`` is the item's place among these.
 
         ``shown`` is for policies that keep pictures: a server keeps its own.
 
         Raises LocusError for what cannot be asked or is not answered, once the requests under way have ended and what
         they gave is yielded.
         """
-        numbered = enumerate(items, first_batch)
-        yield from in_order(lambda one: self.answer(one[1], one[0]), numbered, self.requests)
+        yield from as_done(lambda one: self.answer(one[1], one[0]), enumerate(items), self.requests)
 
-    def answer(self, item: Item, batch: int | None = None) -> Prediction:
+    def answer(self, item: Item, place: int | None = None) -> Prediction:
         """The response to one item."""
         text = item.asked(self.instruction)
         try:
@@ -104,7 +104,7 @@ class EndpointPolicy:
             raise LocusError(f"item {item.item_id}: {error}") from error
         frame = str(self.frame) if self.frame else None
         facts = ended != "length", usage.get("completion_tokens"), prompt_digest(text), frame
-        return Prediction(item.item_id, opened + reply, *facts, size, batch)
+        return Prediction(item.item_id, opened + reply, *facts, size, place)
 
     def _expected(self, item: Item, text: str) -> tuple[int | None, tuple[float, float] | None, str]:
         """Tokens of the prompt, size of the first picture as the policy sees it, and what the template opens."""
@@ -120,8 +120,8 @@ class EndpointPolicy:
 
     def _sent(self, picture: Picture) -> str:
         """The picture in a data URL, lossless: as it lies in the benchmark, or resized by ``pixels`` as in process."""
-        if self.builder is not None and self.builder.pixels.size(*picture.size) != picture.size:
-            return data_url(self.builder.pixels(picture.open()), "PNG", compress_level=1)
+        if self.pixels.size(*picture.size) != picture.size:
+            return data_url(self.pixels(picture.open()), "PNG", compress_level=1)
         return as_data_url(*picture.file())
 
 
@@ -136,46 +136,48 @@ def _read(reply: Any) -> tuple[str, str, dict[str, Any]]:
     return text_of(reply), ended, reply.get("usage") or {}
 
 
-def in_order(work: Callable[[Work], Result], tasks: Iterable[Work], threads: int) -> Iterator[list[Result]]:
-    """Results of ``work`` in the tasks' order, a stretch at a time; so many tasks are under way at any time.
+def as_done(work: Callable[[Work], Result], tasks: Iterable[Work], threads: int) -> Iterator[Result]:
+    """Results of ``work`` as they are made; so many tasks are under way at any time.
 
-    A task is taken when there is room for it, and not held once it is done: however long the first one takes, the
-    others go on. After an error no further one begins; those under way end, and then it is raised.
+    A task is taken when there is room for it: however long the first one takes, the others go on. After an error no
+    further one begins; those under way end, and then it is raised.
     """
-    todo: queue.SimpleQueue[tuple[int, Work] | None] = queue.SimpleQueue()
-    done: queue.SimpleQueue[tuple[int, Result | None, BaseException | None]] = queue.SimpleQueue()
+    todo: queue.SimpleQueue[tuple[Work] | None] = queue.SimpleQueue()
+    done: queue.SimpleQueue[tuple[Result] | BaseException] = queue.SimpleQueue()
 
     def run() -> None:
         while (task := todo.get()) is not None:
             try:
-                done.put((task[0], work(task[1]), None))
+                done.put((work(*task),))
             except BaseException as error:  # raised where the results are taken
-                done.put((task[0], None, error))
+                done.put(error)
 
     # Daemons, so that an interrupt need not wait for the replies under way.
     for _ in range(threads):
         threading.Thread(target=run, daemon=True).start()
-    numbered, results, failure = enumerate(tasks), {}, None
-    under_way = next_one = 0
-    try:
-        for task in islice(numbered, threads):
-            todo.put(task)
-            under_way += 1
-        while under_way:
-            number, result, error = done.get()
-            under_way, failure = under_way - 1, failure or error
-            if error is None:
-                results[number] = result
-            following = None if failure else next(numbered, None)
-            if following is not None:
-                todo.put(following)
+    rest, under_way = iter(tasks), 0
+    failure: BaseException | None = None
+
+    def begin(number: int) -> None:
+        nonlocal under_way, failure
+        try:
+            for task in islice(rest, number):
+                todo.put((task,))
                 under_way += 1
-            stretch: list[Any] = []
-            while next_one in results:
-                stretch.append(results.pop(next_one))
-                next_one += 1
-            if stretch:
-                yield stretch
+        except Exception as error:  # a task that cannot be read
+            failure = error
+
+    try:
+        begin(threads)
+        while under_way:
+            ended = done.get()
+            under_way -= 1
+            if isinstance(ended, BaseException):
+                failure = failure or ended
+            if failure is None:
+                begin(1)
+            if isinstance(ended, tuple):
+                yield ended[0]
         if failure is not None:
             raise failure
     finally:

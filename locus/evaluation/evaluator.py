@@ -71,14 +71,11 @@ class Evaluator:
         self.seed, self.remembered = seed, remembered
         self._features = self._remembered_features(())
 
-    def predict(
-        self, items: Iterable[Item], first_batch: int = 0, shown: Sequence[Keys] = ()
-    ) -> Iterator[list[Prediction]]:
-        """Predictions in the items' order, as soon as all before them are there.
+    def predict(self, items: Iterable[Item], shown: Sequence[Keys] = ()) -> Iterator[Prediction]:
+        """Predictions as they are made; ``batch`` is the item's place among these.
 
         Args:
             items: they are read, and their pictures processed, some ahead of what is answered.
-            first_batch: the number of the first one; each item is a batch of its own.
             shown: `keys_of` all items, in order, where they are known: pictures that come again are kept.
 
         Raises LocusError for what cannot be asked, once what was asked before it is answered.
@@ -92,16 +89,8 @@ class Evaluator:
             except LocusError as error:
                 failures.append(error)
 
-        done: dict[int, Prediction] = {}
-        following = first_batch
         for one, completion in self._answers(asked(), policy):
-            done[first_batch + one.place] = self._prediction(one, completion, first_batch + one.place)
-            ready = []
-            while following in done:
-                ready.append(done.pop(following))
-                following += 1
-            if ready:
-                yield ready
+            yield self._prediction(one, completion)
         if failures:
             raise failures[0]
 
@@ -145,7 +134,7 @@ class Evaluator:
     def complete(self, batch: Sequence[Asked], policy: VLM) -> list[Prediction]:
         """The responses to one batch of `batches`; policy: the `inference_policy`, as now."""
         answers = sorted(self._answers(batch, policy), key=lambda answer: answer[0].place)
-        return [self._prediction(one, completion, one.place) for one, completion in answers]
+        return [self._prediction(one, completion) for one, completion in answers]
 
     def _answers(self, asked: Iterable[Asked], policy: VLM) -> Iterator[tuple[Asked, Completion]]:
         """Each with its completion, as they are finished."""
@@ -165,12 +154,12 @@ class Evaluator:
         for number, completion in decoder.run(stream()):
             yield open_ones.pop(number), completion
 
-    def _prediction(self, asked: Asked, completion: Completion, number: int) -> Prediction:
+    def _prediction(self, asked: Asked, completion: Completion) -> Prediction:
         # A template may open the thoughts; without the tag, cut thoughts would be read as an answer.
         text = asked.prompt.opened + self.builder.decode(completion.token_ids)
         facts = completion.finished, len(completion.token_ids), asked.digest, str(self.policy.frame)
         size = asked.prompt.processed_size if asked.pictures else None
-        return Prediction(asked.item_id, text, *facts, size, number)
+        return Prediction(asked.item_id, text, *facts, size, asked.place)
 
     def vision(self, asked: Asked) -> VisionFeatures:
         """Features of one item's pictures, in a call of their own: the same to the last bit in any batch."""
@@ -194,9 +183,7 @@ class Evaluator:
 class Asker(Protocol):
     """Whoever answers items: an `Evaluator`, or a served policy."""
 
-    def predict(
-        self, items: Iterable[Item], first_batch: int = 0, shown: Sequence[Keys] = ()
-    ) -> Iterator[list[Prediction]]:
+    def predict(self, items: Iterable[Item], shown: Sequence[Keys] = ()) -> Iterator[Prediction]:
         """As of `Evaluator`."""
 
 
@@ -213,8 +200,10 @@ def evaluate(
     shown: Sequence[Keys] = (),
 ) -> None:
     """Writes the predictions that the file still lacks; shown: `keys_of` all items, where they are known."""
-    items = islice(limited(benchmark, limit), file.done, None)
+    left = file.left
+    chosen = set(left)
+    items = (item for place, item in enumerate(limited(benchmark, limit)) if place in chosen)
     progress = Progress(benchmark.name, len(file.ids), done=file.done)
-    for batch in evaluator.predict(items, file.next_batch, shown[file.done :]):
-        file.write(batch)
+    for prediction in evaluator.predict(items, [shown[place] for place in left] if shown else ()):
+        file.write([prediction])
         progress.reach(file.done)

@@ -24,6 +24,8 @@ CHOICE = (
 class Judge(Protocol):
     """Decides whether a response gives the gold answer, or which option it chooses."""
 
+    model: str
+    """As its server calls it."""
     requests: int
     """How many may be under way at a time."""
 
@@ -52,7 +54,7 @@ class ChatJudge:
         requests: int = 16,
     ) -> None:
         """Args: as of `ChatEndpoint`; ``requests`` are sent at a time."""
-        self.requests = requests
+        self.model, self.requests = model, requests
         self.endpoint = ChatEndpoint("judge", url, model, cache, key_variable, tries=tries, timeout=timeout, wait=wait)
 
     def equal(self, question: str, gold: str, response: str) -> bool:

@@ -6,6 +6,7 @@ import re
 import zipfile
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import replace
+from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -53,19 +54,26 @@ def placed(path: Path, predictions: Mapping[str, Prediction], ids: Iterable[str]
     return found
 
 
-def _rows(path: Path) -> Iterator[dict[str, str]]:
-    """Cells as text."""
+def _rows(path: Path) -> list[dict[str, str]]:
+    """Cells as text; a table that stays as it is is read once, which may take a minute."""
     try:
-        for cells in _excel(path) if path.suffix == ".xlsx" else cells_of(path):
-            lacking = [column for column in COLUMNS if column not in cells]
-            if lacking:
-                raise LocusError(
-                    f"{path}: has no column {', '.join(lacking)} (it has {', '.join(map(str, cells))}); give a file of "
-                    "predictions as VLMEvalKit writes it"
-                )
-            yield {str(name): _text(value) for name, value in cells.items()}
+        return _read(path, path.stat().st_mtime_ns)
     except (OSError, UnicodeDecodeError, KeyError, zipfile.BadZipFile) as error:
         raise LocusError(f"predictions={path}: cannot be read ({error}); give the file that VLMEvalKit wrote") from None
+
+
+@lru_cache(maxsize=2)  # the predictions, and those that they are compared with
+def _read(path: Path, changed: int) -> list[dict[str, str]]:
+    rows = []
+    for cells in _excel(path) if path.suffix == ".xlsx" else cells_of(path):
+        lacking = [column for column in COLUMNS if column not in cells]
+        if lacking:
+            raise LocusError(
+                f"{path}: has no column {', '.join(lacking)} (it has {', '.join(map(str, cells))}); give a file of "
+                "predictions as VLMEvalKit writes it"
+            )
+        rows.append({str(name): _text(value) for name, value in cells.items()})
+    return rows
 
 
 def _excel(path: Path) -> Iterator[Mapping[str, Any]]:

@@ -1,7 +1,7 @@
 """A benchmark's predictions on disk: raw responses, one JSON line per item, and what they were made with.
 
-``predictions.jsonl`` grows batch by batch in the order of the items, and a policy's items are batches of their own;
-``manifest.json`` beside it holds the settings. An interrupted evaluation is resumed at its last batch.
+``predictions.jsonl`` grows in the order of the items, whatever the order in which they are answered; ``manifest.json``
+beside it holds the settings. An interrupted evaluation is resumed with the items that are left.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ import hashlib
 import json
 import os
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +20,8 @@ from locus.evaluation.prediction_tables import TABLES, table_lines
 from locus.files.run_files import write_json, write_text
 from locus.types import Response, View
 
+COMPUTING = ("dtype", "token_budget")
+"""Settings of how responses are computed, which may be those of a machine: of no account once all are there."""
 HASHED = 256 * 2**20
 """Files up to this many bytes are distinguished by their content, larger ones by size and time."""
 
@@ -41,6 +43,7 @@ class Prediction:
     size: tuple[float, float] | None = None
     """Width and height of the first picture as the policy saw it: of the ``processed`` frame."""
     batch: int | None = None
+    """Its place: in its file, or among the items that were asked together."""
 
     @property
     def as_response(self) -> Response:
@@ -97,20 +100,29 @@ def _prediction(line: Any) -> Prediction:
     if not isinstance(line.get("finished", True), bool):
         raise ValueError("finished is neither true nor false")
     known = {name: line[name] for name in Prediction.__dataclass_fields__ if name in line}
-    # A response cut inside an emoji may end in half of one, which no file can hold.
-    known["response"] = line["response"].encode("utf-8", "replace").decode()
+    known["response"] = _writable(line["response"])
     if known.get("size") is not None:
-        width, height = map(float, known["size"])
+        # Whole numbers stay such, so that a line that is written again is the same.
+        width, height = (side if isinstance(side, int) else float(side) for side in known["size"])
         known["size"] = (width, height)
     return Prediction(**{**known, "id": str(line["id"])})
 
 
 def _line(prediction: Prediction) -> str:
-    return json.dumps(asdict(prediction), ensure_ascii=False) + "\n"
+    whole = replace(prediction, response=_writable(prediction.response))
+    return json.dumps(asdict(whole), ensure_ascii=False) + "\n"
+
+
+def _writable(response: str) -> str:
+    """Without the half of an emoji, which no file can hold, that a response has where it was cut inside one."""
+    return response.encode("utf-8", "replace").decode()
 
 
 class PredictionFile:
     """``predictions.jsonl`` and ``manifest.json`` of one policy on one benchmark.
+
+    Predictions come in any order. Those of which an earlier item has none yet wait in ``answered.jsonl``, where a
+    resumed call finds them; it is gone in the end. A finished file keeps its manifest.
 
     Args:
         folder: made when missing; one that holds predictions is resumed.
@@ -124,23 +136,38 @@ class PredictionFile:
     def __init__(
         self, folder: Path, settings: Mapping[str, Any], ids: Sequence[str], record: Mapping[str, Any]
     ) -> None:
-        self.folder, self.path = folder, folder / "predictions.jsonl"
+        self.folder, self.path, self._aside = folder, folder / "predictions.jsonl", folder / "answered.jsonl"
         self.ids = list(ids)
-        self.manifest = {"rows": len(ids), "settings": json.loads(json.dumps(settings)), **record}
+        self._places = {item_id: place for place, item_id in enumerate(self.ids)}
+        self._asked = {"rows": len(ids), "settings": json.loads(json.dumps(settings))}
+        self.manifest = {**self._asked, **record}
         folder.mkdir(parents=True, exist_ok=True)
-        self._refuse_others()
+        lines = self._lines()
+        whole = len(lines) == len(ids) > 0
+        if self.path.exists() or self._aside.exists():
+            earlier = check_manifest(folder, {"rows": len(ids), **settings}, whole)
+            self.manifest = earlier if whole else self.manifest
+        self._check_items(lines)
         write_json(folder / "manifest.json", self.manifest)
-        self.done = self._cut_back()
+        self._written = self._cut_back(lines)
+        self._waiting = self._kept_aside()
+        """Place -> line."""
+        self._settle()
 
     @property
-    def next_batch(self) -> int:
-        """Number of the first batch to be written."""
-        return self._batches
+    def done(self) -> int:
+        """How many items have their prediction."""
+        return self._written + len(self._waiting)
 
     @property
     def finished(self) -> bool:
         """Every item has its prediction."""
         return self.done == len(self.ids)
+
+    @property
+    def left(self) -> list[int]:
+        """Places of the items without a prediction, in order."""
+        return [place for place in range(self._written, len(self.ids)) if place not in self._waiting]
 
     def note(self, **facts: Any) -> None:
         """Adds facts to the manifest."""
@@ -148,60 +175,109 @@ class PredictionFile:
         write_json(self.folder / "manifest.json", self.manifest)
 
     def write(self, predictions: Iterable[Prediction]) -> None:
-        """Adds one batch, and flushes it to the disk."""
-        lines = list(map(_line, predictions))
-        with self.path.open("a", encoding="utf-8", newline="\n") as file:
-            file.write("".join(lines))
-            file.flush()
-            os.fsync(file.fileno())
-        self.done += len(lines)
+        """Adds predictions of any items that are left; a kill at any later moment does not lose them."""
+        added = {self._places[one.id]: self._placed(one) for one in predictions}
+        self._waiting |= added
+        self._settle()
+        waiting = [line for place, line in added.items() if place in self._waiting]
+        if waiting:
+            _append(self._aside, waiting)
 
-    def put(self, predictions: Sequence[Prediction]) -> None:
-        """Writes the predictions of all items in one move, in the place of what is there."""
-        write_text(self.path, "".join(map(_line, predictions)))
-        self.done = len(predictions)
+    def put(self, predictions: Sequence[Prediction], **record: Any) -> None:
+        """Writes the predictions of all items, and the manifest, in the place of what is there."""
+        self.manifest = {**self._asked, **record}
+        write_json(self.folder / "manifest.json", self.manifest)
+        write_text(self.path, "".join(map(self._placed, predictions)))
+        self._aside.unlink(missing_ok=True)
+        self._written, self._waiting = len(predictions), {}
 
-    def _refuse_others(self) -> None:
-        if self.path.exists():
-            check_manifest(self.folder, {"rows": self.manifest["rows"], **self.manifest["settings"]})
+    def _placed(self, prediction: Prediction) -> str:
+        return _line(replace(prediction, batch=self._places[prediction.id]))
 
-    def _cut_back(self) -> int:
-        """Drops a line that a kill cut off, and the last batch unless it is the end; returns how many lines stay."""
-        self._batches = 0
-        if not self.path.exists():
-            return 0
-        data = self.path.read_bytes()
-        whole = data[: data.rfind(b"\n") + 1]
-        lines = whole.splitlines(keepends=True)
+    def _settle(self) -> None:
+        """Writes what has waited for the items before it."""
+        ready: list[str] = []
+        while (line := self._waiting.pop(self._written + len(ready), None)) is not None:
+            ready.append(line)
+        if ready:
+            _append(self.path, ready)
+            self._written += len(ready)
+        if not self._waiting:
+            self._aside.unlink(missing_ok=True)
+
+    def _lines(self) -> list[bytes]:
+        """Of the predictions that are there, a cut one left out."""
+        data = self.path.read_bytes() if self.path.exists() else b""
+        return data[: data.rfind(b"\n") + 1].splitlines(keepends=True)
+
+    def _check_items(self, lines: Sequence[bytes]) -> None:
         try:
-            kept = [(one["id"], one["batch"]) for one in map(json.loads, lines)]
+            found = [json.loads(line)["id"] for line in lines]
         except (ValueError, KeyError, TypeError) as error:
             raise LocusError(f"{self.path}: a line is not a prediction ({error}): give another folder") from None
-        if [item_id for item_id, _ in kept] != self.ids[: len(kept)]:
+        if found != self.ids[: len(found)]:
             raise LocusError(f"{self.path}: holds predictions of other items: give another folder")
-        if len(kept) < len(self.ids) and kept:  # nobody knows whether the last batch was written whole
-            self._batches = kept[-1][1]
-            kept = [one for one in kept if one[1] < self._batches]
-        size = sum(map(len, lines[: len(kept)]))
-        if size < len(data):
+
+    def _cut_back(self, lines: Sequence[bytes]) -> int:
+        """Drops a line that a kill cut off, and the one before it unless it is the end; returns how many stay."""
+        if not self.path.exists():
+            return 0
+        # Nobody knows whether the last one was written whole.
+        kept = len(lines) if len(lines) == len(self.ids) else max(len(lines) - 1, 0)
+        size = sum(map(len, lines[:kept]))
+        if size < self.path.stat().st_size:
             os.truncate(self.path, size)
-        return len(kept)
+        return kept
+
+    def _kept_aside(self) -> dict[int, str]:
+        """The whole lines that an earlier call put aside, by place; the file holds no others afterwards."""
+        if not self._aside.exists():
+            return {}
+        found: dict[int, str] = {}
+        for line in self._aside.read_bytes().split(b"\n")[:-1]:
+            try:
+                found[self._places[json.loads(line)["id"]]] = line.decode() + "\n"
+            except (ValueError, KeyError, TypeError):
+                continue  # asked again
+        found = {place: line for place, line in found.items() if place >= self._written}
+        write_text(self._aside, "".join(found.values()))
+        return found
 
 
-def check_manifest(folder: Path, ours: Mapping[str, Any]) -> None:
-    """Raises LocusError unless the folder's predictions were made with these settings, ``rows`` among them."""
+def _append(path: Path, lines: Iterable[str]) -> None:
+    """Adds lines to a file, and flushes it to the disk."""
+    with path.open("a", encoding="utf-8", newline="\n") as file:
+        file.write("".join(lines))
+        file.flush()
+        os.fsync(file.fileno())
+
+
+def read_manifest(folder: Path) -> dict[str, Any]:
+    """Raises LocusError that names the folder where its manifest cannot be read."""
     try:
-        earlier = json.loads((folder / "manifest.json").read_text(encoding="utf-8"))
-        settings = {"rows": earlier["rows"], **earlier["settings"]}
+        manifest = json.loads((folder / "manifest.json").read_text(encoding="utf-8"))
+        return {**manifest, "rows": manifest["rows"], "settings": dict(manifest["settings"])}
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise LocusError(
             f"{folder} holds predictions whose manifest.json cannot be read ({error}): give another folder"
         ) from None
+
+
+def check_manifest(folder: Path, ours: Mapping[str, Any], whole: bool = False) -> dict[str, Any]:
+    """The manifest of the folder's predictions.
+
+    Raises LocusError unless they were made with these settings, ``rows`` among them; ``whole`` ones, to which nothing
+    is added, whatever the settings of `COMPUTING`.
+    """
+    earlier = read_manifest(folder)
+    settings = {"rows": earlier["rows"], **earlier["settings"]}
     ours = json.loads(json.dumps(ours))
-    other = [name for name in {**settings, **ours} if settings.get(name) != ours.get(name)]
+    compared = [name for name in {**settings, **ours} if not (whole and name in COMPUTING)]
+    other = [name for name in compared if settings.get(name) != ours.get(name)]
     if other:
         said = "; ".join(f"{name} was {settings.get(name)}, is {ours.get(name)}" for name in other)
         raise LocusError(f"{folder} holds predictions made otherwise ({said[:600]}): give another folder")
+    return earlier
 
 
 def fingerprint(folder: str | Path, suffixes: Sequence[str]) -> dict[str, str]:

@@ -19,6 +19,7 @@ import pandas as pd
 
 from locus.errors import LocusError
 from locus.evaluation.benchmark import Benchmark, Item, Verdict
+from locus.evaluation.judge import Judge
 from locus.evaluation.predictions import Prediction
 from locus.evaluation.reading.extractors import EXTRACTORS, Extractor
 from locus.evaluation.reading.responses import ANSWERED, Reading
@@ -125,6 +126,7 @@ def scores(benchmark: Benchmark, found: Judged, resamples: int = RESAMPLES, seed
         "benchmark": benchmark.name,
         "headline": {"name": benchmark.headline, "extractor": first, **_plain(by_extractor[first][benchmark.headline])},
         "extractor_version": extractor_version(),
+        "judge_model": judge_of(benchmark),
         "n": found.n,
         "n_unparsed": dict(found.n_unparsed),
         "n_truncated": found.n_truncated,
@@ -183,6 +185,12 @@ def rule_files() -> list[Path]:
     """The source on which verdicts depend: also of benchmarks, which find options in questions and letters in golds."""
     folders = ("reading", "maths", "benchmarks")
     return sorted(file for folder in folders for file in (Path(__file__).parent / folder).glob("*.py"))
+
+
+def judge_of(benchmark: Benchmark) -> str | None:
+    """The model that judges what no rule reads; None where none is asked."""
+    judge: Judge | None = getattr(benchmark, "judge_model", None)
+    return None if judge is None else judge.model
 
 
 def _plain(one: Score) -> dict[str, float | int | None]:

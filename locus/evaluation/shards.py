@@ -3,12 +3,20 @@
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass, replace
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from locus.errors import LocusError
-from locus.evaluation.predictions import Prediction, check_manifest, read_predictions
+from locus.evaluation.predictions import (
+    COMPUTING,
+    Prediction,
+    PredictionFile,
+    check_manifest,
+    read_manifest,
+    read_predictions,
+)
 
 MERGE = "merge"
 """The value of ``shard=`` that puts the shards together."""
@@ -40,31 +48,54 @@ class Shard:
         return (self.number - 1) * items // self.count, self.number * items // self.count
 
 
-def merged(place: Path, settings: dict[str, Any], ids: list[str]) -> list[Prediction]:
-    """The predictions of all shards in a benchmark's folder, in the items' order and without numbers of batches.
+def merge(place: Path, settings: Mapping[str, Any], ids: Sequence[str]) -> PredictionFile:
+    """Puts the predictions of all shards in a benchmark's folder together: the file that one process writes.
 
-    These are of the shards; without them the file is the same whatever the number of shards. Shards are only read, for
+    Its manifest has what the shards' own say: once where they agree, else under ``shards``. Shards are only read, for
     one may still be at work. Raises LocusError when they are not all there, not done, or made with other settings.
     """
-    numbers = [re.fullmatch(r"shard-(\d+)-of-(\d+)", folder.name) for folder in place.glob("shard-*-of-*")]
-    counts = {int(number[2]) for number in numbers if number}
-    if len(counts) != 1:
-        found = f"shards of {' and of '.join(map(str, sorted(counts)))}" if counts else "no shards"
-        raise LocusError(f"{place}: holds {found}: evaluate with shard=1/n to n/n of one n into this folder first")
-    count = counts.pop()
     predictions: list[Prediction] = []
-    for shard in (Shard(number, count) for number in range(1, count + 1)):
+    manifests: list[dict[str, Any]] = []
+    for shard in _shards(place):
         folder = place / shard.folder
         start, end = shard.bounds(len(ids))
         path = folder / "predictions.jsonl"
         answered: dict[str, Prediction] = {}
         if path.exists():
-            check_manifest(folder, {"rows": end - start, **settings})
+            first = manifests[0]["settings"] if manifests else read_manifest(folder)["settings"]
+            computing = {name: first[name] for name in COMPUTING if name in first}
+            settings = {name: value for name, value in settings.items() if name not in COMPUTING} | computing
+            manifests.append(check_manifest(folder, {"rows": end - start, **settings}))
             answered = read_predictions(path)
         if list(answered) != ids[start:end]:
             raise LocusError(
                 f"{folder}: {len(answered)} of {end - start} items are answered: finish it with "
-                f"shard={shard.number}/{count} and the same folder"
+                f"shard={shard.number}/{shard.count} and the same folder"
             )
-        predictions += (replace(one, batch=None) for one in answered.values())
-    return predictions
+        predictions += answered.values()
+    record = _together([{name: one[name] for name in one if name not in ("rows", "settings")} for one in manifests])
+    file = PredictionFile(place, settings, ids, record)
+    file.put(predictions, **record)
+    return file
+
+
+def _shards(place: Path) -> list[Shard]:
+    """The shards whose folders are there; raises LocusError unless they are of one number."""
+    numbers = [re.fullmatch(r"shard-(\d+)-of-(\d+)", folder.name) for folder in place.glob("shard-*-of-*")]
+    counts = sorted({int(number[2]) for number in numbers if number})
+    if not counts:
+        raise LocusError(f"{place}: holds no shards: evaluate with shard=1/n to n/n of one n into this folder first")
+    if len(counts) > 1:
+        others = " or ".join(f"shard-*-of-{count}" for count in counts)
+        raise LocusError(
+            f"{place}: holds shards of {' and of '.join(map(str, counts))}: remove the folders of all numbers but one "
+            f"({others})"
+        )
+    return [Shard(number, counts[0]) for number in range(1, counts[0] + 1)]
+
+
+def _together(facts: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    """What all say alike, and under ``shards`` what each says otherwise."""
+    common = {name: value for name, value in facts[0].items() if all(one.get(name) == value for one in facts)}
+    own = [{name: value for name, value in one.items() if name not in common} for one in facts]
+    return common | ({"shards": own} if any(own) else {})

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
 from hydra.core.hydra_config import HydraConfig
@@ -36,8 +36,6 @@ class AskedPolicy:
     """The path or hub id it was trained from."""
     server: ChatServer | None = None
     """That serves it; None for one in this process."""
-    card: dict[str, Any] = field(default_factory=dict)
-    """What the server says of the model."""
     known: bool = True
     """Its backbone's processor is known."""
 
@@ -47,16 +45,20 @@ class AskedPolicy:
         return "think" if self.cfg.think else "none"
 
     def asker(self) -> tuple[Asker, dict[str, Any]]:
-        """What puts the items to it, and facts about that for the manifest; loads the policy where it is not served."""
+        """What puts the items to it, and facts about that for the manifest; loads the policy where it is not served.
+
+        Raises LocusError where no server answers, or it serves another model.
+        """
         if self.server is None:
             evaluator, pixels = build_evaluator(self.cfg)
             return evaluator, {"processor_pixels": pixels}
         decoding, endpoint = DecodingSettings.of(self.cfg), self.cfg.endpoint
         facts: dict[str, Any] = {"policy": ENDPOINT}
-        frame, builder = self.cfg.backbone.frame, None
+        served = _card(self.server)
+        frame, pixels, builder = self.cfg.backbone.frame, instantiate(self.cfg.pixels), None
         if self.known:
             backbone = instantiate(self.cfg.backbone)
-            builder = PromptBuilder(backbone.processor(), instantiate(self.cfg.pixels), backbone.family)
+            builder = PromptBuilder(backbone.processor(), pixels, backbone.family)
             facts["processor_pixels"] = dict(builder.processor.image_processor.size)
         policy = EndpointPolicy(
             self.server,
@@ -68,26 +70,32 @@ class AskedPolicy:
             endpoint.requests,
             dict(endpoint.extra),
             endpoint.check,
+            pixels,
         )
-        return policy, facts | {"endpoint": {"url": self.server.url, "model": self.server.model, "served": self.card}}
+        return policy, facts | {"endpoint": {"url": self.server.url, "model": self.server.model, "served": served}}
 
 
 def asked_policy(cfg: DictConfig) -> AskedPolicy:
     """The policy that ``policy=`` names.
 
-    Raises LocusError where nothing says in which frame it writes boxes, no server answers, or ``think`` is none of
-    true, false and trained.
+    A server is asked only for the name of its model, where none is given. Raises LocusError where nothing says in which
+    frame it writes boxes, or ``think`` is none of true, false and trained.
     """
     if cfg.policy == ENDPOINT:
         return _served(cfg)
     chosen, origin = with_policy(cfg, str(cfg.policy))
-    return AskedPolicy(_instructed(chosen, str(cfg.policy)), str(cfg.policy), origin)
+    return AskedPolicy(_instructed(chosen, is_run(str(cfg.policy))), str(cfg.policy), origin)
 
 
-def _instructed(cfg: DictConfig, policy: str) -> DictConfig:
-    """The configuration with true or false for ``think``, as it holds for this policy."""
-    ways = {"true": True, "false": False, "trained": is_run(policy)}
-    cfg.think = by_name("think", str(cfg.think).lower(), ways)
+def _instructed(cfg: DictConfig, trained: bool | None) -> DictConfig:
+    """The configuration with true or false for ``think``, as it holds for a policy that a run has trained or not."""
+    chosen = by_name("think", str(cfg.think).lower(), {"true": True, "false": False, "trained": trained})
+    if chosen is None:
+        raise LocusError(
+            f"think={cfg.think}: nothing says whether the served policy was trained: pass think=true or think=false, "
+            "or backbone.path=<the policy/ folder of its run>"
+        )
+    cfg.think = chosen
     return cfg
 
 
@@ -96,14 +104,17 @@ def _served(cfg: DictConfig) -> AskedPolicy:
     settings = cfg.endpoint
     names = "url", "model", "key_variable", "tries", "timeout", "wait"
     server = ChatServer(ENDPOINT, **{name: settings[name] for name in names})
-    card = _card(server)
+    if not server.model:
+        _card(server)
     model, chosen = server.model, cfg.copy()
     given = {text.split("=")[0] for text in HydraConfig.get().overrides.task}
-    known = True
+    known, trained = True, None
     if is_run(model) or named_backbone(model):
         chosen, origin = with_policy(cfg, model)
+        trained = is_run(model)
     elif "backbone" in given:
         origin = cfg.backbone.path
+        trained = is_run(str(origin)) or None
     else:
         frame = cfg.backbone.frame if "backbone.frame" in given else None
         chosen.backbone, origin, known = {"frame": frame}, model, False
@@ -115,7 +126,7 @@ def _served(cfg: DictConfig) -> AskedPolicy:
                 f"{ENDPOINT}.model={model}: writes boxes in pixels of the picture as its processor resizes it, and "
                 f"nothing says which processor: {says}"
             )
-    return AskedPolicy(_instructed(chosen, model), f"{ENDPOINT}:{model}", origin, server, card, known)
+    return AskedPolicy(_instructed(chosen, trained), f"{ENDPOINT}:{model}", origin, server, known)
 
 
 def _card(server: ChatServer) -> dict[str, Any]:

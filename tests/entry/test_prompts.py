@@ -36,4 +36,7 @@ def test_prompts_go_out_and_answers_come_back(tmp_path):
     again = command("score", *files, f"predictions={strange}", f"hydra.run.dir={tmp_path / 'scored'}")
     refused(again, "such as id vstar/0; its ids are 0, 1, 2, ...")
     refused(command("prompts", *files, "think=trained", f"hydra.run.dir={out}"), "think=trained: give true or false")
+    succeeded(command("prompts", "limit=2", f"hydra.run.dir={out}"))  # the default asks for words, not for boxes
+    assert len((out / "scenes_attributes" / "prompts.jsonl").read_text().splitlines()) == 2
+    refused(command("prompts", "benchmark=scenes_grounding", f"hydra.run.dir={out}"), "backbone.frame=unit1000")
     refused(command("prompts", "benchmark=refcoco", f"hydra.run.dir={out}"), "backbone.frame=unit1000")

@@ -6,7 +6,6 @@ import base64
 import io
 import json
 import threading
-import time
 from dataclasses import replace
 
 import numpy as np
@@ -15,7 +14,7 @@ from PIL import Image
 
 from locus.errors import LocusError
 from locus.evaluation.benchmark import Item, Picture
-from locus.evaluation.endpoint import EndpointPolicy, in_order
+from locus.evaluation.endpoint import EndpointPolicy, as_done
 from locus.evaluation.evaluator import Evaluator
 from locus.evaluation.predictions import Prediction
 from locus.files.chat_endpoint import ChatServer
@@ -47,7 +46,7 @@ def served(url: str, family: str = "qwen3_vl", make: PromptBuilder | None = None
 
 def answers(policy: EndpointPolicy | Evaluator, asked: list[Item]) -> list[Prediction]:
     """Without the numbers of batches, which both ways count otherwise."""
-    return [replace(one, batch=None) for batch in policy.predict(asked) for one in batch]
+    return [replace(one, batch=None) for one in sorted(policy.predict(asked), key=lambda one: one.batch)]
 
 
 @pytest.mark.parametrize("family", FAMILIES)
@@ -75,8 +74,8 @@ def test_failures_pass():
         policy_server(policy, backbone("qwen3_vl").processor(), "tiny", lambda n: 500 if n > 2 else None) as server,
         pytest.raises(LocusError, match=r"item 3: endpoint tiny .*status 500.*the same command resumes"),
     ):
-        for batch in served(server.url, requests=1).predict(items()):
-            done += batch
+        for one in served(server.url, requests=1).predict(items()):
+            done.append(one)
     assert [replace(one, batch=None) for one in done] == whole[:3] and [one.batch for one in done] == [0, 1, 2]
 
 
@@ -121,7 +120,12 @@ def test_another_prompt_is_refused():
         assert {one.response for one in answers(served(url, check=False), items())} == {"A"}
         foreign = EndpointPolicy(ChatServer("endpoint", url, "tiny"), GREEDY, extra={"top_k": 1})
         found = answers(foreign, items())[0]
+        small = EndpointPolicy(ChatServer("endpoint", url, "tiny"), GREEDY, pixels=PixelLimits(max_pixels=1000))
+        assert answers(small, items()[:1])[0].size is None
     assert (found.frame, found.size, found.tokens, found.finished) == (None, None, 2, True)
+    sent = seen.pop()["messages"][0]["content"][0]["image_url"]["url"]
+    with Image.open(io.BytesIO(base64.b64decode(sent.partition(",")[2]))) as shown:
+        assert shown.size == PixelLimits(max_pixels=1000).size(64, 48) == (36, 27), "limits also hold where no backbone"
     assert seen[-1]["top_k"] == 1 and seen[-1]["messages"][0]["content"][-1]["type"] == "text"
     sent = seen[0]["messages"][0]["content"][0]["image_url"]["url"]
     assert base64.b64decode(sent.partition(",")[2]) in {one.pictures[0].source for one in items() if one.pictures}
@@ -139,8 +143,9 @@ def test_what_a_reply_says():
     assert len(seen) == 1
 
 
-def test_order_and_bound_of_requests():
-    """A long first answer holds nobody up, and no more tasks are taken than there is room for."""
+def test_bound_of_requests():
+    """A long first answer that holds the others up, one that failed that takes those behind it along, and more tasks
+    taken than there is room for."""
     free, taken = threading.Event(), []
 
     def tasks():
@@ -153,13 +158,29 @@ def test_order_and_bound_of_requests():
             assert free.wait(10)
         if number == 39:
             free.set()
-        time.sleep(0.001)
         return number
 
-    stretches = list(in_order(work, tasks(), 4))
-    assert [one for stretch in stretches for one in stretch] == list(range(40)) and len(stretches[0]) > 30
     done = []
+    for one in as_done(work, tasks(), 4):
+        done.append(one)
+        assert len(taken) <= len(done) + 4
+    assert sorted(done) == list(range(40)) and done.index(0) > 30
+    free.clear()
+    done = []
+
+    def failing(number: int) -> int:
+        if number == 1:
+            free.set()
+            raise ZeroDivisionError
+        assert free.wait(10)
+        return number
+
     with pytest.raises(ZeroDivisionError):
-        for stretch in in_order(lambda number: 1 // (number - 5), iter(range(40)), 2):
-            done += stretch
-    assert done == [-1, -1, -1, -1, -1]
+        for one in as_done(failing, iter(range(40)), 3):
+            done.append(one)
+    assert sorted(done) == [0, 2], "those under way are kept, and none begins"
+    made = as_done(int, (str(10 // (3 - number)) for number in range(9)), 2)
+    done = [next(made) for _ in range(3)]
+    with pytest.raises(ZeroDivisionError):
+        next(made)
+    assert sorted(done) == [3, 5, 10], "a task that cannot be read takes none along"

@@ -63,7 +63,7 @@ def evaluator(family: str, budget: int = BUDGET, sampling: Sampling = GREEDY, **
 
 
 def predictions(evaluator: Evaluator, items: Sequence[Item]) -> list[Prediction]:
-    return [prediction for batch in evaluator.predict(items) for prediction in batch]
+    return sorted(evaluator.predict(items), key=lambda one: one.batch)
 
 
 def open_file(folder: Path, **settings: object) -> PredictionFile:
@@ -165,6 +165,53 @@ def test_resume_in_the_same_file(tmp_path, temperature):
         evaluate(one, Toy(), again)
         assert cut.path.read_bytes() == data, end
         assert asked == [str(number) for number in range(kept, 9)], end
+
+
+def test_answers_wait_for_those_before_them(tmp_path):
+    """Answers lost, or asked for again, because an earlier item's was not there when the command ended; a file that
+    shows in which order they came."""
+    ids, aside = list("abcde"), tmp_path / "answered.jsonl"
+    answers = [Prediction(name, f"é {name}", size=(28, 56.0)) for name in ids]
+    whole = PredictionFile(tmp_path / "whole", {}, ids, {})
+    whole.write(answers)
+    file = PredictionFile(tmp_path, {"seed": 1}, ids, {})
+    for place in (4, 1, 3):
+        file.write([answers[place]])
+    assert (file.done, file.left, file.path.exists()) == (3, [0, 2], False)
+    with pytest.raises(LocusError, match="seed was 1, is 2"):
+        PredictionFile(tmp_path, {"seed": 2}, ids, {})
+    with aside.open("a") as lines:
+        lines.write('{"id": "c", "resp')  # a kill
+    file = PredictionFile(tmp_path, {"seed": 1}, ids, {})
+    assert file.left == [0, 2] and len(aside.read_text().splitlines()) == 3
+    file.write([answers[0]])
+    assert file.left == [2] and len(file.path.read_text().splitlines()) == 2
+    file = PredictionFile(tmp_path, {"seed": 1}, ids, {})
+    assert file.left == [2], "b, the last line, is also among those aside"
+    file.write([answers[2]])
+    assert file.finished and file.path.read_bytes() == whole.path.read_bytes() and not aside.exists()
+
+
+def test_half_an_emoji_is_written(tmp_path):
+    """An evaluation that ends with its batch because one response was cut inside a character."""
+    file = PredictionFile(tmp_path, {}, ["a"], {})
+    file.write([Prediction("a", "B \ud83d")])
+    assert read_predictions(file.path)["a"].response == "B ?"
+
+
+def test_a_finished_file_keeps_its_manifest(tmp_path):
+    """Scored again on another machine, and said to be made there; refused because weights would now be of its type."""
+    file = PredictionFile(tmp_path, {"dtype": "bfloat16", "seed": 1}, ["a", "b"], {"hardware": "gpu"})
+    file.note(policy="endpoint")
+    file.write([Prediction("a", "A")])
+    with pytest.raises(LocusError, match="dtype was bfloat16, is None"):
+        PredictionFile(tmp_path, {"dtype": None, "seed": 1}, ["a", "b"], {"hardware": "cpu"})
+    file.write([Prediction("b", "B")])
+    before = (tmp_path / "manifest.json").read_bytes()
+    assert PredictionFile(tmp_path, {"dtype": None, "seed": 1}, ["a", "b"], {"hardware": "cpu"}).finished
+    assert (tmp_path / "manifest.json").read_bytes() == before and b"endpoint" in before
+    with pytest.raises(LocusError, match="seed was 1, is 2"):
+        PredictionFile(tmp_path, {"dtype": "bfloat16", "seed": 2}, ["a", "b"], {})
 
 
 def noted(asked: Iterator[Asked], names: list[str]) -> Iterator[Asked]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 import sys
 from collections.abc import Iterator
@@ -15,7 +16,7 @@ from locus.evaluation.benchmarks.vstar import VStar
 from locus.evaluation.items import ItemsRead
 from locus.evaluation.predictions import Prediction, PredictionFile
 from locus.evaluation.scores import judged, scores
-from locus.evaluation.shards import Shard, merged
+from locus.evaluation.shards import Shard, merge
 from tests.support.vstar_six import said, write_vstar_six
 
 
@@ -74,18 +75,19 @@ def parts(place: Path, count: int, ids: list[str], **settings: object) -> None:
     for shard in (Shard(number, count) for number in range(1, count + 1)):
         start, end = shard.bounds(len(ids))
         file = PredictionFile(place / shard.folder, settings, ids[start:end], {})
-        for batch, name in enumerate(ids[start:end]):
-            file.write([Prediction(name, f"é {name}", batch=batch // 2)])
+        file.write([Prediction(name, f"é {name}") for name in ids[start:end]])
 
 
 def test_shards_make_the_same_file(tmp_path):
     """An item of two shards or of none; a file that depends on how many there were."""
-    ids, files = [str(number) for number in range(11)], set()
+    ids = [str(number) for number in range(11)]
+    whole = PredictionFile(tmp_path / "whole", {"seed": 1}, ids, {})
+    whole.write([Prediction(name, f"é {name}") for name in ids])
+    files = {whole.path.read_bytes()}
     for count in (1, 2, 3, 7, 11, 13):
         place = tmp_path / str(count)
         parts(place, count, ids, seed=1)
-        file = PredictionFile(place, {"seed": 1}, ids, {})
-        file.put(merged(place, {"seed": 1}, ids))
+        file = merge(place, {"seed": 1}, ids)
         assert PredictionFile(place, {"seed": 1}, ids, {}).finished
         files.add(file.path.read_bytes())
     assert len(files) == 1 and files.pop().count(b"\n") == 11
@@ -93,26 +95,51 @@ def test_shards_make_the_same_file(tmp_path):
     assert bounds == [(0, 2), (2, 5), (5, 7), (7, 10)]
 
 
+def test_a_merged_file_says_how_its_shards_were_made(tmp_path):
+    """Shards of a GPU refused on a machine without one; its hardware in the place of theirs; two types taken as one."""
+    ids, shards = list("abcd"), [Shard(1, 2), Shard(2, 2)]
+    for shard, card in zip(shards, ("h100", "h200"), strict=True):
+        start, end = shard.bounds(4)
+        settings, facts = {"dtype": "bfloat16", "seed": 1}, {"hardware": card, "commit": "1234"}
+        file = PredictionFile(tmp_path / shard.folder, settings, ids[start:end], facts)
+        file.note(policy="endpoint")
+        file.write([Prediction(name, name) for name in ids[start:end]])
+    for _ in range(2):  # the second time into a finished file
+        manifest = merge(tmp_path, {"dtype": None, "seed": 1}, ids).manifest
+        assert manifest == json.loads((tmp_path / "manifest.json").read_text())
+        assert manifest == {
+            "rows": 4,
+            "settings": {"dtype": "bfloat16", "seed": 1},
+            "commit": "1234",
+            "policy": "endpoint",
+            "shards": [{"hardware": "h100"}, {"hardware": "h200"}],
+        }
+    path = tmp_path / "shard-2-of-2" / "manifest.json"
+    path.write_text(path.read_text().replace("bfloat16", "float32"))
+    with pytest.raises(LocusError, match="dtype was float32, is bfloat16"):
+        merge(tmp_path, {"dtype": None, "seed": 1}, ids)
+
+
 def test_shards_that_cannot_be_merged(tmp_path):
     """A score of half a benchmark, of two policies, or of two ways to divide."""
     ids = list("abcde")
     with pytest.raises(LocusError, match="holds no shards: evaluate with shard=1/n"):
-        merged(tmp_path, {}, ids)
+        merge(tmp_path, {}, ids)
     parts(tmp_path, 2, ids, seed=1)
     with pytest.raises(LocusError, match="seed was 1, is 2"):
-        merged(tmp_path, {"seed": 2}, ids)
+        merge(tmp_path, {"seed": 2}, ids)
     path = tmp_path / "shard-2-of-2" / "predictions.jsonl"
     whole = path.read_text().splitlines(keepends=True)
     path.write_text("".join(whole[:1]))
     with pytest.raises(LocusError, match="1 of 3 items are answered: finish it with shard=2/2"):
-        merged(tmp_path, {"seed": 1}, ids)
+        merge(tmp_path, {"seed": 1}, ids)
     assert path.read_text() == whole[0], "it may still be at work"
     shutil.rmtree(path.parent)
     with pytest.raises(LocusError, match="0 of 3 items"):
-        merged(tmp_path, {"seed": 1}, ids)
+        merge(tmp_path, {"seed": 1}, ids)
     parts(tmp_path, 3, ids)
-    with pytest.raises(LocusError, match="shards of 2 and of 3"):
-        merged(tmp_path, {"seed": 1}, ids)
+    with pytest.raises(LocusError, match=r"shards of 2 and of 3: remove the folders .*\(shard-\*-of-2 or"):
+        merge(tmp_path, {"seed": 1}, ids)
     for text in ("0/4", "5/4", "1", "a/b", None, "1/4 "):
         with pytest.raises(LocusError, match="give k/n"):
             Shard.parse(text)

@@ -72,8 +72,10 @@ def test_judge_and_rule_stand_side_by_side(tmp_path):
         (item,) = bench.items()
         verdict = verdict_on(bench, item, "<think>B?</think>The red one, surely")
         cut = verdict_on(bench, item, "The red", finished=False)
+        empty = verdict_on(bench, item, "<think>B?</think> ")
     table = pd.DataFrame([{"correct": verdict.correct, **verdict.columns}])
     assert bench.headline == "accuracy_judge" and verdict.correct == 1 and cut.correct == 0 and len(seen) == 1
+    assert [one.columns["judged"] for one in (verdict, cut, empty)] == [1, 0, 0] and empty.correct == 0
     assert "A (red)" in seen[0]["messages"][-1]["content"] and "B?" not in seen[0]["messages"][-1]["content"]
     assert {"accuracy_judge", "accuracy_rule"} <= set(bench.statistics())
     assert scores(bench, table)["accuracy_judge"] == 100
@@ -113,6 +115,7 @@ def test_judge_of_yes_and_no(tmp_path):
         verdict = verdict_on(bench, item, "Hard to make out, though hardly so.", VLMEVALKIT)
         assert (verdict.extracted.answer, verdict.extracted.reading) == ("no", Reading.JUDGED) and len(seen) == 1
         assert verdict_on(bench, item, "Yes").columns["judged"] == 0 and len(seen) == 1
+        assert verdict_on(bench, item, "<think>Hm.</think>").columns["judged"] == 0 and len(seen) == 1
 
 
 def test_contradictory_choices_are_counted_both_ways(tmp_path):

@@ -9,6 +9,7 @@ import pandas as pd
 import pytest
 
 from locus.errors import LocusError
+from locus.evaluation import prediction_tables
 from locus.evaluation.benchmarks.pope import POPE
 from locus.evaluation.items import ItemsRead
 from locus.evaluation.prediction_tables import placed
@@ -56,16 +57,20 @@ def test_every_response_is_read(tmp_path, suffix):
     assert {name: one.response for name, one in read_predictions(numbers).items()} == expected
 
 
-def test_one_row_may_be_several_items(tmp_path):
-    """POPE's rows serve up to three settings: each item has the row's response, and no setting that it is not in."""
+def test_one_row_may_be_several_items(tmp_path, monkeypatch):
+    """POPE's rows serve up to three settings: each item has the row's response, and no setting that it is not in; a
+    table that is read for each of its two uses, which takes a minute."""
     kinds = "random,popular,adversarial", "random", "popular,adversarial"
     row = {"image": encoded(), "question": "Is there a dog?", "answer": "Yes"}
     asked = [{"index": n, **row, "category": kind} for n, kind in enumerate(kinds)]
     benchmark = POPE(write_tsv(tmp_path / "POPE.tsv", asked), rows=6)
     given = [{**one, "prediction": text} for one, text in zip(asked, ("Yes", "No", "yes."), strict=True)]
     path = write(tmp_path / "model_POPE.tsv", [{k: v for k, v in one.items() if k != "image"} for one in given])
-    items = ItemsRead(benchmark).items
+    items, read = ItemsRead(benchmark).items, []
+    cells_of = prediction_tables.cells_of
+    monkeypatch.setattr(prediction_tables, "cells_of", lambda path: read.append(path) or cells_of(path))
     found = by_item(str(path), read_predictions(path), items)
+    assert read == [path]
     assert {name: one.response for name, one in found.items()} == {
         **{f"{setting}_0": "Yes" for setting in ("random", "popular", "adversarial")},
         "random_1": "No",

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 from hydra import initialize_config_dir
+from hydra.utils import instantiate
 from omegaconf import OmegaConf
 
 from locus.errors import LocusError
@@ -45,6 +46,20 @@ def test_policies_are_asked_alike(choose, run):
         choose("think=sometimes")
 
 
+def test_a_served_policy_under_another_name(choose, run):
+    """A trained policy that think=trained asks as a base one, because the server calls it otherwise; a server asked
+    where nothing is left to ask of it."""
+    settings = "policy=endpoint", "endpoint.url=http://localhost:1", "endpoint.tries=1", "endpoint.model=mine"
+    vstar = *settings, "benchmark=vstar", "backbone=qwen2_5_vl_7b", "think=trained"
+    assert choose(*vstar, f"backbone.path={run}").instruction == "think"
+    for unknown in (vstar, (*settings, "benchmark=vstar", "think=trained")):
+        with pytest.raises(LocusError, match="think=trained: nothing says whether the served policy was trained: pass"):
+            choose(*unknown)
+    asked = choose(*settings, "benchmark=vstar")
+    with pytest.raises(LocusError, match=r"endpoint mine .*gives no answer"):
+        asked.asker()
+
+
 def test_what_is_known_of_a_served_policy(choose, run):
     """Boxes read in a frame or a size that nobody declared; a run's policy that is served under its folder's name."""
     other = str(run.parent / "other")
@@ -57,6 +72,8 @@ def test_what_is_known_of_a_served_policy(choose, run):
         assert (given.cfg.backbone.frame, given.origin) == ("processed", "Qwen/Qwen2.5-VL-7B-Instruct")
         free = choose(*settings, f"endpoint.model={other}", "benchmark=vstar")
         assert (free.known, free.cfg.backbone.frame) == (False, None)
+        words = choose(*settings, f"endpoint.model={other}", "benchmark=scenes_relation")
+        assert not words.known and instantiate(words.cfg.benchmark).frame == "file"
         boxes = *settings, f"endpoint.model={other}", "benchmark=refcoco"
         assert choose(*boxes, "backbone.frame=unit1000").cfg.benchmark.frame == "unit1000"
         with pytest.raises(LocusError, match="nothing says in which frame it writes boxes: pass backbone="):

@@ -23,7 +23,7 @@ class Scripted:
 
     says: Callable[[Item], object]
 
-    def predict(self, items: Sequence[Item]) -> Iterator[list[Prediction]]:
-        for item in items:
+    def predict(self, items: Sequence[Item]) -> Iterator[Prediction]:
+        for place, item in enumerate(items):
             text = f"<think></think><answer>{self.says(item)}</answer>"
-            yield [Prediction(item.item_id, text, True, 8, None, "processed", SEEN, 0)]
+            yield Prediction(item.item_id, text, True, 8, None, "processed", SEEN, place)

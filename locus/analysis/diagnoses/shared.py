@@ -80,7 +80,8 @@ def answered(
 
 def predicted(evaluator: Evaluator, items: Sequence[Item], what: str) -> Iterator[Prediction]:
     """The policy's response to each item, in order; progress is logged under the name ``what``."""
-    return tracked((one for batch in evaluator.predict(items) for one in batch), what, len(items))
+    made = tracked(evaluator.predict(items), what, len(items))
+    yield from sorted(made, key=lambda one: one.batch or 0)  # its place among the items
 
 
 def kind_of(item: Item) -> str:

@@ -82,10 +82,10 @@ class FileBenchmark(ABC):
         self, item: Item, response: Response, options: Mapping[str, str], read: Extracted
     ) -> tuple[Extracted, float]:
         """What the judge takes a finished response for that was not read, and whether (1 or 0) it was asked."""
-        unread = read.reading in (Reading.NONE, Reading.AMBIGUOUS)
-        if self.judge_model is None or not unread or not response.finished:
+        unread, said = read.reading in (Reading.NONE, Reading.AMBIGUOUS), final_span(response)
+        if self.judge_model is None or not unread or not response.finished or not said.strip():
             return read, 0.0
-        letter = self.judge_model.choose(item.prompt, options, final_span(response))
+        letter = self.judge_model.choose(item.prompt, options, said)
         return (Extracted(letter, Reading.JUDGED) if letter else read), 1.0
 
     def _items(self) -> Iterator[Item]:

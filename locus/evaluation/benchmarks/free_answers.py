@@ -30,7 +30,7 @@ class FreeAnswerBenchmark(FileBenchmark):
     def judge(self, item: Item, response: Response, view: View, extractor: Extractor) -> Verdict:
         """``correct`` is the judge's mark where there is a judge, else the rule's.
 
-        The judge sees the response from the end of its thoughts on; one that was cut is wrong unasked.
+        The judge sees the response from the end of its thoughts on; one that was cut, or ends there, is wrong unasked.
         """
         read, right = self._read(item, response, extractor)
         columns: dict[str, str | float] = {**item.groups, "rule": float(right and read.answer is not None)}
@@ -38,8 +38,10 @@ class FreeAnswerBenchmark(FileBenchmark):
             gold = str(item.answer)
             gold += f" ({item.options[gold]})" if gold in item.options else ""
             question = item.groups.get("question") or item.prompt
-            equal = response.finished and self.judge_model.equal(question, gold, final_span(response))
-            columns |= {"judge": float(equal), "judged": float(response.finished)}
+            said = final_span(response)
+            asked = response.finished and bool(said.strip())
+            equal = asked and self.judge_model.equal(question, gold, said)
+            columns |= {"judge": float(equal), "judged": float(asked)}
         return Verdict(item.item_id, read, float(columns[self._kinds[0]]), columns)
 
     def statistics(self) -> Mapping[str, Statistic]:

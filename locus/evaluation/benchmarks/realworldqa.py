@@ -43,10 +43,10 @@ class RealWorldQA(ChoiceBenchmark):
             verdict = super().judge(item, response, view, extractor)
             return replace(verdict, columns={**verdict.columns, "strict": strict})
         truth = extractor.short(Response(str(item.answer))).answer or item.answer
-        read, asked = extractor.short(response), 0.0
-        if self.judge_model is not None and read.answer is None and response.finished:
+        read, asked, said = extractor.short(response), 0.0, final_span(response)
+        if self.judge_model is not None and read.answer is None and response.finished and said.strip():
             asked = 1.0
-            if self.judge_model.equal(item.prompt, str(item.answer), final_span(response)):
+            if self.judge_model.equal(item.prompt, str(item.answer), said):
                 read = Extracted(str(truth), Reading.JUDGED)
         return self._verdict(replace(item, answer=truth), read, answerable=1.0, strict=strict, judged=asked)
 

@@ -21,7 +21,7 @@ from locus.tasks.cue_search.crops import CropStrategy
 from locus.tasks.cue_search.reward import BoxReward
 from locus.tasks.cue_search.task import CueSearch as CueSearchTask
 from locus.tasks.cue_search.task import cue_search
-from locus.types import Box, Grade, Response, View
+from locus.types import Box, Frame, Grade, Response, View
 
 
 @dataclass(frozen=True)
@@ -52,14 +52,12 @@ class SceneBenchmark:
 
 @dataclass(frozen=True)
 class SceneQuestions:
-    """Questions of a `SceneBenchmark`, asked as they are; answered by a word, or by a box in the policy's frame.
-
-    ``frame`` is the one in which the policy writes boxes (``backbone.frame``).
-    """
+    """Questions of a `SceneBenchmark`, asked as they are; answered by a word, or by a box in the policy's frame."""
 
     name: str
     scenes: SceneBenchmark
-    frame: str
+    frame: str = Frame.FILE
+    """The one in which the policy writes boxes (``backbone.frame``), where boxes are asked for."""
     seed: int = 1
     rows: int | None = None
     max_new_tokens: int = 24
