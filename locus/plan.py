@@ -118,7 +118,8 @@ def planned_run(cfg: DictConfig, prompts: Sequence[Prompt], held_out: int) -> Pl
     settings.trainer.check_weights(planned.outline)
     if isinstance(algorithm, SFT):
         return planned
-    shared = shares_prompts(planned.outline, sizes.prompts, algorithm, most, rollout.token_budget, rollout.decoding)
+    budgets = rollout.token_budget, rollout.decoding
+    shared = shares_prompts(planned.outline, sizes.prompts, algorithm, most, *budgets, planned.sharded)
     return replace(planned, sizes=replace(sizes, shares_prompts=shared))
 
 
@@ -177,6 +178,8 @@ def report(found: Outlook, planned: Planned) -> str:
         "a decode pass beside them": parts.decode_pass,
         "encoding for the rollout": parts.prefill,
         "scoring without gradient": parts.scoring,
+        "whole copies that score": parts.gathered_scoring,
+        "around the layers, for an update": parts.gathered_update,
         "micro-batch: vision tower": parts.vision,
         "micro-batch: prompts": parts.prefix,
         "micro-batch: head": parts.head,
@@ -224,7 +227,7 @@ def remedy(cfg: DictConfig, planned: Planned, memory: float, prompts: Sequence[P
 
 def _budgets(planned: Planned, memory: float) -> str | None:
     budgets = largest_budgets(planned, memory)
-    if budgets is None or planned.within(*budgets).peak > memory:  # of what no budget bounds
+    if budgets is None:
         return None
     given = planned.sizes.token_budget, planned.sizes.decoding.budget
     names = ("rollout.token_budget", "rollout.decode_budget")

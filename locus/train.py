@@ -39,6 +39,7 @@ from locus.evaluation.evaluator import Evaluator
 from locus.policy.backbone import Backbone
 from locus.policy.lora import merged_state
 from locus.policy.prompts import PromptBuilder
+from locus.policy.quantization import stored_numbers
 from locus.run.callbacks import TableCallback
 from locus.run.launch import follow, follow_in_job, joined, rank_above_zero, rank_zero_first
 from locus.run.loggers import close_loggers
@@ -109,7 +110,7 @@ def build_module(cfg: DictConfig, settings: TrainSettings, backbone: Backbone, d
     policy = backbone.load()
     if adapt:
         adapt(policy)
-        sizes = [(parameter.numel(), parameter.requires_grad) for parameter in policy.parameters()]
+        sizes = [(stored_numbers(parameter), parameter.requires_grad) for parameter in policy.parameters()]
         log.info(
             "weights: %d of %d parameters train", sum(n for n, trains in sizes if trains), sum(n for n, _ in sizes)
         )

@@ -13,6 +13,7 @@ from torch import nn
 
 from locus.errors import LocusError
 from locus.files.progress import peak_memory_gb
+from locus.policy.quantization import stored_numbers
 
 
 def read_plan(folder: str | None, parameters: Iterable[nn.Parameter]) -> dict[str, Any] | None:
@@ -35,7 +36,7 @@ def read_plan(folder: str | None, parameters: Iterable[nn.Parameter]) -> dict[st
         raise LocusError(
             f"planned={folder}: no plan.json of python -m locus.plan there; give its run folder"
         ) from error
-    counts = [(one.numel(), one.requires_grad) for one in parameters]
+    counts = [(stored_numbers(one), one.requires_grad) for one in parameters]
     own = sum(n for n, trains in counts if trains), sum(n for n, trains in counts if not trains)
     if planned != own:
         raise LocusError(

@@ -97,7 +97,7 @@ def rollout_bytes(policy: VLM, sizes: StepSizes, validation: StepSizes | None = 
         }
 
     step = parts(sizes)
-    found = {"rollout_weights": copied} | (step if sizes.rolls_out else {"features": step["features"]})
+    found = {"rollout_weights": copied} | (step if sizes.rolls_out else {})
     if validation is not None:
         asked = parts(validation)
         kept = asked["features"] + asked["cache"]
@@ -120,7 +120,7 @@ def _padded(batch: Sequence[Prompt]) -> int:
 def scoring_bytes(policy: VLM, scorer: Scorer, sizes: StepSizes) -> dict[str, int]:
     """Parts of the heaviest micro-batch, without gradient and with; inside a dry run."""
     tokens = sizes.tokens
-    mini_batch = sizes.prompts[: -(-len(sizes.prompts) * sizes.epochs // sizes.updates)]
+    mini_batch = sizes.mini_batch
     lengths = [[tokens] * sizes.group for _ in mini_batch]
     batches = prompt_batches(mini_batch, lengths, sizes.token_budget)
     if sizes.shares_prompts:
@@ -130,7 +130,7 @@ def scoring_bytes(policy: VLM, scorer: Scorer, sizes: StepSizes) -> dict[str, in
     completions = CompletionBatch.of(
         [[torch.zeros(tokens, dtype=torch.long)] * sizes.group] * len(prompts), policy.device
     )
-    given = _kept_features(policy, prompts)
+    given = _kept_features(policy, prompts) if sizes.rolls_out else None
     with torch.no_grad(), PeakBytes() as memory:
         _score(policy, scorer, prompts, completions.only(heaviest.parts[0]), sizes.sampling.temperature, given)
         scoring = memory.peak

@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass, fields, replace
+from typing import Any
 
 import torch
 from torch import nn
@@ -62,6 +63,10 @@ class Footprint:
     """The prompts' graph exists during the rollout, too."""
     offloaded_reference: bool = False
     """The reference leaves the device between its turns."""
+    gathered_scoring: int = 0
+    """Whole copies that score without gradient, where devices share the weights."""
+    gathered_update: int = 0
+    """What stands around the layers, whole, with its gradients, where devices share the weights."""
 
     def deeper(self, other: Footprint, steps: float, vision_steps: float) -> Footprint:
         """Of towers that have so many layers more, in multiples of what ``other`` has more: all layers are alike."""
@@ -71,10 +76,19 @@ class Footprint:
             parts[name] = round(least + (vision_steps if name == "vision" else steps) * (more - least))
         return replace(self, **parts)
 
-    def sharded(self, devices: int) -> Footprint:
-        """Of one of so many devices that share what lasts; each gathers a copy to roll out with."""
-        shared = {name: getattr(self, name) // devices for name in ("weights", "gradients", "optimizer", "reference")}
-        return replace(self, **shared, optimizer_step=self.optimizer_step // devices)
+    def sharded(self, devices: int, rollout: int, scoring: int, update: int) -> Footprint:
+        """Of one of so many devices that share what lasts, but for a reference that waits on the CPU.
+
+        Args:
+            devices: that share.
+            rollout: bytes of the whole copy that each gathers to roll out.
+            scoring: of those that it gathers to score without gradient.
+            update: of what it gathers for an update, see `around_layers`.
+        """
+        names = ["weights", "gradients", "optimizer", "optimizer_step"] + ["reference"] * (not self.offloaded_reference)
+        parts: dict[str, Any] = {name: getattr(self, name) // devices for name in names}
+        parts |= {"rollout_weights": rollout, "gathered_scoring": scoring, "gathered_update": update}
+        return replace(self, **parts)
 
     @property
     def static(self) -> int:
@@ -96,8 +110,11 @@ class Footprint:
         validating = max(self.validation_pass, self.validation_prefill)
         phases = {
             "rollout": between + rolling + (self.vision + self.prefix if self.shared_prefix else 0),
-            "reference": between + self.scoring + (self.reference if self.offloaded_reference else 0),
-            "update": held + self.micro_batch,
+            "reference": between
+            + self.scoring
+            + self.gathered_scoring
+            + (self.reference if self.offloaded_reference else 0),
+            "update": held + self.gathered_update + self.micro_batch,
             "optimizer": held + self.optimizer_step,
             "validation": between - self.features + self.rollout_weights + validating,
         }
@@ -160,6 +177,42 @@ def footprint(
 def weight_bytes(policy: VLM) -> int:
     """Of all weights, with the scales of those in four bits."""
     return tensor_bytes([*policy.parameters(), *policy.buffers()])
+
+
+# --- Shared weights -----------------------------------------------------------------------------------------------
+def whole_bytes(policy: VLM, dtype: torch.dtype | None, stored: torch.dtype | None = None, merged: bool = False) -> int:
+    """Of a copy that `locus.policy.sharding.whole` gathers.
+
+    Args:
+        policy: on the meta device, or anywhere.
+        dtype: of its linear layers, as there; None for their own.
+        stored: of all its weights; None for their own types.
+        merged: as `locus.policy.inference.inference_policy` leaves it, adapters merged.
+    """
+    adapted = {id(one): one for layer in policy.adapters.values() for one in layer.parameters()}
+    base = {id(one) for layer in policy.adapters.values() for one in layer.get_base_layer().parameters()}
+    linear: dict[int, torch.Tensor] = {}
+    other: dict[int, torch.Tensor] = {}
+    for part in policy.modules():
+        (linear if isinstance(part, nn.Linear) else other).update({id(one): one for one in part.parameters(False)})
+    own = other if merged else other | adapted
+    lora = adapted.keys() - base
+    # A head that is tied to the embedding is cast apart from it where rollouts have it in another type.
+    cast = [
+        one for key, one in linear.items() if key not in lora and (key not in own or (merged and one.dtype != dtype))
+    ]
+    return (
+        sum(one.numel() * (stored or one.dtype).itemsize for one in own.values())
+        + sum(one.numel() * (dtype or stored or one.dtype).itemsize for one in cast)
+        + tensor_bytes(policy.buffers())
+    )
+
+
+def around_layers(policy: VLM) -> int:
+    """Of what an update of a shared policy gathers whole: embedding, head, norms, vision tower, and their gradients."""
+    layers = {id(one) for one in policy.model.model.language_model.layers.parameters()}
+    around = [one for one in policy.parameters() if id(one) not in layers]
+    return tensor_bytes(around) + tensor_bytes(one for one in around if one.requires_grad)
 
 
 class _DryPixels(Pixels):

@@ -63,9 +63,13 @@ def shares_prompts(
     max_new_tokens: int,
     token_budget: int,
     decoding: RolloutDecoding,
+    sharded: bool = False,
 ) -> bool:
-    """Whether a step's prompts, encoded once with their graph, serve rollout and update alike."""
-    if algorithm.updates_per_rollout > 1 or algorithm.refill:
+    """Whether a step's prompts, encoded once with their graph, serve rollout and update alike.
+
+    sharded: whether devices share the weights; a rollout's weights, a whole copy, are then not the update's.
+    """
+    if sharded or algorithm.updates_per_rollout > 1 or algorithm.refill:
         return False
     if policy.recomputes or policy.drops_out or decoding.step != DecodeStep.DYNAMIC:
         return False
@@ -156,11 +160,15 @@ class GRPOModule(PolicyModule):
         more memory than the update needs anyway.
         """
         shared = shares_prompts(
-            self.policy, prompts, self.algorithm, self.sampling.max_new_tokens, self.token_budget, self.decoding
+            self.policy,
+            prompts,
+            self.algorithm,
+            self.sampling.max_new_tokens,
+            self.token_budget,
+            self.decoding,
+            self.policy.sharding is not None,
         )
-        if not shared or self.policy.sharding is not None:  # a rollout's weights are then not the update's
-            return None
-        return self.policy.eval().encode(prompts)
+        return self.policy.eval().encode(prompts) if shared else None
 
     def of_all_ranks(self, scored: list[ScoredGroup], count: int) -> tuple[list[RolloutGroup], list[torch.Tensor]]:
         """All ``count`` groups of the step in their order, and the advantages of each."""

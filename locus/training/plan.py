@@ -15,7 +15,7 @@ from locus.policy.backbone import Backbone, period
 from locus.policy.logprobs import Scorer
 from locus.policy.quantization import stored_numbers
 from locus.policy.vlm import VLM
-from locus.training.footprint import Footprint, footprint, weight_bytes
+from locus.training.footprint import Footprint, around_layers, footprint, weight_bytes, whole_bytes
 from locus.training.pace import Pace, Work, step_work
 from locus.training.step_sizes import StepSizes
 
@@ -25,6 +25,8 @@ MEASURED_LAYERS = 4
 """Of each tower, at most, where rates are measured."""
 GRAIN = 1024
 """Budgets are planned in multiples of it."""
+AIM = 0.97
+"""Of the memory, what budgets are planned to fill: as micro-batches hold whole groups, they fill theirs unevenly."""
 
 
 @dataclass(frozen=True)
@@ -95,7 +97,18 @@ class Planned:
                 optimizer=round(times * shallow.optimizer),
                 optimizer_step=round((times if sizes.on_gpu else 1) * shallow.optimizer_step),
             )
-        return found.sharded(self.devices) if self.sharded else found
+        return found.sharded(self.devices, **self._gathered(sizes)) if self.sharded else found
+
+    def _gathered(self, sizes: StepSizes) -> dict[str, int]:
+        """Bytes that a device gathers whole, by what for."""
+        policy = self.outline
+        own = whole_bytes(policy, sizes.precision)
+        scoring = own * int(self.sizes.updates > 1)  # beside the reference, which is not let go of before
+        if self.needs_reference and (policy.adapters or not sizes.offloads_reference):
+            stored = None if policy.adapters else self._reference_dtype
+            scoring += whole_bytes(policy, sizes.precision, stored)
+        rollout = whole_bytes(policy, sizes.precision or policy.lm_head.weight.dtype, merged=True)
+        return {"rollout": rollout, "scoring": scoring, "update": around_layers(policy)}
 
     def dry_run(self, sizes: StepSizes, layers: int | None = None) -> Footprint:
         """Memory of a policy of so many layers in each tower; None for all."""
@@ -111,9 +124,13 @@ class Planned:
             return None
         return replace(self.validation, token_budget=sizes.token_budget, decoding=sizes.decoding)
 
+    @property
+    def _reference_dtype(self) -> torch.dtype:
+        """Of a reference of its own."""
+        return getattr(torch, self.backbone.reference_dtype or self.backbone.dtype)
+
     def _reference_bytes(self, policy: VLM) -> int:
-        size = getattr(torch, self.backbone.reference_dtype or self.backbone.dtype).itemsize
-        return sum(one.numel() for one in policy.parameters()) * size
+        return sum(one.numel() for one in policy.parameters()) * self._reference_dtype.itemsize
 
     @cached_property
     def validation_work(self) -> Work | None:
@@ -135,39 +152,53 @@ class Planned:
 
 
 def largest_budgets(planned: Planned, memory: float) -> tuple[int, int] | None:
-    """The largest ``rollout.token_budget`` and ``decode_budget`` that fit in so many bytes; None where none does.
+    """The largest ``rollout.token_budget`` and ``decode_budget`` that fit in so many bytes; None where none is found.
 
-    Both parts grow evenly with their budget: two dry runs tell how. A budget that the step does not fill is kept.
+    Both parts grow about evenly with their budget: two dry runs tell how, and a third whether what they tell fits.
+    A budget that changes nothing is as given.
     """
+    budgets = _estimated_budgets(planned, memory)
+    if budgets is None:
+        return None
+    given = planned.sizes.token_budget, planned.sizes.decoding.budget
+    found = planned.footprint if budgets == given else planned.within(*budgets)
+    return budgets if found.peak <= memory else None
+
+
+def _estimated_budgets(planned: Planned, memory: float) -> tuple[int, int] | None:
     sizes, here = planned.sizes, planned.footprint
     prompt = max(one.length for one in sizes.prompts)
     least = prompt + sizes.sampling.max_new_tokens
     least_decode = prompt + sizes.group * sizes.sampling.max_new_tokens
     small = planned.within(least, min(least_decode, sizes.decoding.budget))
-    token_budget = _largest((least, small.phases["update"]), (sizes.token_budget, here.phases["update"]), memory)
+    large = sizes.scored_tokens, here.phases["update"]
+    token_budget = _largest((least, small.phases["update"]), large, memory, sizes.token_budget)
     decode_budget: int | None = sizes.decoding.budget
     if sizes.rolls_out and token_budget is not None:
         # Prompts are encoded beside the keys and values, within the other budget.
-        share = (token_budget - least) / max(sizes.token_budget - least, 1)
+        every = prompt * len(sizes.prompts)
+        filled, fewest, most = (min(budget, every) for budget in (token_budget, least, sizes.token_budget))
+        share = (filled - fewest) / max(most - fewest, 1)
         encoding = {
             name: round((1 - share) * getattr(small, name) + share * getattr(here, name))
             for name in ("prefill", "validation_prefill")
         }
         rolling = [replace(one, **encoding).rolling for one in (small, here)]
-        decode_budget = _largest((least_decode, rolling[0]), (sizes.cached_tokens, rolling[1]), memory)
+        large = sizes.cached_tokens, rolling[1]
+        decode_budget = _largest((least_decode, rolling[0]), large, memory, sizes.decoding.budget)
     if token_budget is None or decode_budget is None:
         return None
     return token_budget, decode_budget
 
 
-def _largest(small: tuple[int, int], large: tuple[int, int], memory: float) -> int | None:
-    """The largest budget, from two of (budget, bytes)."""
+def _largest(small: tuple[int, int], large: tuple[int, int], memory: float, given: int) -> int | None:
+    """The largest budget, from two of (budget, bytes), the larger of which is what the given one is filled to."""
     if small[1] > memory:
         return None
     if large[0] <= small[0] or large[1] <= small[1]:
-        return large[0]
-    budget = small[0] + (memory - small[1]) * (large[0] - small[0]) / (large[1] - small[1])
-    return max(small[0], int(budget) // GRAIN * GRAIN)
+        return given
+    budget = small[0] + (AIM * memory - small[1]) * (large[0] - small[0]) / (large[1] - small[1])
+    return max(given if large[1] <= memory else small[0], int(budget) // GRAIN * GRAIN)
 
 
 @dataclass(frozen=True)

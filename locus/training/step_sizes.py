@@ -43,6 +43,17 @@ class StepSizes:
     """There optimisers step over all parameters at once, which takes copies of them."""
 
     @property
+    def mini_batch(self) -> Sequence[Prompt]:
+        """The prompts of an optimiser step."""
+        return self.prompts[: -(-len(self.prompts) * self.epochs // self.updates)]
+
+    @property
+    def scored_tokens(self) -> int:
+        """Tokens of an update's micro-batch, at most."""
+        per_prompt = max(prompt.length for prompt in self.mini_batch) + self.group * self.tokens
+        return min(self.token_budget, len(self.mini_batch) * per_prompt)
+
+    @property
     def cached_tokens(self) -> int:
         """Tokens whose keys and values are held while decoding, at most."""
         return min(self.decoding.budget, len(self.prompts) * self.tokens_per_prompt)

@@ -92,13 +92,15 @@ def test_devices_that_cannot_be_counted_are_asked_for(tmp_path: Path):
     """trainer=ddp is all GPUs of a node: planned on a laptop, it would be one; fsdp2, whose parts they are, as much."""
     asked = (*SMALLEST, *STATED, f"hydra.run.dir={tmp_path}", "trainer=ddp")
     assert "plan.devices" in refused(command("plan", *asked))
-    weights = {}
+    weights, seconds = {}, {}
     for trainer in ("ddp", "fsdp2"):
         folder = tmp_path / trainer
         wide = (f"trainer={trainer}", "plan.devices=2", "backbone.architecture.text_mlp=65536")  # megabytes are shown
         assert command("plan", *SMALLEST, *STATED, *wide, f"hydra.run.dir={folder}").status == 0
-        weights[trainer] = json.loads((folder / "plan.json").read_text())["memory_gb"]["weights"]
+        record = json.loads((folder / "plan.json").read_text())
+        weights[trainer], seconds[trainer] = record["memory_gb"]["weights"], record["seconds_per_step"]["update"]
     assert weights["fsdp2"] == pytest.approx(weights["ddp"] / 2, abs=0.001) and weights["fsdp2"] > 0.02
+    assert seconds["fsdp2"] > 1.1 * seconds["ddp"]  # whose rollout has encoded the update's prompts
 
 
 def test_weights_that_a_run_refuses_are_refused(tmp_path: Path):
