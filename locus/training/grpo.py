@@ -226,6 +226,7 @@ class GRPOModule(PolicyModule):
             with self.reference.on(self.device) as reference:
                 # A frozen tower is the same in policy and reference, so its features are, too.
                 fixed_rows = self.logprobs_of_all(reference, scored)
+            del reference  # which may be a gathered copy, before another is gathered
             scored = [replace(entry, reference=row) for entry, row in zip(scored, fixed_rows, strict=True)]
         if self.algorithm.updates_per_rollout > 1:
             with fixed(self.policy) as policy:

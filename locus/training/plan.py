@@ -103,10 +103,10 @@ class Planned:
         """Bytes that a device gathers whole, by what for."""
         policy = self.outline
         own = whole_bytes(policy, sizes.precision)
-        scoring = own * int(self.sizes.updates > 1)  # beside the reference, which is not let go of before
+        scoring = own * int(self.sizes.updates > 1)
         if self.needs_reference and (policy.adapters or not sizes.offloads_reference):
             stored = None if policy.adapters else self._reference_dtype
-            scoring += whole_bytes(policy, sizes.precision, stored)
+            scoring = max(scoring, whole_bytes(policy, sizes.precision, stored))  # one after the other
         rollout = whole_bytes(policy, sizes.precision or policy.lm_head.weight.dtype, merged=True)
         return {"rollout": rollout, "scoring": scoring, "update": around_layers(policy)}
 

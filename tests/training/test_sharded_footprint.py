@@ -77,7 +77,7 @@ def test_whole_copies_are_planned_as_they_are_gathered(adapters: bool):
         with reference_of(policy, partial(sharded, own.load_reference)).on(policy.device) as reference:
             scoring = held(reference)
         with fixed(policy) as old:
-            scoring += held(old)
+            scoring = max(scoring, held(old))
     sizes = StepSizes(prompts(FAMILY)[:1], 2, Sampling(4), 4, 500, RolloutDecoding(500), updates=2)
     # A policy with adapters has no reference of its own to offload.
     sizes = replace(sizes, precision=torch.bfloat16, offloads_reference=adapters)
