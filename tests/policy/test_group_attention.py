@@ -12,7 +12,7 @@ from locus.policy.group_attention import NAME
 from locus.policy.logprobs import CompletionBatch, PackedScorer
 from locus.policy.rollouts import sample_groups
 from locus.types import Completion, Sampling
-from tests.support.group_forward import CPU, FAMILY, HEADS, LOGPROB, stock_model
+from tests.support.group_forward import CPU, FAMILY, HEADS, LOGPROB, generated, stock_model
 from tests.support.models import FAMILIES, LENGTHS, completions, prompts, tiny_vlm, token_ids
 
 
@@ -43,18 +43,7 @@ def test_greedy_rollouts_are_those_of_transformers_generate(family: str):
     groups = sample_groups(vlm, records, vlm.encode(records), 1, sampling, seed=0, step=0)
     stock = stock_model(vlm)
     for record, (completion,) in zip(records, groups, strict=True):
-        generated = stock.generate(
-            input_ids=record.input_ids[None],
-            attention_mask=torch.ones_like(record.input_ids[None]),
-            mm_token_type_ids=record.mm_token_type_ids[None],
-            pixel_values=record.pixel_values,
-            image_grid_thw=record.image_grid_thw,
-            do_sample=False,
-            max_new_tokens=24,
-            eos_token_id=list(vlm.end_token_ids),
-            suppress_tokens=vlm.forbidden.tolist(),
-        )
-        assert completion.token_ids.tolist() == generated[0, record.length :].tolist()
+        assert completion.token_ids.tolist() == generated(stock, vlm, record, 24)
     assert len({len(completion.token_ids) for (completion,) in groups}) > 1  # some end early, and then stop
 
 

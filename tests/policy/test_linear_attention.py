@@ -17,7 +17,7 @@ from locus.policy.rollouts import RolloutDecoding, encode_in_parts, sample_group
 from locus.policy.split_groups import cut_from_graph
 from locus.policy.vlm import VLM
 from locus.types import Completion, Frame, Sampling
-from tests.support.group_forward import CPU, LOGPROB, RELATIVE, largest_relative, stock_model, weighted
+from tests.support.group_forward import CPU, LOGPROB, RELATIVE, generated, largest_relative, stock_model, weighted
 from tests.support.hybrid import TinyQwen3_5, hybrid_backbone, hybrid_vlm
 from tests.support.models import LENGTHS, SMALLEST, backbone, completions, gradients, prompts, token_ids
 
@@ -103,18 +103,7 @@ def test_greedy_rollouts_are_those_of_transformers_generate():
     groups = sample_groups(vlm, records, vlm.encode(records), 1, sampling, seed=0, step=0)
     stock = stock_model(vlm)
     for record, (completion,) in zip(records, groups, strict=True):
-        generated = stock.generate(
-            input_ids=record.input_ids[None],
-            attention_mask=torch.ones_like(record.input_ids[None]),
-            mm_token_type_ids=record.mm_token_type_ids[None],
-            pixel_values=record.pixel_values,
-            image_grid_thw=record.image_grid_thw,
-            do_sample=False,
-            max_new_tokens=16,
-            eos_token_id=list(vlm.end_token_ids),
-            suppress_tokens=vlm.forbidden.tolist(),
-        )
-        assert completion.token_ids.tolist() == generated[0, record.length :].tolist()
+        assert completion.token_ids.tolist() == generated(stock, vlm, record, 16)
 
 
 def test_rollouts_in_turn_are_those_scored_whatever_the_budget_and_the_step():

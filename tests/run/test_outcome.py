@@ -6,12 +6,13 @@ import json
 from functools import partial
 from pathlib import Path
 
+import pandas as pd
 import pytest
 import torch
 
 from locus.errors import LocusError
 from locus.policy.lora import LoRA
-from locus.run.outcome import read_plan
+from locus.run.outcome import held_before, outcome, read_plan
 from locus.training.plan import Planned
 from tests.support.miniature import FAMILY
 from tests.support.models import backbone
@@ -34,3 +35,11 @@ def test_a_plan_of_weights_in_four_bits_is_the_runs(tmp_path: Path):
     path.write_text(json.dumps(record | {"parameters": {"trained": trained, "frozen": frozen // 2}}))
     with pytest.raises(LocusError, match="the plan is of"):
         read_plan(str(tmp_path), policy.parameters())
+
+
+def test_the_outcome_is_of_the_run_alone():
+    """A peak that an earlier run of the process has reached, given as this one's; a phase under its column's name."""
+    metrics = pd.DataFrame({"time/update_s": [1.0, 3.0], "train/loss": [0.0, 0.0]})
+    found = outcome(metrics, before=0.0)
+    assert found["seconds_per_step"] == {"update": 2.0} and found["peak_gb"] > 0
+    assert outcome(metrics, before=held_before() + 1000)["peak_gb"] is None

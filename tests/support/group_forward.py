@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import pytest
 import torch
@@ -67,3 +68,19 @@ def blank_prompt(name: str, length: int) -> Prompt:
     """A prompt of this many tokens."""
     ids = torch.zeros(length, dtype=torch.long)
     return Prompt(name, ids, ids, torch.zeros(0), torch.zeros(2, 3, dtype=torch.long), (64, 64))
+
+
+def generated(stock: Any, vlm: VLM, prompt: Prompt, tokens: int) -> list[int]:
+    """Greedy token ids of transformers' own ``generate`` behind one prompt."""
+    ids = stock.generate(
+        input_ids=prompt.input_ids[None],
+        attention_mask=torch.ones_like(prompt.input_ids[None]),
+        mm_token_type_ids=prompt.mm_token_type_ids[None],
+        pixel_values=prompt.pixel_values,
+        image_grid_thw=prompt.image_grid_thw,
+        do_sample=False,
+        max_new_tokens=tokens,
+        eos_token_id=list(vlm.end_token_ids),
+        suppress_tokens=vlm.forbidden.tolist(),
+    )
+    return ids[0, prompt.length :].tolist()

@@ -14,7 +14,7 @@ from tests.support.benchmark_files_seeing import mmbench_rows
 
 
 def test_mmbench_rotations(tmp_path):
-    """Rows of one question told apart by their index; a picture that only the first rotation has; the hint lost."""
+    """Rotations taken for questions of their own; a rotation without the picture of its first row; a lost hint."""
     items = list(MMBench(write_tsv(tmp_path / "a.tsv", mmbench_rows()), rows=5).items())
     assert [item.options[str(item.answer)] for item in items] == ["cat", "cat", "1", "1", "1"]
     assert [item.groups["question"] for item in items] == ["7", "7", "8", "8", "8"]
@@ -46,7 +46,7 @@ def test_groups_of_a_part_of_the_rows(tmp_path):
 
 
 def test_mmbench_parquet(tmp_path):
-    """The word "nan" that the parquet has in empty cells, shown as a hint or an option; an index that is no number."""
+    """An empty cell, "nan" in the parquet, shown as a hint or an option; an index that is not a number."""
     row = mmbench_rows()[0] | {"image": hf_image(), "hint": "nan", "C": "nan", "D": "nan"}
     row["L2-category"] = row.pop("l2-category")
     (item,) = MMBench(write_parquet(tmp_path / "a.parquet", [row]), rows=1).items()
