@@ -59,6 +59,14 @@ class Task(ABC, Generic[E]):
         """A whole response that must earn less than the gold one; None where there is none."""
         return None
 
+    def chance(self, examples: Sequence[E]) -> float | None:
+        """The headline, on average over these examples, of the best policy that sees no picture; None where unknown."""
+        return None
+
+    def blind(self, example: E, view: View, rng: np.random.Generator) -> str | None:
+        """A whole response of the right form, drawn without a look at the pictures; None where there is none."""
+        return None
+
     # --- What it is trained on --------------------------------------------------------------------------------
     def target(self, samples: Sequence[Sample]) -> Iterator[str]:
         """For each sample the whole response that SFT learns."""

@@ -117,6 +117,34 @@ def audited_corpus(
     return replace(corpus, audits=audits)
 
 
+def corpus_of(
+    source: ImageSource,
+    crop: CropStrategy,
+    train_examples: int,
+    validation_examples: int,
+    seed: int,
+    corpus: str | None = None,
+    validation_crop: CropStrategy | None = None,
+    audit: AuditSettings = AUDITS,
+) -> Corpus:
+    """The corpus of a configuration, with held-out examples: a prepared one, or one that is drawn and audited now.
+
+    Args:
+        corpus: the folder that ``python -m locus.prepare`` wrote; None draws one of ``source`` by ``crop``.
+        audit: what a corpus drawn now is checked for.
+    """
+    if corpus is not None:
+        examples = Corpus.load(corpus)
+    else:
+        whole("data.train_examples", train_examples)
+        whole("data.validation_examples", validation_examples)
+        sizes = train_examples, validation_examples
+        examples = audited_corpus(source, crop, *sizes, seed, validation_strategy=validation_crop, audit=audit)
+    if not examples.validation:
+        raise LocusError(f"corpus={corpus}: no validation examples; prepare it with some (data.validation_examples)")
+    return examples
+
+
 def _of_sound_images(
     table: ImageTable, source: ImageSource, build: Callable[[ImageTable], Corpus]
 ) -> tuple[Corpus, dict[str, str]]:

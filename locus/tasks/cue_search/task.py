@@ -3,27 +3,24 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterator, Mapping, Sequence, Set
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
-from itertools import islice
 from typing import Any
 
-import numpy as np
 from PIL import Image
 
 from locus.boxes import to_view
-from locus.errors import LocusError, whole
 from locus.images.sources import ImageSource
 from locus.tasks.answers import box_text, completion_text
-from locus.tasks.cue_search.audits import AUDITS, AuditSettings, audited_corpus
-from locus.tasks.cue_search.corpus import Corpus, CueTable
+from locus.tasks.corpus_task import CorpusTask
+from locus.tasks.cue_search.audits import AUDITS, AuditSettings, corpus_of
+from locus.tasks.cue_search.corpus import Corpus
 from locus.tasks.cue_search.crops import CropStrategy
-from locus.tasks.cue_search.cues import PLAIN, Cue, open_image
+from locus.tasks.cue_search.cues import PLAIN, Cue
 from locus.tasks.cue_search.prompts import PAPER, CuePrompt
 from locus.tasks.cue_search.rationales import NO_RATIONALES, Rationales
 from locus.tasks.cue_search.reward import BoxReward
-from locus.tasks.order import Order, Uniform, batches, check_pools, whole_parts
-from locus.tasks.task import Key, Split, Task
+from locus.tasks.order import Order
 from locus.types import Box, CueExample, Frame, Grade, Query, Response, Sample, View
 
 log = logging.getLogger("locus")
@@ -38,15 +35,13 @@ def shifted(box: Box) -> Box:
     return replace(box, x1=box.x1 + dx, y1=box.y1 + dy, x2=box.x2 + dx, y2=box.y2 + dy)
 
 
-class CueSearch(Task[CueExample]):
+class CueSearch(CorpusTask):
     """Crops of a corpus, to be found in their images.
 
     Args:
-        corpus: what to train and validate on.
-        source: opens its images.
+        corpus, source, order: as of `CorpusTask`.
         reward: of an answered box.
         cue, validation_cue: what the prompts of each split show of their crops.
-        order: which training examples a step has.
         rationales: what SFT's targets say before the box.
         prompt: its words.
     """
@@ -79,29 +74,12 @@ class CueSearch(Task[CueExample]):
                 audits[name] = counts
                 log.info("%s: %s", name, ", ".join(f"{count} {what}" for what, count in counts.items()))
         # Unless it must be another one, for the hash that was checked when it was loaded is not computed again.
-        self.corpus = replace(corpus, audits=corpus.audits | audits) if audits else corpus
-        self.source, self.reward, self.cues = source, reward or BoxReward(), cues
-        self.order, self.rationales, self.words = order or Uniform(), rationales, prompt
-        self.bins = np.array(corpus.train.columns["bin"].to_pylist())
+        super().__init__(replace(corpus, audits=corpus.audits | audits) if audits else corpus, source, order)
+        self.reward, self.cues, self.rationales, self.words = reward or BoxReward(), cues, rationales, prompt
 
     # --- What it is -------------------------------------------------------------------------------------------
-    def examples(self, split: Split) -> CueTable:
-        """Rows of the corpus."""
-        return self.corpus.splits[split]
-
-    def prompt(self, example: CueExample, frame: Frame) -> Query:
-        """The full image and the cue, or an expression in its place.
-
-        Raises LocusError for an image that is missing, unreadable, or of another size than the corpus says.
-        """
-        return self._query(example, frame, open_image(self.source, example))
-
-    def outline(self, example: CueExample, frame: Frame) -> tuple[str, list[tuple[int, int]]]:
-        """As `Task.outline`, by a blank image of the size that the corpus says."""
-        query = self._query(example, frame, Image.new("RGB", (example.width, example.height)))
-        return query.text, [image.size for image in query.images]
-
-    def _query(self, example: CueExample, frame: Frame, image: Image.Image) -> Query:
+    def query(self, example: CueExample, frame: Frame, image: Image.Image) -> Query:
+        """The full image and the cue, or an expression in its place."""
         cue = self.cues[example.split]
         picture = cue.picture(example, image)
         images = (image,) if picture is None else (image, picture)
@@ -131,44 +109,12 @@ class CueSearch(Task[CueExample]):
         """Raises LocusError when a training example lacks its rationale."""
         self.rationales.check(self.corpus.train)
 
-    def check(self, count: int, steps: int) -> None:
-        """As `Task.check`, by the order's pools."""
-        check_pools(self.order, self.bins, count, steps)
-
-    def batches(self, count: int, seed: int) -> Iterator[list[Key]]:
-        """By the order."""
-        return batches(self.order, self.bins, count, seed)
-
-    def fresh(self, step: int, attempt: int, count: int, seed: int, used: Set[str] = frozenset()) -> list[Key]:
-        """In the shares of the step's batch; fewer when a pool of the order runs out.
-
-        None is in ``used``: a prompt's random numbers go by step and id, so it would bring the same rollouts again.
-        """
-        rng = np.random.default_rng([seed, 1 + step, 1 + attempt])
-        permutation = rng.permutation(len(self.corpus.train))
-        pools = self.order.pools(self.bins)
-        parts = whole_parts(count, self.order.shares(list(pools), step), rng)
-        drawn: list[int] = []
-        for pool, part in zip(pools.values(), parts, strict=True):
-            members = permutation[np.isin(permutation, pool)].tolist()
-            fresh = (index for index in members if self.corpus.train[index].example_id not in used)
-            drawn += islice(fresh, part)
-        return drawn
-
     # --- What is recorded -------------------------------------------------------------------------------------
     def row(self, example: CueExample) -> Mapping[str, Any]:
         """Image, area bin, expression and true box."""
-        columns = {name: getattr(example, name) for name in ("image_id", "image_path", "bin", "area_ratio")}
-        expression = self.cues[example.split].expression(example)
-        return columns | {"expression": expression, "target": list(example.target.xyxy)}
-
-    def group(self, example: CueExample) -> str:
-        """The area bin."""
-        return example.bin
-
-    def facts(self) -> Mapping[str, Any]:
-        """Hash and audits of the corpus."""
-        return {"corpus_hash": self.corpus.content_hash, "audits": self.corpus.audits}
+        row = dict(super().row(example))
+        target = row.pop("target")
+        return {**row, "expression": self.cues[example.split].expression(example), "target": target}
 
     def variants(self, example: CueExample, view: View) -> Mapping[str, str]:
         """Whole numbers: the most that a policy which writes integers can earn."""
@@ -197,20 +143,6 @@ def cue_search(
     audit: AuditSettings = AUDITS,
     **parts: Any,
 ) -> CueSearch:
-    """The task of a configuration: on a prepared corpus, or on one that is audited and drawn now.
-
-    Args:
-        corpus: the folder that ``python -m locus.prepare`` wrote; None draws one of ``source`` by ``crop``.
-        audit: what a corpus drawn now is checked for.
-        parts: see `CueSearch`.
-    """
-    if corpus is not None:
-        examples = Corpus.load(corpus)
-    else:
-        whole("data.train_examples", train_examples)
-        whole("data.validation_examples", validation_examples)
-        sizes = train_examples, validation_examples
-        examples = audited_corpus(source, crop, *sizes, seed, validation_strategy=validation_crop, audit=audit)
-    if not examples.validation:
-        raise LocusError(f"corpus={corpus}: no validation examples; prepare it with some (data.validation_examples)")
+    """The task of a configuration, on the corpus of `corpus_of`; ``parts``: see `CueSearch`."""
+    examples = corpus_of(source, crop, train_examples, validation_examples, seed, corpus, validation_crop, audit)
     return CueSearch(examples, source, **parts)
