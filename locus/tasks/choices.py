@@ -3,36 +3,33 @@
 from __future__ import annotations
 
 from abc import abstractmethod
-from collections.abc import Iterator, Mapping, Sequence
-from typing import Any, Literal
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 import numpy as np
 from PIL import Image
 
-from locus.errors import LocusError
 from locus.images.sources import ImageSource
 from locus.tasks.answers import THINK_ANSWER, completion_text, normalised, parse_text
-from locus.tasks.corpus_task import CorpusTask, generator
+from locus.tasks.corpus_task import CorpusTask, SftTargets, generator
 from locus.tasks.cue_search.corpus import Corpus
 from locus.tasks.order import Order
-from locus.types import CueExample, Frame, Grade, Query, Response, Sample, View
+from locus.types import CueExample, Frame, Grade, Query, Response, View
 
 
 class ChoiceTask(CorpusTask):
     """A question about a crop or its image with ``options`` to choose from, the right one drawn evenly.
 
     Args:
-        corpus, source, order: as of `CorpusTask`.
+        corpus, source, order, sft_targets: as of `CorpusTask`.
         alpha: weight of the format.
         seed: of what is drawn for each example.
-        sft_targets: what supervised training learns: ``gold``, or ``blind``, answers drawn without a look at the
-            pictures, which teach the form and nothing else.
     """
 
     headline = "accuracy"
     labels: Mapping[str, str] = {"accuracy": "accuracy", "format": "format", "reward": "reward"}
     question: str
-    options: tuple[str, ...]
+    options: Sequence[str]
 
     def __init__(
         self,
@@ -41,12 +38,10 @@ class ChoiceTask(CorpusTask):
         alpha: float = 0.1,
         seed: int = 0,
         order: Order | None = None,
-        sft_targets: Literal["gold", "blind"] = "gold",
+        sft_targets: SftTargets = "gold",
     ) -> None:
-        super().__init__(corpus, source, order)
-        if sft_targets not in ("gold", "blind"):
-            raise LocusError(f"task.sft_targets={sft_targets}: give gold or blind")
-        self.alpha, self.seed, self.sft_targets = alpha, seed, sft_targets
+        super().__init__(corpus, source, order, sft_targets)
+        self.alpha, self.seed = alpha, seed
 
     @abstractmethod
     def pictures(
@@ -69,7 +64,11 @@ class ChoiceTask(CorpusTask):
     def query(self, example: CueExample, frame: Frame, image: Image.Image) -> Query:
         """The question, and the pictures for the answer drawn."""
         right, rng = self._drawn(example)
-        return Query(f"{self.question}\n{THINK_ANSWER}", self.pictures(example, image, right, rng))
+        return Query(self.text(), self.pictures(example, image, right, rng))
+
+    def text(self) -> str:
+        """The question, and the form of the response."""
+        return f"{self.question}\n{THINK_ANSWER}"
 
     def answer(self, example: CueExample) -> str:
         """The right option."""
@@ -95,13 +94,6 @@ class ChoiceTask(CorpusTask):
         """The option behind the right one."""
         place = self.options.index(self.answer(example))
         return completion_text(self.options[(place + 1) % len(self.options)])
-
-    def target(self, samples: Sequence[Sample]) -> Iterator[str]:
-        """Gold answers, or those of ``blind``."""
-        for sample in samples:
-            rng = generator(self.seed, f"{self.name}/blind/{sample.example.example_id}")
-            blind = self.sft_targets == "blind"
-            yield (self.blind(sample.example, sample.view, rng) if blind else self.gold(sample.example, sample.view))
 
     columns = {"said": str}
 

@@ -9,17 +9,22 @@ import hashlib
 from abc import abstractmethod
 from collections.abc import Iterator, Mapping, Sequence, Set
 from itertools import islice
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 from PIL import Image
 
+from locus.errors import LocusError
 from locus.images.sources import ImageSource
 from locus.tasks.cue_search.corpus import Corpus, CueTable
 from locus.tasks.cue_search.cues import open_image
 from locus.tasks.order import Order, Uniform, batches, check_pools, whole_parts
 from locus.tasks.task import Key, Split, Task
-from locus.types import CueExample, Frame, Query
+from locus.types import CueExample, Frame, Query, Sample
+
+SftTargets = Literal["gold", "blind"]
+TRIES = 1000
+"""Draws of an example of another image before all count as of one."""
 
 
 class CorpusTask(Task[CueExample]):
@@ -29,9 +34,20 @@ class CorpusTask(Task[CueExample]):
         corpus: what to train and validate on.
         source: opens its images.
         order: which training examples a step has; by default each once an epoch.
+        sft_targets: what supervised training learns: ``gold``, or ``blind``, answers drawn without a look at the
+            pictures, which teach the form and nothing else.
     """
 
-    def __init__(self, corpus: Corpus, source: ImageSource, order: Order | None = None) -> None:
+    def __init__(
+        self,
+        corpus: Corpus,
+        source: ImageSource,
+        order: Order | None = None,
+        sft_targets: SftTargets = "gold",
+    ) -> None:
+        if sft_targets not in ("gold", "blind"):
+            raise LocusError(f"task.sft_targets={sft_targets}: give gold or blind")
+        self.sft_targets = sft_targets
         self.corpus, self.source, self.order = corpus, source, order or Uniform()
         self.bins = np.array(corpus.train.columns["bin"].to_pylist())
 
@@ -54,6 +70,21 @@ class CorpusTask(Task[CueExample]):
         return query.text, [image.size for image in query.images]
 
     # --- What it is trained on --------------------------------------------------------------------------------
+    def target(self, samples: Sequence[Sample]) -> Iterator[str]:
+        """Gold targets, or blind answers: the same for an example at every access."""
+        if self.sft_targets == "gold":
+            yield from self.gold_targets(samples)
+            return
+        for sample in samples:
+            rng = generator(self.corpus.seed, f"{self.name}/blind/{sample.example.example_id}")
+            text = self.blind(sample.example, sample.view, rng)
+            assert text is not None, "a corpus task has blind answers"
+            yield text
+
+    def gold_targets(self, samples: Sequence[Sample]) -> Iterator[str]:
+        """For each sample the whole response that is learned where ``sft_targets`` is gold."""
+        return (self.gold(sample.example, sample.view) for sample in samples)
+
     def check(self, count: int, steps: int) -> None:
         """As `Task.check`, by the order's pools."""
         check_pools(self.order, self.bins, count, steps)
@@ -100,8 +131,9 @@ def generator(seed: int, name: str) -> np.random.Generator:
 
 
 def elsewhere(corpus: Corpus, example: CueExample, rng: np.random.Generator) -> CueExample:
-    """A random example of the same split whose crop is of another image."""
+    """A random example of the same split whose crop is of another image; raises LocusError where there is none."""
     examples: Sequence[CueExample] = corpus.splits["train" if example.split == "train" else "validation"]
-    while (other := examples[int(rng.integers(len(examples)))]).image_id == example.image_id:
-        pass
-    return other
+    for _ in range(TRIES):
+        if (other := examples[int(rng.integers(len(examples)))]).image_id != example.image_id:
+            return other
+    raise LocusError(f"{example.image_path}: all crops of its split are of this image; use data with more images")

@@ -7,7 +7,8 @@ from __future__ import annotations
 
 import itertools
 import json
-from collections.abc import Iterator, Mapping, Sequence, Set
+from collections import Counter, defaultdict
+from collections.abc import Hashable, Iterable, Iterator, Mapping, Sequence, Set
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
@@ -40,6 +41,8 @@ class ImageQuestion:
     image: Image.Image
     text: str
     answer: str
+    choices: tuple[str, ...] = ()
+    """The answers that its kind of question has; empty where unknown."""
 
 
 class QuestionSource(Protocol):
@@ -83,7 +86,7 @@ class GeneratedQuestions:
             scene = source.scene(index)
             if (drawn := ask(scene, rng)) is not None:
                 path, name = f"{SCHEME}{source.family}/{index}", f"question-{step}-{attempt}-{place}"
-                return ImageQuestion(name, path, render(scene), drawn.text, drawn.answer)
+                return ImageQuestion(name, path, render(scene), drawn.text, drawn.answer, drawn.choices)
         raise LocusError(f"task.other.source: {TRIES} scenes have no question of the kind {ask.__name__}; leave it out")
 
 
@@ -97,6 +100,7 @@ class FileQuestions:
         self.path, self.seed = Path(path), seed
         self.files = ImageFiles(images or self.path.parent)
         self.rows = self._read()
+        self.choices = _choices((text, answer) for _, _, text, answer in self.rows)
 
     def keys(self, step: int, attempt: int, count: int, used: Set[str] = frozenset()) -> list[Key]:
         """As the protocol says; raises LocusError when a step wants more than there are."""
@@ -112,7 +116,7 @@ class FileQuestions:
     def question(self, key: Key) -> ImageQuestion:
         """Of a row."""
         name, image, text, answer = self.rows[key]
-        return ImageQuestion(name, image, self.files.open(image), text, answer)
+        return ImageQuestion(name, image, self.files.open(image), text, answer, self.choices.get(text, ()))
 
     def _read(self) -> list[tuple[str, str, str, str]]:
         """(id, image, question, answer) of each line. Raises LocusError naming the line that is not as above, or whose
@@ -147,6 +151,38 @@ class FileQuestions:
                 '"answer": "red"} with a short text or a number as the answer'
             )
         return f"line-{number}", image, text, answer
+
+
+def _choices(rows: Iterable[tuple[str, str]]) -> dict[str, tuple[str, ...]]:
+    """Of each question that is asked more than once its answers, of (question, answer)."""
+    answers: dict[str, list[str]] = defaultdict(list)
+    for text, answer in rows:
+        answers[text].append(answer)
+    return {text: tuple(sorted(set(own))) for text, own in answers.items() if len(own) > 1}
+
+
+def another(choices: Sequence[str], answer: str) -> str | None:
+    """The choice behind the answer that is another one; None where there is none."""
+    right = normalised(answer)
+    place = next((place for place, choice in enumerate(choices) if normalised(choice) == right), 0)
+    behind = [*choices[place:], *choices[:place]]
+    return next((choice for choice in behind if normalised(choice) != right), None)
+
+
+def any_of(choices: Sequence[str], rng: np.random.Generator) -> str | None:
+    """A response with any of the choices; None where there are none."""
+    return completion_text(choices[int(rng.integers(len(choices)))]) if choices else None
+
+
+def best_constants(answers: Iterable[tuple[Hashable, str]]) -> float:
+    """Accuracy of the best policy that gives the same answer to all questions of a kind, of (kind, right answer).
+
+    It is the best for these very questions: few of a kind overstate it.
+    """
+    kinds: dict[Hashable, Counter[str]] = defaultdict(Counter)
+    for kind, answer in answers:
+        kinds[kind][normalised(answer)] += 1
+    return sum(max(own.values()) for own in kinds.values()) / sum(own.total() for own in kinds.values())
 
 
 class Questions(Task[ImageQuestion]):
@@ -194,6 +230,21 @@ class Questions(Task[ImageQuestion]):
     def gold(self, example: ImageQuestion, view: View) -> str:
         """The answer."""
         return completion_text(example.answer)
+
+    def foil(self, example: ImageQuestion, view: View) -> str | None:
+        """Another answer of the same kind; None where none is known, or the form alone earns."""
+        other = another(example.choices, example.answer)
+        return completion_text(other) if other and self.alpha < 1 else None
+
+    def chance(self, examples: Sequence[ImageQuestion]) -> float | None:
+        """As `best_constants`, questions of the same choices being of one kind; None where one's are unknown."""
+        if not all(example.choices for example in examples):
+            return None
+        return best_constants((example.choices, example.answer) for example in examples)
+
+    def blind(self, example: ImageQuestion, view: View, rng: np.random.Generator) -> str | None:
+        """Any answer of the same kind; None where they are unknown."""
+        return any_of(example.choices, rng)
 
     def check(self, count: int, steps: int) -> None:
         """Raises LocusError for a first step that cannot be had."""

@@ -6,12 +6,16 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
+
 from locus.boxes import to_view
 from locus.scenes.questions import Ask, AskedScene, draw_questions
 from locus.scenes.render import render
 from locus.scenes.source import SceneSource
 from locus.tasks.answers import box_text, completion_text, normalised, parse_text
+from locus.tasks.box_task import shifted
 from locus.tasks.cue_search.reward import BoxReward
+from locus.tasks.questions import another, any_of, best_constants
 from locus.tasks.task import Split, Task
 from locus.types import Frame, Grade, Query, Response, View
 
@@ -65,6 +69,23 @@ class SceneQuestions(Task[SceneExample]):
         """The word, or the box."""
         question = example.asked.question
         return completion_text(question.answer or box_text(to_view(question.evidence[0], view), 3))
+
+    def foil(self, example: SceneExample, view: View) -> str:
+        """Another word of the kind, or the box shifted by half its sides."""
+        question = example.asked.question
+        other = another(question.choices, question.answer)
+        return completion_text(other or box_text(shifted(to_view(question.evidence[0], view)), 3))
+
+    def chance(self, examples: Sequence[SceneExample]) -> float | None:
+        """As `best_constants`; None of boxes."""
+        questions = [example.asked.question for example in examples]
+        if not all(question.choices for question in questions):
+            return None
+        return best_constants((question.choices, question.answer) for question in questions)
+
+    def blind(self, example: SceneExample, view: View, rng: np.random.Generator) -> str | None:
+        """Any word of the kind; None for a box."""
+        return any_of(example.asked.question.choices, rng)
 
     def row(self, example: SceneExample) -> Mapping[str, Any]:
         """Question and right answer."""

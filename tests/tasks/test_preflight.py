@@ -239,7 +239,7 @@ def test_gold_earns_1_in_every_part_and_the_foil_less(family: str, task: Callabl
     samples = made(family, task, drawn)
     earned = check(family, samples, task=task).rewards
     assert earned["gold"] == pytest.approx(1, abs=1e-2)
-    assert ("foil" in earned) == isinstance(task, Mixture | CueSearch)
+    assert ("foil" in earned) == (not isinstance(task, Numbers))
     for sample in samples:
         for text in (task.gold(sample.example, sample.view), "<think>[1, 2, 3, 4]", "<answer>", ""):
             grade = grade_written(task, sample, text, builder(family).encode, builder(family).decode)

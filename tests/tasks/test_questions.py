@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections import Counter
 from collections.abc import Callable, Sequence, Set
+from dataclasses import replace
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -28,6 +29,7 @@ from tests.support.scene_answers import derived
 
 FORMED = "<think>t</think><answer>{}</answer>"
 WORDED = tuple(ask for ask in KINDS if ask is not grounding)
+VIEW = View(Frame.FILE)
 
 
 def scenes(seed: int = 3, objects: tuple[int, int] = (4, 7)) -> SceneSource:
@@ -191,6 +193,42 @@ def test_kinds_that_cannot_be_asked():
         GeneratedQuestions((), WORDED, 0)
 
 
+# --- Without a look -------------------------------------------------------------------------------------------
+def test_chance_by_hand_and_blind_answers():
+    """Chance of all kinds as one, a kind of its own for each text, a foil that is the answer in other letters."""
+    task, picture = Questions(generated(), think=False, alpha=0.1), Image.new("RGB", (8, 8))
+    answers = ("yes", "no", "yes", "Yes."), ("1", "2")
+    asked_of = [
+        ImageQuestion(f"{kind}-{n}", "a.png", picture, f"{kind} {n}?", answer, choices)
+        for kind, choices in enumerate((("no", "yes"), ("0", "1", "2")))
+        for n, answer in enumerate(answers[kind])
+    ]
+    assert task.chance(asked_of) == pytest.approx((3 + 1) / 6)
+    assert [task.foil(one, VIEW) for one in asked_of] == [
+        FORMED.replace(">t<", "><").format(word) for word in ("no", "yes", "no", "no", "2", "0")
+    ]
+    assert task.chance([replace(asked_of[0], choices=())]) is None
+    unknown = replace(asked_of[0], choices=())
+    assert task.foil(unknown, VIEW) is None and task.blind(unknown, VIEW, np.random.default_rng(0)) is None
+    assert Questions(generated(), think=False, alpha=1.0).foil(asked_of[0], VIEW) is None
+
+
+def test_blind_answers_of_scenes_stay_at_chance():
+    """Choices that are not those of the kind; a chance that guesses beat; yes or no far from one half."""
+    task, rng = Questions(generated(), think=False, alpha=0.1), np.random.default_rng(2)
+    drawn = draw(generated(), 0, 0, 150)
+    assert all(one.answer in one.choices for one in drawn)
+    right = [
+        task.grade(one, Response(task.blind(one, VIEW, rng)), VIEW).parts["accuracy"] for one in drawn for _ in range(8)
+    ]
+    assert 0.2 < np.mean(right) <= task.chance(drawn) < 0.65
+    yes_or_no = [one for one in drawn if set(one.choices) == {"yes", "no"}]
+    assert len(yes_or_no) > 30 and 0.5 <= task.chance(yes_or_no) < 0.7
+    for one in drawn[:20]:
+        assert task.grade(one, Response(task.gold(one, VIEW)), VIEW).total == pytest.approx(1)
+        assert task.grade(one, Response(task.foil(one, VIEW)), VIEW).total == pytest.approx(0.1)
+
+
 # --- A file ---------------------------------------------------------------------------------------------------
 @pytest.fixture
 def write(tmp_path: Path) -> Callable[..., Path]:
@@ -223,6 +261,17 @@ def test_each_question_once_an_epoch(write):
             assert np.unique(question.image).tolist() == [int(question.answer)]
     orders = {tuple(q.answer for q in draw(FileQuestions(file, "", seed), 0, 0, 10)) for seed in range(3)}
     assert len(orders) == 3
+
+
+def test_what_a_file_tells_without_a_look(write):
+    """Frequencies of other questions' answers; a chance of 1 where each question is asked once."""
+    alike = [row(n, question="Is it dark?", answer=answer) for n, answer in enumerate(("yes", "no", "yes"))]
+    source = FileQuestions(write(*alike, row(4)), "", 7)
+    drawn = sorted(draw(source, 0, 0, 4), key=lambda one: one.example_id)
+    task = Questions(source, think=False, alpha=0.1)
+    assert [one.choices for one in drawn] == [("no", "yes")] * 3 + [()]
+    assert task.chance(drawn[:3]) == pytest.approx(2 / 3) and task.chance(drawn) is None
+    assert task.foil(drawn[1], VIEW) == "<think></think><answer>yes</answer>"
 
 
 def test_refills_bring_other_questions(write):

@@ -1,4 +1,4 @@
-"""A second task proves that tasks are a part: one file and its yaml train, with no file of the package touched."""
+"""A tenth task proves that tasks are a part: one file and its yaml train, with no file of the package touched."""
 
 from __future__ import annotations
 
@@ -10,11 +10,11 @@ import pytest
 
 from locus.tasks.answers import completion_text
 from tests.support import runs
-from tests.tasks import odd_one_out
+from tests.tasks import unmirrored
 
 YAML = """\
-# Which of four crops is not from image 1?
-_target_: tests.tasks.odd_one_out.OddOneOut
+# Which of four pictures is image 1, not its mirror image?
+_target_: tests.tasks.unmirrored.Unmirrored
 source:
   _target_: locus.scenes.source.SceneSource
   count: 1
@@ -29,7 +29,7 @@ validation: 4
 BENCHMARK = """\
 # The same, asked of any policy.
 defaults:
-  - /task@task: odd_one_out
+  - /task@task: unmirrored
 _target_: locus.evaluation.benchmark.TaskBenchmark
 frame: ${backbone.frame}
 """
@@ -40,20 +40,20 @@ def configs(tmp_path: Path) -> str:
     """The override that adds a folder with the task's own file."""
     folder = tmp_path / "conf" / "task"
     folder.mkdir(parents=True)
-    (folder / "odd_one_out.yaml").write_text(YAML)
+    (folder / "unmirrored.yaml").write_text(YAML)
     (tmp_path / "conf" / "benchmark").mkdir()
-    (tmp_path / "conf" / "benchmark" / "odd_one_out.yaml").write_text(BENCHMARK)
+    (tmp_path / "conf" / "benchmark" / "unmirrored.yaml").write_text(BENCHMARK)
     return f"hydra.searchpath=[file://{folder.parent}]"
 
 
 def test_the_task_is_short():
     """A whole proxy task has at most 60 lines."""
-    assert len(Path(odd_one_out.__file__).read_text().splitlines()) <= 60
+    assert len(Path(unmirrored.__file__).read_text().splitlines()) <= 60
 
 
 def test_it_trains_through_the_public_entry_point(tmp_path: Path, configs: str):
-    """Two steps of ``locus.train task=odd_one_out``: pre-flight, tables, scalars under its own names, its headline."""
-    ended = runs.train(tmp_path / "run", configs, "task=odd_one_out", "trainer.steps=2")
+    """Two steps of ``locus.train task=unmirrored``: pre-flight, tables, scalars under its own names, its headline."""
+    ended = runs.train(tmp_path / "run", configs, "task=unmirrored", "trainer.steps=2")
     assert "gold earns 1.000, foil earns 0.100" in ended.stdout + ended.stderr
     logged = pd.read_csv(tmp_path / "run" / "metrics.csv")
     assert {"train/reward", "train/accuracy", "train/format", "val/accuracy", "val/format"} <= set(logged)
@@ -67,26 +67,26 @@ def test_it_trains_through_the_public_entry_point(tmp_path: Path, configs: str):
 
 def test_supervised_training_learns_its_gold_answers(tmp_path: Path, configs: str):
     """SFT needs no more of a task than GRPO does."""
-    runs.train(tmp_path / "run", configs, "task=odd_one_out", "trainer.steps=2", "algorithm=sft")
+    runs.train(tmp_path / "run", configs, "task=unmirrored", "trainer.steps=2", "algorithm=sft")
     logged = pd.read_csv(tmp_path / "run" / "metrics.csv")
     assert logged["train/loss"].notna().sum() == 2
 
 
 def test_a_gold_answer_that_does_not_earn_one_ends_the_run(tmp_path: Path, configs: str, monkeypatch):
     """The pre-flight must fail before step 1 when gold and grade do not fit, whatever the task."""
-    monkeypatch.setattr(odd_one_out.OddOneOut, "gold", lambda self, example, view: completion_text("one"))
+    monkeypatch.setattr(unmirrored.Unmirrored, "gold", lambda self, example, view: completion_text("one"))
     ended = runs.command(
-        "train", *runs.SMALLEST, f"hydra.run.dir={tmp_path / 'run'}", configs, "task=odd_one_out", "trainer.steps=2"
+        "train", *runs.SMALLEST, f"hydra.run.dir={tmp_path / 'run'}", configs, "task=unmirrored", "trainer.steps=2"
     )
-    runs.refused(ended, "pre-flight", "gold answer earns 0.100", "odd_one_out")
+    runs.refused(ended, "pre-flight", "gold answer earns 0.100", "unmirrored")
     assert not (tmp_path / "run" / "metrics.csv").exists()
 
 
 def test_a_benchmark_asks_its_held_out_examples(tmp_path: Path, configs: str):
     """The fourth client: ``locus.evaluate`` grades as training does, under the task's own names."""
     folder = tmp_path / "evaluated"
-    runs.succeeded(runs.command("evaluate", configs, "benchmark=odd_one_out", f"folder={folder}"))
+    runs.succeeded(runs.command("evaluate", configs, "benchmark=unmirrored", f"folder={folder}"))
     row = pd.read_csv(folder / "scores.csv").iloc[0]
-    assert (row["benchmark"], row["score"], row["n"]) == ("odd_one_out", "accuracy", 4)
+    assert (row["benchmark"], row["score"], row["n"]) == ("unmirrored", "accuracy", 4)
     (scores,) = folder.rglob("scores.json")
     assert set(json.loads(scores.read_text())["scores"]["locus"]) == {"reward", "accuracy", "format"}

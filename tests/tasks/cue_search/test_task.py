@@ -7,10 +7,11 @@ from dataclasses import replace
 import pytest
 
 from locus.errors import LocusError
+from locus.tasks.box_task import shifted
 from locus.tasks.cue_search.corpus import CueTable
 from locus.tasks.cue_search.rationales import TemplateRationales, rationale
 from locus.tasks.cue_search.reward import BoxReward
-from locus.tasks.cue_search.task import CueSearch, cue_search, shifted
+from locus.tasks.cue_search.task import CueSearch, cue_search
 from locus.types import Box, Frame, Grade, Response, Rollout, RolloutGroup, Sample, View
 from tests.support.miniature import scenes
 from tests.support.models import cue_task, example

@@ -1,0 +1,60 @@
+"""Position: in which cell of the image does the crop lie? (SSL4RL, arXiv 2510.16416.)
+
+Cue search with a coarser answer: the same crop is shown in the same way, but a cell is asked for in place of a box.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+from PIL import Image
+
+from locus.errors import LocusError
+from locus.images.sources import ImageSource
+from locus.tasks.choices import ChoiceTask
+from locus.tasks.cue_search.corpus import Corpus
+from locus.tasks.cue_search.cues import render_cue
+from locus.types import CueExample
+
+
+class Position(ChoiceTask):
+    """The image and its crop; the answer is the number of the cell that the crop's centre lies in.
+
+    Args:
+        grid: rows and columns of cells, which are numbered row by row from 1.
+        shared: as of `ChoiceTask`.
+    """
+
+    name = "position"
+
+    def __init__(self, corpus: Corpus, source: ImageSource, grid: Sequence[int] = (3, 3), **shared: Any) -> None:
+        super().__init__(corpus, source, **shared)
+        rows, columns = grid
+        if min(rows, columns) < 1 or rows * columns < 2:
+            raise LocusError(f"task.grid={list(grid)}: give rows and columns of at least 2 cells")
+        self.grid = (rows, columns)
+        self.options = tuple(str(number) for number in range(1, rows * columns + 1))
+        self.question = (
+            f"Image 1 has {rows} x {columns} places, with numbers from 1 to {rows * columns}, row by row from the top "
+            "left. In which of them is the center of Image 2? Answer with one number."
+        )
+
+    def pictures(
+        self, example: CueExample, image: Image.Image, right: int, rng: np.random.Generator
+    ) -> tuple[Image.Image, ...]:
+        """The image, and the crop as cue search shows it."""
+        return image, render_cue(image, example.box, example.cue_scale)
+
+    def right(self, example: CueExample, rng: np.random.Generator) -> int:
+        """The cell of the centre; on a border the one below it, or to its right."""
+        (rows, columns), (x1, y1, x2, y2) = self.grid, example.box
+        row = min(int((y1 + y2) / 2 / example.height * rows), rows - 1)
+        column = min(int((x1 + x2) / 2 / example.width * columns), columns - 1)
+        return row * columns + column
+
+    def chance(self, examples: Sequence[CueExample]) -> float:
+        """The share of the commonest cell, for crops do not lie evenly."""
+        return max(Counter(self.answer(example) for example in examples).values()) / len(examples)
