@@ -26,6 +26,7 @@ from locus.analysis.pages.run import write_run_report
 from locus.analysis.run_metrics import (
     AFTER,
     BEFORE,
+    by_task,
     final_validation,
     phase_seconds,
     read_metrics,
@@ -142,6 +143,7 @@ def facts_of(cfg: DictConfig, module: PolicyModule, data: TaskDataModule) -> dic
     prompts = cfg.trainer.prompts_per_step
     return {
         "seed": cfg.seed,
+        "tasks": data.task.shares(),
         **data.task.facts(),
         "prompts_per_step": prompts,
         "completions_per_step": prompts * module.completions_per_prompt,
@@ -167,9 +169,10 @@ def report(
     device: torch.device,
 ) -> None:
     """Base against trained policy: tables in the terminal, a parquet file a diagnosis, and ``report.html``."""
-    title = f"{data.task.name.replace('_', ' ').capitalize()}, held out"
-    sections = [validation_section(pd.read_parquet(run.path / "validation.parquet"), title)]
-    log_section(sections[0])
+    tasks = by_task(pd.read_parquet(run.path / "validation.parquet"), data.task.name)
+    sections = [validation_section(rows, f"{name.replace('_', ' ').capitalize()}, held out") for name, rows in tasks]
+    for section in sections:
+        log_section(section)
     if diagnoses:
         # The trainer has moved all of the module to the CPU at its end; only the policy goes back.
         policies = {BEFORE: backbone.load().to(device), AFTER: module.policy.to(device)}

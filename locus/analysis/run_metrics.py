@@ -27,6 +27,28 @@ def validation_scalars(names: Iterable[str]) -> dict[str, str]:
     return known | {name: name.removeprefix("val/") for name in present if name not in known}
 
 
+def other_tasks(metrics: pd.DataFrame) -> list[str]:
+    """Names of the tasks that a mixture trains on beside its main one."""
+    names = [name for name in metrics if name.startswith("train/") and name.endswith("_reward")]
+    return [name.removeprefix("train/").removesuffix("_reward") for name in names]
+
+
+def task_curves(metrics: pd.DataFrame) -> dict[str, str]:
+    """Columns -> labels: of each of a mixture's other tasks the reward, and the validation where it has one."""
+    curves = {}
+    for task in other_tasks(metrics):
+        said = task.replace("_", " ")
+        curves[f"train/{task}_reward"] = f"{said}: reward"
+        validated = [name for name in metrics if name.startswith(f"val/{task}_") and name.count("/") == 1]
+        curves |= {name: f"{said}: validation {name.removeprefix(f'val/{task}_')}" for name in validated}
+    return curves
+
+
+def by_task(validation: pd.DataFrame, name: str) -> list[tuple[str, pd.DataFrame]]:
+    """(task, its rows) of ``validation.parquet``, a mixture's main task first; ``name`` is that of a task alone."""
+    return list(validation.groupby("task", sort=False)) if "task" in validation else [(name, validation)]
+
+
 def validations(metrics: pd.DataFrame) -> pd.DataFrame:
     """What was logged at each validation, by the task and beside it: one row per step."""
     names = list(validation_scalars(metrics))
@@ -81,6 +103,9 @@ def save_curve(metrics: pd.DataFrame, path: Path, headline: str) -> None:
         if name in metrics and (name != "train/loss" or "train/reward" not in metrics):
             rows = metrics[metrics[name].notna()]
             upper.plot(rows["step"], rows[name], linewidth=1, label=f"train {label}")
+    for name, label in task_curves(metrics).items():
+        rows = metrics[metrics[name].notna()]
+        upper.plot(rows["step"], rows[name], "o--" if name.startswith("val/") else "--", linewidth=1, label=label)
     rows, name = validations(metrics), f"val/{headline}"
     if name in rows:
         label = LABELS.get(name, headline)

@@ -52,7 +52,9 @@ GROUPS = {
     "method": "algorithm",
     "mix=none": "task=cue_search",
     "mix=questions": "task=mixture",
-    "mix=questions_file": "task=mixture task/other=questions_file",
+    "mix=questions_file": "task=mixture task@task.parts.other=questions_file",
+    "task/other=questions": "task@task.parts.other=questions_training",
+    "task/other": "task@task.parts.other",
     "order": "trainer/order",
     "targets": "rationales",
     "expressions=endpoint": "cue=text_endpoint",
@@ -77,13 +79,17 @@ GROUPS = {
     "scale=table11": "scale=paper",
 }
 """Group, or group=option -> what to write in its place; where only the group is named, its options keep their names."""
+SHARES = "a weight: task.shares.main=3 task.shares.other=1 is a share of 0.25"
 KEYS = {
     "method.thought": "rationales",
-    "mix.share": "task.share",
-    "mix.think": "task.other.think",
-    "mix.path": "task.other.source.path",
-    "mix.images": "task.other.source.images",
-    "mix.questions": "task.other.source",
+    "mix.share": SHARES,
+    "mix.think": "task.parts.other.think",
+    "mix.path": "task.parts.other.source.path",
+    "mix.images": "task.parts.other.source.images",
+    "mix.questions": "task.parts.other.source",
+    "task.share": SHARES,
+    "task.main": "task.parts.main",
+    "task.other": "task.parts.other",
     "mix": "task",
     "order": "trainer.order",
     "targets": "rationales",
@@ -134,6 +140,8 @@ def successor_of(override: str) -> str | None:
     for length in range(len(parts), 0, -1):
         known = KEYS.get(".".join(parts[:length]))
         if known is not None and len(parts) > 1:
+            if " " in known:
+                return known
             rest = parts[length:]
             return "=".join(filter(None, [".".join([known, *rest]), value]))
     return None

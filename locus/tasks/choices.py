@@ -90,8 +90,10 @@ class ChoiceTask(CorpusTask):
         """The right option."""
         return completion_text(self.answer(example))
 
-    def foil(self, example: CueExample, view: View) -> str:
-        """The option behind the right one."""
+    def foil(self, example: CueExample, view: View) -> str | None:
+        """The option behind the right one; None where only the format is rewarded."""
+        if self.alpha == 1:
+            return None
         place = self.options.index(self.answer(example))
         return completion_text(self.options[(place + 1) % len(self.options)])
 

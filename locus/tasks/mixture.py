@@ -1,70 +1,69 @@
-"""A mixture of tasks is a task: each step's batch has its share of every part; validation is the first part's."""
+"""A mixture of tasks is a task: each step's batch has its share of every part; the headline is the main part's."""
 
 from __future__ import annotations
 
+import logging
+from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence, Set
-from dataclasses import dataclass, replace
-from typing import Any, TypeVar, overload
+from dataclasses import replace
+from functools import cached_property
+from typing import Any, Literal
 
 import numpy as np
 
 from locus.errors import LocusError
+from locus.tasks.blind import blind_reward
+from locus.tasks.by_spread import LAG, BySpread, Seen
 from locus.tasks.order import whole_parts
+from locus.tasks.parts import PartExample, PartExamples, by_part, interleaved
 from locus.tasks.task import Key, Split, Task
-from locus.types import Example, Frame, Grade, Query, Response, RolloutGroup, Sample, View
+from locus.types import Frame, Grade, Query, Response, RolloutGroup, Sample, View
 
-T = TypeVar("T")
+log = logging.getLogger("locus")
 
-
-@dataclass(frozen=True, slots=True)
-class PartExample:
-    """An example with the part of the mixture that it belongs to."""
-
-    part: int
-    inner: Example
-
-    @property
-    def example_id(self) -> str:
-        return self.inner.example_id
-
-
-class PartExamples(Sequence[PartExample]):
-    """The examples of one part."""
-
-    def __init__(self, part: int, examples: Sequence[Example]) -> None:
-        self.part, self.examples = part, examples
-
-    def __len__(self) -> int:
-        return len(self.examples)
-
-    @overload
-    def __getitem__(self, index: int) -> PartExample: ...
-    @overload
-    def __getitem__(self, index: slice) -> PartExamples: ...
-    def __getitem__(self, index: int | slice) -> PartExample | PartExamples:
-        if isinstance(index, slice):
-            return PartExamples(self.part, self.examples[index])
-        return PartExample(self.part, self.examples[index])
+MAIN = "main"
+APART = 2**20
+"""Between the seeds of parts, so that two tasks over one corpus have other examples of it in a step."""
 
 
 class Mixture(Task[PartExample]):
-    """Cue search mixed with ordinary questions, say.
+    """Several tasks at once: each step's prompts are divided among them.
+
+    Metrics of the main part have no prefix; those of another are ``train/<name>_<metric>`` and, where it has examples
+    for validation, ``val/<name>_<headline>``. Two parts of one task name are one: the first, with the shares of both.
 
     Args:
-        main: the task that names the headline, is validated, and whose metrics have no prefix; the other's are
-            ``train/<name>_<part>``.
-        other: the task that is mixed in.
-        share: of each step's prompts that are the other task's, between 0 and 1; rounded to whole prompts.
+        parts: name -> task; the one named ``main`` gives the headline.
+        shares: the same names -> weights, which need not add up to 1; 0 leaves a part out. A step's prompts are divided
+            by them and rounded to whole prompts.
+        curriculum: moves the shares with the training; a step's prompts are then divided by chance, by its shares on
+            average, and a part gives the first of its prompts for a whole step. None keeps them.
+        normalise: ``chance`` makes every reward (reward - chance) / (1 - chance), where chance is what blind answers to
+            its part earn on average: 0 is then a guess and 1 the gold answer in every part. It matters where advantages
+            keep the scale of rewards (``algorithm=dr_grpo``); GRPO divides by each group's own spread.
     """
 
-    name = "mixture"
-
-    def __init__(self, main: Task, other: Task, share: float) -> None:
-        if not (isinstance(share, int | float) and 0 < share < 1):
-            raise LocusError(f"task.share={share}: give a share between 0 and 1; task=cue_search is cue search alone")
-        self.tasks, self.share = (main, other), share
+    def __init__(
+        self,
+        parts: Mapping[str, Task],
+        shares: Mapping[str, float],
+        curriculum: BySpread | None = None,
+        normalise: Literal["none", "chance"] = "none",
+    ) -> None:
+        if normalise not in ("none", "chance"):
+            raise LocusError(f"task.normalise={normalise}: give none or chance")
+        self.tasks, self.weights = _trained(parts, shares)
+        self.normalise = normalise
+        self.curriculum = curriculum
+        self.history: list[Seen] = []
+        """Of each step that has ended, with a curriculum."""
+        main = self.tasks[0]
         self.name, self.headline, self.labels = main.name, main.headline, main.labels
-        self.columns = {**other.columns, **main.columns}
+        self.columns = {name: kind for task in reversed(self.tasks) for name, kind in task.columns.items()}
+        if len(self.tasks) > 1:
+            self.columns |= {"task": str}
+        # The main part's ids stay as they are; examples that are drawn step by step, not listed, have ids of their own.
+        self.prefixes = ["", *(f"{task.name}/" if len(task.examples("train")) else "" for task in self.tasks[1:])]
 
     def of(self, example: PartExample) -> Task:
         """The task that an example belongs to."""
@@ -72,8 +71,8 @@ class Mixture(Task[PartExample]):
 
     # --- What it is -------------------------------------------------------------------------------------------
     def examples(self, split: Split) -> PartExamples:
-        """The main task's."""
-        return PartExamples(0, self.tasks[0].examples(split))
+        """Those of all parts, the main one's first."""
+        return PartExamples([task.examples(split) for task in self.tasks], self.prefixes)
 
     def prompt(self, example: PartExample, frame: Frame) -> Query:
         """As its task asks."""
@@ -84,8 +83,23 @@ class Mixture(Task[PartExample]):
         return self.of(example).outline(example.inner, frame)
 
     def grade(self, example: PartExample, response: Response, view: View) -> Grade:
-        """As its task grades."""
-        return self.of(example).grade(example.inner, response, view)
+        """As its task grades; the total is normalised where that is asked for."""
+        grade = self.of(example).grade(example.inner, response, view)
+        if self.normalise == "none":
+            return grade
+        chance = self.chance_rewards[example.part]
+        return replace(grade, total=(grade.total - chance) / (1 - chance))
+
+    @cached_property
+    def chance_rewards(self) -> list[float]:
+        """What blind answers earn in each part; raises LocusError where that is not known, or all there is."""
+        rewards = [blind_reward(task) for task in self.tasks]
+        for task, reward in zip(self.tasks, rewards, strict=True):
+            if reward is None or reward >= 1:
+                known = "has no blind answers" if reward is None else "gives blind answers the whole reward"
+                raise LocusError(f"task.normalise=chance: the task {task.name} {known}; give none")
+            log.info("task.normalise: a blind answer to %s earns %.3f", task.name, reward)
+        return [reward for reward in rewards if reward is not None]
 
     def gold(self, example: PartExample, view: View) -> str:
         """As its task has it."""
@@ -95,11 +109,23 @@ class Mixture(Task[PartExample]):
         """As its task has it."""
         return self.of(example).foil(example.inner, view)
 
+    def chance(self, examples: Sequence[PartExample]) -> float | None:
+        """The main task's, over its examples among these."""
+        return self.tasks[0].chance([example.inner for example in examples if example.part == 0])
+
+    def blind(self, example: PartExample, view: View, rng: np.random.Generator) -> str | None:
+        """As its task has it."""
+        return self.of(example).blind(example.inner, view, rng)
+
     def variants(self, example: PartExample, view: View) -> Mapping[str, str]:
         """As its task has them."""
         return self.of(example).variants(example.inner, view)
 
     # --- What it is trained on --------------------------------------------------------------------------------
+    def shares(self) -> Mapping[str, float]:
+        """Of each part, by its task's name."""
+        return {task.name: float(weight) for task, weight in zip(self.tasks, self.weights, strict=True)}
+
     def target(self, samples: Sequence[Sample]) -> Iterator[str]:
         """Each task's targets, in the order of the samples."""
         streams = [task.target(self._of_part(part, samples)) for part, task in enumerate(self.tasks)]
@@ -107,18 +133,23 @@ class Mixture(Task[PartExample]):
 
     def check_targets(self) -> None:
         """Of every part."""
+        if self.curriculum:
+            raise LocusError("task.curriculum follows the spread of groups, which algorithm=sft has not: give null")
         for task in self.tasks:
             task.check_targets()
 
-    def counts(self, count: int) -> tuple[int, int]:
-        """How many of a step's prompts each part has; raises LocusError where one would have none."""
-        others = round(self.share * count)
-        if not 0 < others < count:
+    def counts(self, count: int) -> list[int]:
+        """How many of a step's prompts each part has at most; raises LocusError where one would have none."""
+        if self.curriculum:
+            return [count] * len(self.tasks)
+        ends = [round(float(share) * count) for share in np.cumsum(self.weights[:0:-1])]
+        counts = np.diff([0, *ends, count])[::-1].tolist()
+        if min(counts) < 1:
             raise LocusError(
-                f"task.share={self.share} of trainer.prompts_per_step={count}: give a share that leaves a step at "
-                "least one prompt of each task; task=cue_search is cue search alone"
+                f"task.shares of trainer.prompts_per_step={count}: a step would have no prompt of "
+                f"{self.tasks[counts.index(0)].name}; raise its share or the prompts, or leave it out by a share of 0"
             )
-        return count - others, others
+        return counts
 
     def check(self, count: int, steps: int) -> None:
         """Of every part."""
@@ -126,64 +157,135 @@ class Mixture(Task[PartExample]):
             task.check(part, steps)
 
     def batches(self, count: int, seed: int) -> Iterator[list[Key]]:
-        """Each part in its own order, spread evenly over the step, so that every mini-batch has its share of both."""
-        streams = [task.batches(part, seed) for task, part in zip(self.tasks, self.counts(count), strict=True)]
-        for parts in zip(*streams, strict=True):
-            yield interleaved(*([(part, key) for key in keys] for part, keys in enumerate(parts)))
+        """Each part in its own order, spread evenly over the step, so that every mini-batch has its share of all."""
+        sizes = self.counts(count)
+        streams = [task.batches(size, seed + APART * part) for part, (task, size) in self._with(sizes)]
+        for step, parts in enumerate(zip(*streams, strict=True)):
+            if self.curriculum:
+                rng = np.random.default_rng([seed, step, 0])
+                sizes = whole_parts(count, self.shares_at(step), rng).tolist()
+            yield interleaved(*([(part, key) for key in parts[part][:size]] for part, (_, size) in self._with(sizes)))
+
+    def shares_at(self, step: int) -> np.ndarray:
+        """[K] shares of the parts in a step: a function of the steps up to ``LAG`` before it."""
+        known = max(0, step - LAG + 1)
+        if not self.curriculum or not self.history:  # before step 1 examples of later steps are looked at, too
+            return self.weights
+        if len(self.history) < known:
+            raise LocusError(
+                f"task.curriculum: step {step} needs what {known} steps have shown, {len(self.history)} are known: "
+                "resume with the curriculum that the run began with"
+            )
+        return self.curriculum.shares(self.weights, self.history[:known])
 
     def fresh(self, step: int, attempt: int, count: int, seed: int, used: Set[str] = frozenset()) -> list[Key]:
-        """Whatever kind they replace: ``share`` of them the other task's, rounded by chance."""
+        """Whatever part they replace: by the shares, rounded by chance."""
         rng = np.random.default_rng([seed, step, 1 + attempt])
-        counts = whole_parts(count, np.array([1 - self.share, self.share]), rng).tolist()
+        counts = whole_parts(count, self.shares_at(step), rng).tolist()
         return [
             (part, key)
-            for part, (task, many) in enumerate(zip(self.tasks, counts, strict=True))
-            for key in task.fresh(step, attempt, many, seed, used)
+            for part, (task, many) in self._with(counts)
+            for key in task.fresh(step, attempt, many, seed + APART * part, self._own(part, used))
         ]
 
     def example(self, key: Key) -> PartExample:
         """Of (part, its task's key)."""
         part, inner = key
-        return PartExample(part, self.tasks[part].example(inner))
+        return PartExample(part, self.tasks[part].example(inner), self.prefixes[part])
+
+    # --- What it learns of the training -----------------------------------------------------------------------
+    def part(self, example: PartExample) -> str:
+        """Its task's name."""
+        return self.of(example).name
+
+    def observe(self, spread: Sequence[tuple[str, bool]]) -> None:
+        """Keeps a step's groups, and those with spread, of each part."""
+        if self.curriculum:
+            by_name = [[had for name, had in spread if name == task.name] for task in self.tasks]
+            self.history.append([(len(one), sum(one)) for one in by_name])
+
+    def state(self) -> list[Seen] | None:
+        """All steps."""
+        return list(self.history) if self.curriculum else None
+
+    def restore(self, state: list[Seen]) -> None:
+        """All steps of the run before it was resumed."""
+        self.history = list(state)
 
     # --- What is recorded -------------------------------------------------------------------------------------
     def row(self, example: PartExample) -> Mapping[str, Any]:
-        """As its task has it."""
-        return self.of(example).row(example.inner)
+        """As its task has it, and where there are several, its task's name."""
+        row = self.of(example).row(example.inner)
+        return {**row, "task": self.of(example).name} if len(self.tasks) > 1 else row
 
     def group(self, example: PartExample) -> str:
         """As its task has it."""
         return self.of(example).group(example.inner)
 
     def facts(self) -> Mapping[str, Any]:
-        """Of every part."""
+        """Of every part; where two say the same thing, the main one's."""
         return {name: value for task in reversed(self.tasks) for name, value in task.facts().items()}
 
     def training_metrics(self, groups: Sequence[RolloutGroup]) -> dict[str, float]:
-        """The main task's, and the other's behind its name."""
-        main, other = (_unwrapped(groups, part) for part in range(2))
-        metrics = self.tasks[0].training_metrics(main)
-        extra = self.tasks[1].training_metrics(other) if other else {}
-        return metrics | {f"{self.tasks[1].name}_{name}": value for name, value in extra.items()}
+        """The main task's, and the others' behind their names."""
+        parts = by_part(groups)
+        metrics = self.tasks[0].training_metrics(parts[0])
+        for part, task in list(enumerate(self.tasks))[1:]:
+            extra = task.training_metrics(parts[part]) if parts[part] else {}
+            metrics |= {f"{task.name}_{name}": value for name, value in extra.items()}
+        return metrics | self._observed()
+
+    def _observed(self) -> dict[str, float]:
+        """Of the last step, as it was first drawn: each part's share of the groups, and its rate of spread."""
+        last = self.history[-1] if self.history else ()
+        everyone, metrics = sum(groups for groups, _ in last), {}
+        for task, (groups, spread) in zip(self.tasks, last, strict=False):
+            metrics[f"{task.name}_share"] = groups / everyone
+            if groups:
+                metrics[f"{task.name}_spread"] = spread / groups
+        return metrics
 
     def validation_metrics(self, groups: Sequence[RolloutGroup]) -> dict[str, float]:
-        """The main task's."""
-        return self.tasks[0].validation_metrics(_unwrapped(groups, 0))
+        """The main task's, and the others' headlines behind their names."""
+        parts = by_part(groups)
+        metrics = self.tasks[0].validation_metrics(parts[0])
+        for part, task in list(enumerate(self.tasks))[1:]:
+            if parts[part]:
+                metrics[f"{task.name}_{task.headline}"] = task.validation_metrics(parts[part])[task.headline]
+        return metrics
+
+    def _with(self, counts: Sequence[int]) -> Iterator[tuple[int, tuple[Task, int]]]:
+        """(part, (task, count))."""
+        return enumerate(zip(self.tasks, counts, strict=True))
+
+    def _own(self, part: int, used: Set[str]) -> set[str]:
+        """Those of these ids that can be of a part, as its task knows them."""
+        prefix = self.prefixes[part]
+        return {name.removeprefix(prefix) for name in used if name.startswith(prefix)}
 
     def _of_part(self, part: int, samples: Sequence[Sample]) -> list[Sample]:
         return [replace(one, example=one.example.inner) for one in samples if one.example.part == part]
 
 
-def interleaved(first: Sequence[T], second: Sequence[T]) -> list[T]:
-    """Both in their order, each spread evenly."""
-    placed = [((place + 0.5) / len(part), part[place]) for part in (first, second) for place in range(len(part))]
-    return [item for _, item in sorted(placed, key=lambda entry: entry[0])]
+def _trained(parts: Mapping[str, Task], shares: Mapping[str, float]) -> tuple[list[Task], np.ndarray]:
+    """The tasks that are trained on, the main one first, and their shares [K], which add up to 1.
 
-
-def _unwrapped(groups: Sequence[RolloutGroup], part: int) -> list[RolloutGroup]:
-    """The groups of one part, as its own task knows them."""
-    return [
-        replace(group, sample=replace(group.sample, example=group.sample.example.inner))
-        for group in groups
-        if group.sample.example.part == part
-    ]
+    Raises LocusError for shares that cannot be meant.
+    """
+    said = f"task.shares={dict(shares)}"
+    if set(shares) != set(parts) or MAIN not in parts:
+        raise LocusError(f"{said} of the parts {', '.join(parts)}: give each a share, one of them named {MAIN}")
+    if not all(isinstance(share, int | float) and 0 <= share < float("inf") for share in shares.values()):
+        raise LocusError(f"{said}: give numbers, none below 0")
+    if not shares[MAIN]:
+        raise LocusError(f"{said}: {MAIN} gives the run's headline; give it a share above 0, or choose another task")
+    tasks: dict[str, Task] = {}
+    weights: dict[str, float] = defaultdict(float)
+    for part in sorted(parts, key=lambda name: name != MAIN):
+        name = parts[part].name
+        if shares[part] and name in tasks:
+            log.info("task.parts.%s is %s, as a part before it: they are one, with the shares of both", part, name)
+        if shares[part]:
+            tasks.setdefault(name, parts[part])
+            weights[name] += shares[part]
+    return list(tasks.values()), np.array(list(weights.values())) / sum(weights.values())

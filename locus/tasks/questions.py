@@ -66,9 +66,9 @@ class GeneratedQuestions:
 
     def __post_init__(self) -> None:
         if not self.scenes or not self.kinds:
-            raise LocusError("task.other.source: give at least one of scenes and one of kinds")
+            raise LocusError("questions: give at least one of source.scenes and one of source.kinds")
         if grounding in kinds_of(self.kinds):
-            raise LocusError("task.other.source.kinds: grounding is answered by a box, not by a text; leave it out")
+            raise LocusError("questions: source.kinds: grounding is answered by a box, not by a text; leave it out")
 
     def keys(self, step: int, attempt: int, count: int, used: Set[str] = frozenset()) -> list[Key]:
         """As the protocol says; no two of a run are of one id, so ``used`` excludes none."""
@@ -87,7 +87,9 @@ class GeneratedQuestions:
             if (drawn := ask(scene, rng)) is not None:
                 path, name = f"{SCHEME}{source.family}/{index}", f"question-{step}-{attempt}-{place}"
                 return ImageQuestion(name, path, render(scene), drawn.text, drawn.answer, drawn.choices)
-        raise LocusError(f"task.other.source: {TRIES} scenes have no question of the kind {ask.__name__}; leave it out")
+        raise LocusError(
+            f"questions: {TRIES} scenes have no question of the kind {ask.__name__}; leave it out of source.kinds"
+        )
 
 
 class FileQuestions:
@@ -108,7 +110,9 @@ class FileQuestions:
             order = np.random.default_rng([self.seed, step, attempt]).permutation(len(self.rows)).tolist()
             return list(islice((place for place in order if self.rows[place][0] not in used), count))
         if len(self.rows) < count:
-            raise LocusError(f"{self.path}: has {len(self.rows)} questions, a step wants {count}: lower task.share")
+            raise LocusError(
+                f"{self.path}: has {len(self.rows)} questions, a step wants {count}: lower its share in task.shares"
+            )
         epoch, part = divmod(step, len(self.rows) // count)  # what fills no step at an epoch's end is left out
         order = np.random.default_rng([self.seed, epoch]).permutation(len(self.rows)).tolist()
         return order[part * count : (part + 1) * count]
@@ -124,7 +128,10 @@ class FileQuestions:
         try:
             lines = self.path.read_text(encoding="utf-8").splitlines()
         except (OSError, UnicodeDecodeError) as error:
-            raise LocusError(f"{self.path}: cannot be read ({error}); give task.other.source.path=<JSONL>") from None
+            raise LocusError(
+                f"{self.path}: cannot be read ({error}); give the questions' source.path, in a mixture "
+                "task.parts.other.source.path=<JSONL>"
+            ) from None
         rows = [self._row(number, line) for number, line in enumerate(lines, 1) if line.strip()]
         if not rows:
             raise LocusError(f"{self.path}: has no questions; write one JSON object a line")
@@ -132,7 +139,7 @@ class FileQuestions:
         if missing:
             raise LocusError(
                 f"{self.path}, {missing[0].replace('-', ' ')}: no image {self.files.folder / missing[1]}; "
-                "check task.other.source.images, the folder that paths start from"
+                "check source.images, the folder that paths start from"
             )
         return rows
 
@@ -196,7 +203,7 @@ class Questions(Task[ImageQuestion]):
         validation_questions: how many.
     """
 
-    name = "question"
+    name = "questions"
     headline = "accuracy"
 
     def __init__(

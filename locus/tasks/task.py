@@ -68,6 +68,10 @@ class Task(ABC, Generic[E]):
         return None
 
     # --- What it is trained on --------------------------------------------------------------------------------
+    def shares(self) -> Mapping[str, float]:
+        """Names of the tasks that are trained on -> their shares, which add up to 1; ``run.json`` has them."""
+        return {self.name: 1.0}
+
     def target(self, samples: Sequence[Sample]) -> Iterator[str]:
         """For each sample the whole response that SFT learns."""
         return (self.gold(sample.example, sample.view) for sample in samples)
@@ -92,6 +96,21 @@ class Task(ABC, Generic[E]):
     def example(self, key: Key) -> E:
         """The training example of a key."""
         return self.examples("train")[key]
+
+    # --- What it learns of the training -----------------------------------------------------------------------
+    def part(self, example: E) -> str:
+        """The task that an example is of: of a mixture, one of its parts."""
+        return self.name
+
+    def observe(self, spread: Sequence[tuple[str, bool]]) -> None:
+        """A step's groups as they were first drawn, other ranks' too: the `part` of each, and whether it had spread."""
+
+    def state(self) -> Any:
+        """What a checkpoint keeps of what was observed; None for nothing."""
+        return None
+
+    def restore(self, state: Any) -> None:
+        """Takes back what `state` gave."""
 
     # --- What is recorded -------------------------------------------------------------------------------------
     columns: Mapping[str, type] = {}

@@ -132,7 +132,9 @@ class GRPOModule(PolicyModule):
         with phases("rollout"), self.rollout_phase():
             encoded = self.encode_for_update([sample.prompt for sample in samples])
             own = self.roll_out(samples, self.sampling, self.algorithm.group_size, step, encoded)
-            groups, zero_spread = self.refill(ranks.laid_out(own), step)
+            drawn = ranks.laid_out(own)
+            self.task.observe(ranks.gathered([entry and self.seen(entry[0]) for entry in drawn]))
+            groups, zero_spread = self.refill(drawn, step)
             if self.policy.sharding is not None:
                 self._idle = [self.with_advantages(*min(own, key=lambda entry: entry[0].sample.prompt.length))]
         with phases("reference"):
@@ -177,6 +179,10 @@ class GRPOModule(PolicyModule):
         for entry in scored:
             groups[entry.place], advantages[entry.place] = entry.group, entry.advantages
         return groups_of_all(groups), ranks.gathered(advantages)
+
+    def seen(self, group: RolloutGroup) -> tuple[str, bool]:
+        """What the task observes of a group."""
+        return self.task.part(group.sample.example), bool(has_spread(_rewards(group)))
 
     def refill(self, groups: Sequence[Rolled | None], step: int) -> tuple[list[Rolled | None], int]:
         """Replaces groups without spread by fresh prompts' groups, ``algorithm.refill`` times; good ones are kept.

@@ -270,6 +270,8 @@ class PolicyModule(LightningModule):
         Where only adapters train, the weights that they are added to are left out: they come from the backbone.
         """
         checkpoint["locus"] = {"finished_steps": self.finished_steps, "skipped_in_a_row": self.skipped_in_a_row}
+        if (observed := self.task.state()) is not None:
+            checkpoint["locus"]["task"] = observed
         if frozen := frozen_state(self.policy):
             checkpoint["locus"]["backbone"] = self.backbone_fingerprint
             left_out = {f"policy.{name}" for name in frozen}
@@ -285,6 +287,8 @@ class PolicyModule(LightningModule):
                 "backbone.seed that the run began with, and its files unchanged"
             )
         self.finished_steps = checkpoint["locus"]["finished_steps"]
+        if "task" in checkpoint["locus"]:
+            self.task.restore(checkpoint["locus"]["task"])
         self.skipped_in_a_row = checkpoint["locus"]["skipped_in_a_row"]
 
     def load_state_dict(self, state_dict: Mapping[str, Any], strict: bool = True, assign: bool = False) -> Any:

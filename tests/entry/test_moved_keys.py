@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from locus.run.help import successor_of
+from locus.run.help import SHARES, successor_of
 from tests.support.paths import CONF
 from tests.support.runs import finish, refused, spawn
 
@@ -45,9 +45,11 @@ def test_every_group_that_is_gone_names_its_successor(group):
         ("targets=templates", "rationales=templates"),
         ("targets.path=a=b.jsonl", "rationales.path=a=b.jsonl"),
         ("method=sft,grpo", "algorithm=sft,grpo"),
-        ("mix=questions_file", "task=mixture task/other=questions_file"),
-        ("mix.path=q.jsonl", "task.other.source.path=q.jsonl"),
-        ("mix.share=0.25", "task.share=0.25"),
+        ("mix=questions_file", "task=mixture task@task.parts.other=questions_file"),
+        ("mix.path=q.jsonl", "task.parts.other.source.path=q.jsonl"),
+        ("mix.share=0.25", SHARES),
+        ("task/other=questions", "task@task.parts.other=questions_training"),
+        ("task.other.think=true", "task.parts.other.think=true"),
         ("~evaluation.questions", "diagnoses.questions"),
         ("evaluation.attention.limit=4", "diagnoses.attention.limit=4"),
         ("diagnoses.context_rot.questions=4", "diagnoses.crowding.questions=4"),
@@ -67,7 +69,7 @@ def test_successors(override, successor):
 
 @pytest.mark.parametrize(
     "override",
-    ["seed=1", "trainer.order.steps=3", "task.share=0.5", "scale=tiny", "rollout.sampling.max_new_tokens=8", "-m",
+    ["seed=1", "trainer.order.steps=3", "task.shares.other=2", "scale=tiny", "rollout.sampling.max_new_tokens=8", "-m",
      "optimizer.make.lr=1e-4", "pixels.max_pixels=400", "hydra.run.dir=order", "algorithm=sft", "mixture=1",
      "hydra.sweep.dir=outputs/kl=off"],
 )  # fmt: skip

@@ -34,7 +34,7 @@ VALUES = {
     "data=boxes data.path": "boxes.jsonl",
     "data=folder data.path": "images",
     "data=refcoco data.path": "images",
-    "task.other.source.path": "questions.jsonl",
+    "task=questions_file task.source.path": "questions.jsonl",
     "cue=text_file cue.path": "boxes.jsonl",
     "predictions": "boxes.jsonl",
     "runs": "images",

@@ -26,7 +26,8 @@ from locus.tasks import rollouts
 from locus.tasks.answers import THINK_ANSWER
 from locus.tasks.cue_search.task import CueSearch
 from locus.tasks.datamodule import SampleMaker, TaskDataModule
-from locus.tasks.mixture import Mixture, PartExample, interleaved
+from locus.tasks.mixture import Mixture
+from locus.tasks.parts import PartExample, interleaved
 from locus.tasks.questions import GeneratedQuestions, ImageQuestion, Questions
 from locus.tasks.task import Task
 from locus.types import Completion, CueExample, Frame, Prompt, Rollout, RolloutGroup, Sample, View
@@ -58,10 +59,15 @@ def questions(seed: int = 1) -> GeneratedQuestions:
     return GeneratedQuestions((SceneSource(1, 96, 64, (2, 3), (12, 20), seed=9),), (colour, existence_random), seed)
 
 
+def half(main: Task, other: Task, share: float = 0.5) -> Mixture:
+    """``share`` of the other."""
+    return Mixture({"main": main, "other": other}, {"main": 1 - share, "other": share})
+
+
 def mixture(share: float = 0.5, think: bool = False) -> Mixture:
     """Cue search on the scenes of tests.support.miniature with questions among it."""
     source, corpus = scenes()
-    return Mixture(CueSearch(corpus, source), Questions(questions(), think, alpha=0.1), share)
+    return half(CueSearch(corpus, source), Questions(questions(), think, alpha=0.1), share)
 
 
 def mixed(
@@ -95,12 +101,23 @@ def test_share_of_each_step(share, prompts, expected):
     assert len({name for batch in batches for name in ids(batch)}) == 4 * prompts
 
 
-@pytest.mark.parametrize("share", [0, 1, -0.5, 1.5, 0.1, 0.95, "half", float("nan")])
-def test_share_out_of_range(share):
-    """A mix that is none: rounded to no question, or to no cue search, whose metrics are then means of nothing."""
-    with pytest.raises(LocusError, match=r"task\.share=.*; task=cue_search is cue search alone") as caught:
-        mixed(share).train_dataloader()
-    assert ("trainer.prompts_per_step=4" in str(caught.value)) == (share in (0.1, 0.95))
+@pytest.mark.parametrize(
+    ("shares", "says"),
+    [
+        ({"main": 0, "other": 0}, "main gives the run's headline"),
+        ({"main": 1, "other": -0.5}, "none below 0"),
+        ({"main": 1, "other": "half"}, "none below 0"),
+        ({"main": 1, "other": float("nan")}, "none below 0"),
+        ({"main": 1}, "of the parts main, other"),
+        ({"main": 1, "other": 1, "third": 1}, "of the parts main, other"),
+        ({"main": 9, "other": 1}, r"prompts_per_step=4: a step would have no prompt of questions"),
+        ({"main": 1, "other": 19}, r"prompts_per_step=4: a step would have no prompt of cue_search"),
+    ],
+)
+def test_shares_that_cannot_be_meant(shares, says):
+    """A mix that is none, a misspelt part, or a share rounded to no prompt, whose metrics are then means of nothing."""
+    with pytest.raises(LocusError, match=rf"task\.shares.*{says}"):
+        Mixture(dict(zip(("main", "other"), mixture().tasks, strict=True)), shares).check(4, 1)
 
 
 def test_a_step_has_one_batch_wherever_the_run_started():
@@ -133,7 +150,8 @@ def test_prompts_of_questions():
         sample = next(filter(asks, next(iter(mixed(think=think).train_dataloader()))))
         asked, text = sample.example.inner, builder(FAMILY).processor.tokenizer.decode(sample.prompt.input_ids)
         row = task.row(sample.example)
-        assert row == {"image_path": asked.image_path, "question": asked.text, "expected": asked.answer}
+        expected = {"image_path": asked.image_path, "question": asked.text, "expected": asked.answer}
+        assert row == {**expected, "task": "questions"}
         assert asked.text in text and (THINK_ANSWER in text) == think
         pixels = builder(FAMILY).processor.image_processor([asked.image], return_tensors="pt")["pixel_values"]
         assert torch.equal(sample.prompt.pixel_values, pixels) and sample.prompt.image_grid_thw.shape == (1, 3)
@@ -144,7 +162,7 @@ def test_each_part_is_its_own_tasks():
     task, (main, other) = mixture(), mixture().tasks
     assert (task.name, task.headline, task.labels) == (main.name, main.headline, main.labels)
     assert task.facts() == main.facts() | other.facts() and "corpus_hash" in task.facts()
-    assert task.columns == {**other.columns, **main.columns}
+    assert task.columns == {**other.columns, **main.columns, "task": str}
     assert [one.inner for one in task.examples("validation")] == list(main.examples("validation"))
     assert [one.inner for one in task.examples("validation")[1:3]] == list(main.examples("validation"))[1:3]
     for key in next(task.batches(PROMPTS, seed=0)):
@@ -245,17 +263,17 @@ def test_metrics_keep_the_kinds_apart(spread):
     right = [r.grade.parts["accuracy"] for group in groups if asks(group.sample) for r in group.rollouts]
     assert (len(cues), len(right)) == (12, 4)
     (row,) = run.rows
-    assert row["train/reward"] == pytest.approx(np.mean(cues)) and row["train/question_accuracy"] == np.mean(right)
+    assert row["train/reward"] == pytest.approx(np.mean(cues)) and row["train/questions_accuracy"] == np.mean(right)
     assert row["train/max_log_ratio"] == 0 and row["train/rollout_mismatch"] < 1e-4 and row["train/grad_norm"] > 0
 
 
-def test_no_mix_no_question_accuracy():
+def test_no_mix_no_questions_accuracy():
     """A new column in every run, or a mean of nothing where all groups are of one kind."""
     task, sample = mixture(), question()
     answers = tuple(written(task, sample, word) for word in ("red", "blue"))
-    assert task.training_metrics([RolloutGroup(sample, answers)])["question_accuracy"] == 0.5
+    assert task.training_metrics([RolloutGroup(sample, answers)])["questions_accuracy"] == 0.5
     (row,) = fit(*grpo()).rows
-    assert "train/question_accuracy" not in row and "train/iou" in row
+    assert "train/questions_accuracy" not in row and "train/iou" in row
 
 
 def test_refill_of_a_mixed_batch(spread):
@@ -297,7 +315,7 @@ def test_rows_of_both_kinds(tmp_path):
         finished_steps = 1
 
     example = CueExample("e-1", "e", "e.png", 100, 50, (10.0, 10.0, 30.0, 30.0), 0.08, "medium")
-    task = Mixture(cue_task([example]), Questions(questions(), think=False, alpha=0.1), 0.5)
+    task = half(cue_task([example]), Questions(questions(), think=False, alpha=0.1))
     table = RolloutTable(tmp_path, task, last_step=0)
     answers = (sample_of(PartExample(0, example)), "[10, 10, 30, 20]"), (question(), "red"), (question(name="q2"), "")
     for sample, text in answers:
@@ -319,8 +337,8 @@ def test_rows_of_both_kinds(tmp_path):
 
 def test_a_share_that_is_none_is_refused_by_the_command(tmp_path):
     """A Hydra traceback instead of one line that names the key."""
-    ended = command("train", "logger=csv", "task=mixture", "task.share=1.5", f"hydra.run.dir={tmp_path / 'run'}")
-    refused(ended, "task.share=1.5", "task=cue_search")
+    ended = command("train", "logger=csv", "task=mixture", "task.shares.main=0", f"hydra.run.dir={tmp_path / 'run'}")
+    refused(ended, "task.shares={'main': 0, 'other': 1}", "above 0")
 
 
 MIXED = ("task=mixture", "trainer.prompts_per_step=4", "trainer.steps=2", "trainer.validate_every=2")
@@ -333,9 +351,9 @@ def test_a_mixed_run_and_its_resume(tmp_path):
     train(tmp_path / "whole", *MIXED, *start)
     table = pd.read_parquet(tmp_path / "whole" / "rollouts.parquet")
     assert table.groupby("step")["question"].agg(lambda texts: texts.notna().mean()).tolist() == [0.5, 0.5]
-    logged = metrics(tmp_path / "whole").dropna(subset="train/question_accuracy")
+    logged = metrics(tmp_path / "whole").dropna(subset="train/questions_accuracy")
     right = table.groupby("step")["correct"].mean()
-    np.testing.assert_allclose(logged["train/question_accuracy"], right)
+    np.testing.assert_allclose(logged["train/questions_accuracy"], right)
     np.testing.assert_allclose(logged["train/reward"], table.dropna(subset="iou").groupby("step")["reward"].mean())
     shutil.copytree(tmp_path / "whole", tmp_path / "cut")
     cut(tmp_path / "cut", 1)
@@ -351,7 +369,7 @@ def test_a_file_by_command(tmp_path):
     Image.effect_noise((48, 48), 60).convert("RGB").save(tmp_path / "a.png")
     rows = [{"image": "a.png", "question": f"Which noise, {n}?", "answer": "grey"} for n in range(4)]
     (tmp_path / "q.jsonl").write_text("\n".join(map(json.dumps, rows)))
-    file = ["task/other=questions_file", f"task.other.source.path={tmp_path / 'q.jsonl'}"]
+    file = ["task@task.parts.other=questions_file", f"task.parts.other.source.path={tmp_path / 'q.jsonl'}"]
     train(tmp_path / "run", *MIXED, *file)
     table = pd.read_parquet(tmp_path / "run" / "rollouts.parquet")
     assert set(table["expected"].dropna()) == {"grey"} and table["correct"].notna().mean() == 0.5

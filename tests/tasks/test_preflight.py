@@ -223,7 +223,7 @@ SCENES = SceneSource(1, 128, 128, (4, 7), (10, 26), seed=6)
 TASKS: dict[str, Callable[[], Task]] = {
     "cue search": lambda: cue_task(EXAMPLES),
     "questions": lambda: Questions(GeneratedQuestions((SCENES,), KINDS_IN_WORDS, 1), think=True, alpha=0.1),
-    "mixture": lambda: Mixture(TASKS["cue search"](), TASKS["questions"](), 0.5),
+    "mixture": lambda: Mixture({"main": TASKS["cue search"](), "other": TASKS["questions"]()}, {"main": 1, "other": 1}),
     "numbers": lambda: Numbers(3),
     **{f"scenes, {ask.__name__}": lambda ask=ask: SceneQuestions(SCENES, ask, 4, 7) for ask in KINDS},
 }

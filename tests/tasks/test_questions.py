@@ -187,7 +187,7 @@ def test_kinds_that_cannot_be_asked():
     """A loop for ever over scenes of one object for a relation; a question whose answer is a box and never right."""
     with pytest.raises(LocusError, match=r"relation; leave it out"):
         draw(GeneratedQuestions((scenes(objects=(1, 1)),), (relation,), 0), 0, 0, 1)
-    with pytest.raises(LocusError, match=r"task\.other\.source\.kinds: grounding"):
+    with pytest.raises(LocusError, match=r"questions: source\.kinds: grounding"):
         GeneratedQuestions((scenes(),), KINDS, 0)
     with pytest.raises(LocusError, match="at least one"):
         GeneratedQuestions((), WORDED, 0)
@@ -289,7 +289,7 @@ def test_numbers_and_another_folder(write, tmp_path):
     (tmp_path / "elsewhere").mkdir()
     moved = file.rename(tmp_path / "elsewhere" / "q.jsonl")
     assert {q.answer for q in draw(FileQuestions(moved, str(tmp_path), 0), 0, 0, 2)} == {"3", "0.5"}
-    with pytest.raises(LocusError, match=r"q\.jsonl, line 1: no image .*task\.other\.source\.images"):
+    with pytest.raises(LocusError, match=r"q\.jsonl, line 1: no image .*check source\.images"):
         FileQuestions(moved, "", 0)
 
 
@@ -315,14 +315,14 @@ def test_a_broken_line_is_named(write, line):
 
 def test_files_that_cannot_be_used(write, tmp_path):
     """No file, an empty one, a missing or broken picture, too few questions: one message that names it each."""
-    with pytest.raises(LocusError, match=r"none\.jsonl: cannot be read .*task\.other\.source\.path"):
+    with pytest.raises(LocusError, match=r"none\.jsonl: cannot be read .*task\.parts\.other\.source\.path"):
         FileQuestions(tmp_path / "none.jsonl", "", 0)
     with pytest.raises(LocusError, match="has no questions"):
         FileQuestions(write("", " "), "", 0)
     with pytest.raises(LocusError, match=r"line 2: no image .*77\.png"):
         FileQuestions(write(row(1), row(77)), "", 0)
     source = FileQuestions(write(row(1), row(2)), "", 0)
-    with pytest.raises(LocusError, match=r"has 2 questions, a step wants 3: lower task\.share"):
+    with pytest.raises(LocusError, match=r"has 2 questions, a step wants 3: lower its share in task\.shares"):
         draw(source, 0, 0, 3)
     (tmp_path / "1.png").write_bytes(b"no picture")
     with pytest.raises(LocusError, match=r"1\.png: cannot be read"):

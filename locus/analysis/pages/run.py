@@ -42,7 +42,8 @@ def write_run_report(
     first = Section("Reward", "Parts of the reward over steps, validation, and KL to the reference.", None, [curve])
     opening = [claims_section(claims)] if claims else []
     last = []
-    if validation["target"].notna().any():
+    validation = validation[validation["target"].notna()]
+    if len(validation):
         text = "Green: true box. Blue: base. Orange: trained. Below: what each wrote in its think block."
         pictures, captions = gallery(validation, shown)
         last = [Section("Validation images", text, None, pictures, captions=captions)]

@@ -14,7 +14,7 @@ from locus.analysis.ablations import cells, over_seeds
 from locus.analysis.diagnoses.attention import layer_curves
 from locus.analysis.pages.rollouts import browser_html, groups_of
 from locus.analysis.plots import COLOURS, as_picture, histogram, mean_bars, panels
-from locus.analysis.run_metrics import AFTER, BEFORE, HEADLINE, validation_scalars
+from locus.analysis.run_metrics import AFTER, BEFORE, HEADLINE, task_curves, validation_scalars
 from locus.analysis.runs import FACTS, axes
 from locus.errors import LocusError
 
@@ -101,7 +101,8 @@ def attention_by_layer(folders: Sequence[tuple[str, Path]]) -> Image.Image | Non
 
 
 def dynamics(metrics: pd.DataFrame, settings: Mapping[str, str] | None = None) -> Image.Image | None:
-    """Reward, validation (with its area bins where there is one run), KL and entropy over steps (paper, Fig. 9).
+    """Reward, validation (with its area bins where there is one run), KL and entropy over steps (paper, Fig. 9); then
+    reward and validation of each other task of a mixture.
 
     None where nothing was logged.
 
@@ -114,7 +115,7 @@ def dynamics(metrics: pd.DataFrame, settings: Mapping[str, str] | None = None) -
     curves = CURVES
     if HEADLINE not in metrics:  # of another task
         curves = CURVES | {name: f"validation {label}" for name, label in list(validated(metrics).items())[:1]}
-    shown = {name: label for name, label in curves.items() if name in metrics}
+    shown = {name: label for name, label in curves.items() if name in metrics} | task_curves(metrics)
     if not shown:
         return None
     figure, places = panels(len(shown), width=4)

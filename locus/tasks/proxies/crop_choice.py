@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from itertools import cycle, islice
 from math import ceil
 from typing import Any
 
@@ -39,8 +40,9 @@ class CropChoice(ChoiceTask):
                 f"leaves room for as many squares of an image, whatever its crop: at most "
                 f"{1 / (1 + ceil(max(2, candidates) ** 0.5)):.2g}"
             )
-        for split, examples in corpus.splits.items():
-            if len(examples) and len(examples.counts("image_id")) < 2:
+        self.images = {split: len(examples.counts("image_id")) for split, examples in corpus.splits.items()}
+        for split, images in self.images.items():
+            if images == 1:
                 raise LocusError(f"task {self.name}: all {split} examples are of one image; use data with more images")
         self.candidates, self.side = candidates, side
         self.options = tuple(str(number) for number in range(2, candidates + 2))
@@ -55,16 +57,23 @@ class CropChoice(ChoiceTask):
         squares = lattice(centred(example, side_of(example, self.side)), example.width, example.height)
         return [squares[index] for index in rng.permutation(len(squares))[:count]]
 
-    def foreign(self, example: CueExample, centre: bool, rng: np.random.Generator) -> Image.Image:
-        """A square of another image, of this one's size: around that image's crop, or any of its `lattice`.
+    def foreign(self, example: CueExample, count: int, centre: bool, rng: np.random.Generator) -> list[Image.Image]:
+        """Squares of other images, of this one's size: around their crops, or any of their `lattice`.
 
-        Where the other image is smaller than the square, its middle is enlarged.
+        No two are of one image, where there are enough: of two that are alike neither could be right. Where an image
+        is smaller than the square, its middle is enlarged.
         """
-        other, side = elsewhere(self.corpus, example, rng), side_of(example, self.side)
-        square = centred(other, min(side, other.width, other.height))
-        squares = [square] if centre else lattice(square, other.width, other.height)
-        crop = open_image(self.source, other).crop(squares[int(rng.integers(len(squares)))])
-        return crop if crop.width == side else crop.resize((side, side), Image.Resampling.BICUBIC)
+        others: dict[str, CueExample] = {}
+        while len(others) < min(count, self.images[example.split] - 1):
+            other = elsewhere(self.corpus, example, rng)
+            others.setdefault(other.image_id, other)
+        side, crops = side_of(example, self.side), []
+        for other in islice(cycle(others.values()), count):
+            square = centred(other, min(side, other.width, other.height))
+            squares = [square] if centre else lattice(square, other.width, other.height)
+            crop = open_image(self.source, other).crop(squares[int(rng.integers(len(squares)))])
+            crops.append(crop if crop.width == side else crop.resize((side, side), Image.Resampling.BICUBIC))
+        return crops
 
 
 def side_of(example: CueExample, share: float) -> int:

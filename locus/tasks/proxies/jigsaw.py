@@ -2,7 +2,7 @@
 
 Of the published task: pieces as images of their own, in mixed order; the answer lists, place by place from the upper
 left one, the number of the piece that belongs there; the reward is 1 for the right order, for any other permutation γ
-times the share of places that are right (γ = 0.2), and 0 for what is no permutation (section 3). The authors' code
+times the share of places that are right (γ = 0.2), and 0 for what is no permutation (section 3.1.1). The authors' code
 gives a part of it from five pieces on only. They train on 3 x 3.
 """
 

@@ -31,5 +31,5 @@ class OddOneOut(CropChoice):
     ) -> tuple[Image.Image, ...]:
         """The image, then the candidates."""
         crops = [image.crop(place) for place in self.places(example, self.candidates - 1, rng)]
-        crops.insert(right, self.foreign(example, centre=False, rng=rng))
+        crops[right:right] = self.foreign(example, 1, centre=False, rng=rng)
         return image, *crops

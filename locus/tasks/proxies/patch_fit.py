@@ -56,7 +56,7 @@ class PatchFit(CropChoice):
             hole, crops = places[right], [image.crop(place) for place in places]
         else:
             hole = centred(example, side_of(example, self.side))
-            crops = [self.foreign(example, centre=True, rng=rng) for _ in range(self.candidates - 1)]
+            crops = self.foreign(example, self.candidates - 1, centre=True, rng=rng)
             crops.insert(right, image.crop(hole))
         holed = image.copy()
         holed.paste(GREY, hole)

@@ -1,6 +1,8 @@
 """Position: in which cell of the image does the crop lie? (SSL4RL, arXiv 2510.16416.)
 
 Cue search with a coarser answer: the same crop is shown in the same way, but a cell is asked for in place of a box.
+SSL4RL asks for one of four quarters, by name, and its crops lie in one quarter each; here they lie where they lie, and
+the cell of the centre counts.
 """
 
 from __future__ import annotations

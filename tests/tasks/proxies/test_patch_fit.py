@@ -36,6 +36,15 @@ def test_the_right_crop_fills_the_hole(distractors):
             assert min(apart) >= 12
 
 
+def test_wrong_candidates_are_of_different_images():
+    """Twice the same wrong crop, which is then known to be wrong; an endless search where there are too few images."""
+    for images, different in ((4, 4), (3, 3), (2, 2)):
+        task = task_of(PatchFit, images)
+        for example in task.examples("train"):
+            crops = shown(task, example)[1:]
+            assert len(crops) == 4 and len({crop.tobytes() for crop in crops}) == different
+
+
 def test_the_hole_may_be_at_any_candidate():
     """Always around the corpus' crop, so that the candidate with an object in its middle is known to be right."""
     task = task_of(PatchFit, 40, distractors="same_image")
