@@ -232,6 +232,8 @@ def trained(cfg: DictConfig, run: RunFolder) -> Trained:
         log.info("the run is at step %d of %d: raise trainer.steps to continue", run.last_step, cfg.trainer.steps)
     record = start_record(run, facts_of(cfg, module, data)) if first else {}
     fit(cfg, run, module, data, trainer)
+    if module.clock.is_over:
+        log.info("ended by trainer.max_seconds=%g at step %d", settings.trainer.max_seconds, module.finished_steps)
     module.gather()
     return Trained(backbone, module, data, trainer, record, diagnoses, before)
 
@@ -258,7 +260,10 @@ def train(cfg: DictConfig) -> tuple[dict[str, Any], dict[str, Any]]:
     headline = end.data.task.headline
     save_curve(metrics, run.path / "figures" / "curve.png", headline)
     final = {"headline": f"val/{headline}", **final_validation(metrics, headline)}
-    finish_record(run, end.record, phase_seconds(metrics), outcome=outcome(metrics, end.before))
+    trained_for = {"steps": end.module.finished_steps, "seconds": end.module.clock.seconds}
+    finish_record(
+        run, end.record, phase_seconds(metrics), trained=trained_for, outcome=outcome(metrics, end.before)
+    )
     device = end.trainer.strategy.root_device
     report(cfg, settings.rollout, run, end.backbone, end.module, end.data, end.diagnoses, device)
     write_summary(run, final)

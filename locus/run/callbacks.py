@@ -168,7 +168,9 @@ class RunCheckpoint(Checkpoint):
         self.folder, self.every, self.validate_every, self.last, self.keep = folder, every, validate_every, last, keep
 
     def on_train_batch_end(self, trainer: Trainer, module: Module, outputs: Any, batch: Any, batch_idx: int) -> None:
-        """Saves a step that is not validated; the last one always is."""
+        """Saves a step that is not validated; the last one always is, be it by number or by time."""
+        if trainer.should_stop:
+            self.last = module.finished_steps
         if module.finished_steps == self.last:
             trainer.val_check_batch = 1
         elif module.finished_steps % self.validate_every:

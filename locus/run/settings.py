@@ -55,6 +55,8 @@ class TrainerSettings:
     """Seconds that a step waits for a worker before the run ends."""
     stop_at: float | None = None
     """Ends the run once the validation headline reaches this."""
+    max_seconds: float | None = None
+    """Ends the run after the step in which the seconds of its training steps reach this; None for ``steps`` alone."""
     logprobs: str = "packed"
     """packed (the group forward) or separate (plain rows)."""
     offload_reference: bool = False
@@ -81,6 +83,8 @@ class TrainerSettings:
         number("trainer.worker_timeout", self.worker_timeout, 0, above=True)
         if self.stop_at is not None:
             number("trainer.stop_at", self.stop_at, float("-inf"))
+        if self.max_seconds is not None:
+            number("trainer.max_seconds", self.max_seconds, 0, above=True)
         by_name("trainer.logprobs", self.logprobs, self._scorers)
         self._check_ranks()
         if str(self.precision).startswith("16"):
@@ -238,6 +242,7 @@ class TrainSettings:
             "clip_norm": self.optimizer.clip_norm,
             "max_skipped": self.optimizer.max_skipped,
             "seed": self.seed,
+            "max_seconds": self.trainer.max_seconds,
         }
 
 

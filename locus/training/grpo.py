@@ -145,7 +145,7 @@ class GRPOModule(PolicyModule):
         with phases("update"):
             for mini_batch in self.mini_batches(scored, len(groups)):
                 self.update(mini_batch, sums, encoded)
-        self.finished_steps += 1
+        self.finish_step()
         everyone, advantages = self.of_all_ranks(scored, len(groups))
         metrics = self.task.training_metrics(everyone) | sums.means()
         metrics |= {"zero_spread_groups": zero_spread / len(groups), "lr": rate}

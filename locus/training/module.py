@@ -25,6 +25,7 @@ from locus.policy.sharding import clip_gradients, free, shard, whole
 from locus.policy.vlm import VLM, EncodedPrompts, VisionFeatures
 from locus.tasks.rollouts import roll_out
 from locus.tasks.task import Task
+from locus.training.clock import StepClock
 from locus.types import Pixels, RolloutGroup, Sample, Sampling
 
 
@@ -75,6 +76,7 @@ class PolicyModule(LightningModule):
         updates_per_step: optimiser steps per training step.
         completions_per_prompt: rollouts, or targets, that a prompt is trained on in a step.
         engine: writes completions; None for `LocalEngine`.
+        max_seconds: of training steps, see `StepClock`; the warm-up goes by ``parts.steps`` all the same.
     """
 
     def __init__(
@@ -91,6 +93,7 @@ class PolicyModule(LightningModule):
         updates_per_step: int = 1,
         completions_per_prompt: int = 1,
         engine: RolloutEngine | None = None,
+        max_seconds: float | None = None,
     ):
         super().__init__()
         self.automatic_optimization = False
@@ -106,6 +109,7 @@ class PolicyModule(LightningModule):
         self.updates_per_step, self.completions_per_prompt = updates_per_step, completions_per_prompt
         self.finished_steps = 0
         """Finished training steps: one rollout batch, or one batch of targets, with its updates."""
+        self.clock = StepClock(max_seconds)
         self.skipped_in_a_row = 0
         self._validated: list[RolloutGroup] = []
         self._asked: list[dict[str, Any]] = []
@@ -138,6 +142,20 @@ class PolicyModule(LightningModule):
             rank, _ = ranks.position()
             name = f"dropout/{rank}" if rank else "dropout"
             torch.manual_seed(prompt_generator(self.seed, self.finished_steps, name).initial_seed())
+
+    def finish_step(self) -> None:
+        """Counts a step and its seconds; the run ends with it where they reach their limit."""
+        self.finished_steps += 1
+        self.clock.end()
+        self.trainer.should_stop |= self.clock.is_over
+
+    def on_train_batch_end(self, *_: Any) -> None:
+        """The next step may begin: tables and checkpoints are written by now, as callbacks come first."""
+        self.clock.begin()
+
+    def on_validation_end(self) -> None:
+        """The next step may begin, if this is no validation of a finished run."""
+        self.clock.begin()
 
     @contextmanager
     def rollout_phase(self) -> Iterator[None]:
@@ -251,11 +269,16 @@ class PolicyModule(LightningModule):
         return [optimizer], [scheduler]
 
     def on_train_start(self) -> None:
-        """Rate, decay and all else of the optimiser are as configured now; a checkpoint brings those of its own run."""
+        """Rate, decay and all else of the optimiser are as configured now; a checkpoint brings those of its own run.
+
+        A run that was out of time when it ended has no further step.
+        """
         scheduler = cast(LambdaLR, self.lr_schedulers())
         scheduler.base_lrs = [asked["initial_lr"] for asked in self._asked]
         for group, asked, factor in zip(self.optimizer.param_groups, self._asked, scheduler.lr_lambdas, strict=True):
             group.update(asked | {"lr": asked["initial_lr"] * factor(scheduler.last_epoch)})
+        self.trainer.should_stop |= self.clock.is_over
+        self.clock.begin()
 
     def trained_state(self) -> dict[str, Any]:
         """What a checkpoint has of the weights: without those that adapters are added to."""
@@ -272,6 +295,7 @@ class PolicyModule(LightningModule):
         checkpoint["locus"] = {"finished_steps": self.finished_steps, "skipped_in_a_row": self.skipped_in_a_row}
         if (observed := self.task.state()) is not None:
             checkpoint["locus"]["task"] = observed
+        checkpoint["locus"]["seconds"] = self.clock.seconds
         if frozen := frozen_state(self.policy):
             checkpoint["locus"]["backbone"] = self.backbone_fingerprint
             left_out = {f"policy.{name}" for name in frozen}
@@ -290,6 +314,7 @@ class PolicyModule(LightningModule):
         if "task" in checkpoint["locus"]:
             self.task.restore(checkpoint["locus"]["task"])
         self.skipped_in_a_row = checkpoint["locus"]["skipped_in_a_row"]
+        self.clock.seconds = checkpoint["locus"].get("seconds", 0.0)  # none in those of earlier versions
 
     def load_state_dict(self, state_dict: Mapping[str, Any], strict: bool = True, assign: bool = False) -> Any:
         """As any module; raises LocusError when the checkpoint is of another model."""

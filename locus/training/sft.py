@@ -64,7 +64,7 @@ class SFTModule(PolicyModule):
                 total += loss.item()
                 entropy += scores.entropy.sum().item() / tokens
             norm = self.apply_update(finite)
-        self.finished_steps += 1
+        self.finish_step()
         total, entropy = (sum(parts) for parts in zip(*ranks.exchanged((total, entropy)), strict=True))
         metrics = {"loss": total, "grad_norm": norm, "skipped_updates": float(not math.isfinite(norm)), "lr": rate}
         metrics |= {"entropy": entropy, "completion_length": tokens / len(lengths)}

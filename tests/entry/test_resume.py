@@ -80,6 +80,34 @@ def test_a_finished_run_goes_on_beyond_its_end(tmp_path, unbroken):
     assert list(differences(tmp_path, unbroken)) == []
 
 
+def test_a_run_ends_when_its_seconds_are_over(tmp_path, unbroken):
+    """A limit that is not noticed, that changes what comes before it, or that costs the run its end."""
+    train(tmp_path, *settings(), "trainer.max_seconds=1e-6")
+    assert trained(tmp_path)["steps"] == 1 and (tmp_path / "policy" / "config.json").is_file()
+    ours, whole = metrics(tmp_path), metrics(unbroken)
+    in_time = ours[ours["train/loss"].notna()]
+    pd.testing.assert_frame_equal(in_time, whole[whole["train/loss"].notna()].head(1), check_like=True)
+    assert ours.loc[ours["val/mean_iou"].notna(), "step"].tolist() == [0, 1]
+
+
+@pytest.mark.slow
+def test_seconds_are_counted_over_resumes(tmp_path, unbroken):
+    """A clock that begins anew with each resume, or a run that is out of time and takes one more step."""
+    train(tmp_path, *settings(), "trainer.max_seconds=1e-6")
+    first, ours = trained(tmp_path), metrics(tmp_path)
+    resume(tmp_path)
+    assert trained(tmp_path) == first and metrics(tmp_path).equals(ours)
+    resume(tmp_path, f"trainer.max_seconds={first['seconds'] + 1e-6}")
+    assert trained(tmp_path)["steps"] == 2
+    resume(tmp_path, "trainer.max_seconds=null")
+    assert trained(tmp_path)["steps"] == STEPS and same_weights(tmp_path, unbroken)
+
+
+def trained(folder: Path) -> dict[str, float]:
+    """Steps and seconds that ``run.json`` has."""
+    return json.loads((folder / "run.json").read_text())["trained"]
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize(
     "method",

@@ -112,6 +112,7 @@ def test_both_readings_of_table_8_are_what_the_page_says(preset, column, compose
         ("algorithm.mini_batches=1.5", "algorithm.mini_batches=1.5: give a whole number from 1 on"),
         ("algorithm.group_size=2.5", "algorithm.group_size=2.5"),
         ("trainer.stop_at=soon", "trainer.stop_at=soon: give a number"),
+        ("trainer.max_seconds=0", "trainer.max_seconds=0: give a number above 0"),
     ],
 )
 def test_a_wrong_number_is_named_by_its_key(override, says, compose_app):

@@ -7,7 +7,9 @@ from pathlib import Path
 
 import pandas as pd
 import pytest
+from hydra.utils import instantiate
 
+from locus.analysis.diagnoses.proxy_tasks import ProxyTasks
 from locus.tasks.answers import completion_text
 from tests.support import runs
 from tests.tasks import unmirrored
@@ -63,6 +65,19 @@ def test_it_trains_through_the_public_entry_point(tmp_path: Path, configs: str):
     validation = pd.read_parquet(tmp_path / "run" / "validation.parquet")
     assert set(validation["example_id"]) == {f"puzzle-{index}" for index in range(12, 16)}
     assert (tmp_path / "run" / "report.html").is_file() and (tmp_path / "run" / "policy" / "config.json").is_file()
+
+
+def test_a_sweep_of_tasks_takes_it_by_one_value(configs: str, compose_app):
+    """``experiment=tasks`` and its transfer matrix that know the nine tasks by name, and no tenth."""
+    sizes = "data.source.count=64", "data.train_examples=8", "data.validation_examples=4"
+    axes = "task@task.parts.main=unmirrored", "task@task.parts.other=cue_search", "task.shares.other=1"
+    asked = "+task@diagnoses.proxy_tasks.tasks.unmirrored=unmirrored"
+    config = compose_app("train", [configs, "experiment=tasks", "scale=tiny", *sizes, *axes, asked])
+    task = instantiate(config.task, _convert_="all")
+    assert dict(task.shares()) == {"unmirrored": 0.5, "cue_search": 0.5}
+    assert task.headline == "accuracy" and "puzzle" in task.examples("validation")[0].example_id
+    column = {"unmirrored": instantiate(config.diagnoses.proxy_tasks.tasks.unmirrored)}
+    assert ProxyTasks(column, config.diagnoses.proxy_tasks.frame).tasks["unmirrored"].name == "unmirrored"
 
 
 def test_supervised_training_learns_its_gold_answers(tmp_path: Path, configs: str):
