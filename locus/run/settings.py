@@ -180,6 +180,7 @@ class TrainSettings:
 
     seed: int
     preflight_prompts: int
+    preflight_blind: int
     trainer: TrainerSettings
     rollout: RolloutSettings
     optimizer: Optimization
@@ -188,6 +189,7 @@ class TrainSettings:
     def __post_init__(self) -> None:
         check_seed(self.seed)
         whole("preflight_prompts", self.preflight_prompts)
+        whole("preflight_blind", self.preflight_blind, 0)
         parts = self.algorithm.mini_batches if isinstance(self.algorithm, Algorithm) else 1
         if parts > self.trainer.prompts_per_step:
             raise LocusError(
@@ -214,7 +216,7 @@ class TrainSettings:
                 "rollout.decode_budget and rollout.decode_step, and leave the engine's own out"
             )
         rollout = RolloutSettings(sampling, validation, cfg.rollout.token_budget, decoding, engine)
-        return cls(cfg.seed, cfg.preflight_prompts, trainer, rollout, *built)
+        return cls(cfg.seed, cfg.preflight_prompts, cfg.preflight_blind, trainer, rollout, *built)
 
     @property
     def step_sizes(self) -> str:

@@ -11,6 +11,7 @@ from omegaconf import DictConfig
 
 from locus import ranks
 from locus.files.run_files import AtomicCheckpointIO
+from locus.run.blind_check import BlindCheck
 from locus.run.callbacks import ProgressLines, RolloutTable, RunCheckpoint, ValidationTable
 from locus.run.launch import ObeysSigterm, environment
 from locus.run.runtime import RunFolder
@@ -33,6 +34,8 @@ def build_trainer(cfg: DictConfig, settings: TrainerSettings, run: RunFolder, ta
         callbacks += instantiate(cfg.callbacks, _convert_="all").values()
     if count > 1:
         callbacks.append(ObeysSigterm())
+    if cfg.preflight_blind:
+        callbacks.append(BlindCheck(cfg.preflight_blind))
     if settings.stop_at is not None:
         headline, patience = f"val/{task.headline}", settings.steps
         callbacks.append(EarlyStopping(headline, mode="max", patience=patience, stopping_threshold=settings.stop_at))

@@ -69,6 +69,10 @@ class Mixture(Task[PartExample]):
         """The task that an example belongs to."""
         return self.tasks[example.part]
 
+    def apart(self) -> Sequence[Task]:
+        """The parts."""
+        return self.tasks
+
     # --- What it is -------------------------------------------------------------------------------------------
     def examples(self, split: Split) -> PartExamples:
         """Those of all parts, the main one's first."""

@@ -1,14 +1,15 @@
 """Pre-flight: gold answers through the real dataset, processor, template, parser and reward, before step 1.
 
 It finds silent errors, such as boxes in one frame and rewards in another: a task's gold answer must earn 1 in every
-part, and its foil must earn less.
+part, and its foil must earn less. A policy whose pictures are black must not earn more than chance.
 """
 
 from __future__ import annotations
 
+import math
 from collections import defaultdict
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from statistics import mean
 
 import torch
@@ -17,9 +18,11 @@ from locus.errors import LocusError
 from locus.policy.prompts import PromptBuilder
 from locus.tasks.answers import after_opened
 from locus.tasks.task import Task
-from locus.types import Frame, Grade, Response, Sample, View
+from locus.types import Frame, Grade, Response, RolloutGroup, Sample, View
 
 TOLERANCE = 1e-2
+RARE = 0.00135
+"""How often a normal variable lies three standard deviations or more above its mean."""
 
 
 @dataclass(frozen=True)
@@ -74,6 +77,74 @@ def preflight(task: Task, samples: Sequence[Sample], builder: PromptBuilder, fra
     if not samples:
         raise LocusError("pre-flight: no example to check: choose other data or crops")
     return PreflightReport({name: mean(values) for name, values in rewards.items()}, len(samples))
+
+
+# --- Blind ----------------------------------------------------------------------------------------------------
+@dataclass(frozen=True)
+class BlindReport:
+    """What a policy earns whose pictures are black."""
+
+    earned: float
+    """The mean of the task's headline."""
+    chance: float | None
+    """As the task states it; None where it states none."""
+    samples: int
+
+    def __str__(self) -> str:
+        if self.chance is None:
+            return f"blind earns {self.earned:.3f}, the task states no chance"
+        limit = luckiest(self.chance, self.samples)
+        return f"blind earns {self.earned:.3f}, chance {self.chance:.3f}, by luck {limit:.3f} at most"
+
+
+def blackened(sample: Sample) -> Sample:
+    """The same text, and pictures of the same sizes that are all black."""
+    pixels = sample.prompt.pixels
+    black = replace(pixels, levels=pixels.levels.new_zeros(1).expand_as(pixels.levels))
+    return replace(sample, prompt=replace(sample.prompt, pixels=black))
+
+
+def check_blind(task: Task, groups: Sequence[RolloutGroup]) -> BlindReport:
+    """Compares what a policy earns on `blackened` samples with the task's chance.
+
+    Args:
+        task: that the samples are of.
+        groups: what the policy has answered; at least one.
+
+    Raises:
+        LocusError: it earns more than `luckiest` allows.
+    """
+    chance = task.chance([group.sample.example for group in groups])
+    report = BlindReport(task.validation_metrics(groups)[task.headline], chance, len(groups))
+    if chance is not None and report.earned > luckiest(chance, report.samples):
+        raise LocusError(
+            f"pre-flight: {task.name}: a policy that sees black pictures earns more than chance (mean {task.headline} "
+            f"of {report.samples} prompts: {report}): the text, the pictures' sizes or their order gives it away, "
+            "or the task's chance is wrong; mend its prompt or chance, or go on as it is with preflight_blind=0"
+        )
+    return report
+
+
+def luckiest(chance: float, samples: int) -> float:
+    """The largest mean that blind answers reach by luck: they exceed it less often than `RARE`.
+
+    By the binomial distribution. Of all variables in [0, 1] with a given mean, those that are 0 or 1 vary most, so it
+    serves for partial credit and for IoU, too. Where a hit is rare, three standard errors would be exceeded ten times
+    as often.
+
+    Args:
+        chance: the mean that is expected, in [0, 1].
+        samples: N independent ones.
+    """
+    if not 0 < chance < 1:
+        return chance
+    rarer = 0.0
+    for hits in range(samples, 0, -1):
+        ways = math.lgamma(samples + 1) - math.lgamma(hits + 1) - math.lgamma(samples - hits + 1)
+        rarer += math.exp(ways + hits * math.log(chance) + (samples - hits) * math.log1p(-chance))
+        if rarer >= RARE:
+            return hits / samples
+    return 0.0
 
 
 def grade_written(

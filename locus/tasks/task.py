@@ -67,6 +67,10 @@ class Task(ABC, Generic[E]):
         """A whole response of the right form, drawn without a look at the pictures; None where there is none."""
         return None
 
+    def apart(self) -> Sequence[Task]:
+        """The tasks that this one is made of: itself alone, unless it is a mixture."""
+        return (self,)
+
     # --- What it is trained on --------------------------------------------------------------------------------
     def shares(self) -> Mapping[str, float]:
         """Names of the tasks that are trained on -> their shares, which add up to 1; ``run.json`` has them."""

@@ -13,7 +13,10 @@ TURNS = (None, Image.Transpose.ROTATE_270, Image.Transpose.ROTATE_180, Image.Tra
 
 
 class Rotation(ChoiceTask):
-    """The image and a turned copy; the answer is the turn."""
+    """The image's middle square and a turned copy; the answer is the turn.
+
+    A square, because the shape of an oblong picture tells a quarter turn from a half one.
+    """
 
     name = "rotation"
     question = (
@@ -24,6 +27,8 @@ class Rotation(ChoiceTask):
     def pictures(
         self, example: CueExample, image: Image.Image, right: int, rng: np.random.Generator
     ) -> tuple[Image.Image, ...]:
-        """The image, and the image turned."""
-        turn = TURNS[right]
-        return image, image if turn is None else image.transpose(turn)
+        """The square, and the square turned."""
+        side, turn = min(image.size), TURNS[right]
+        left, upper = (image.width - side) // 2, (image.height - side) // 2
+        square = image.crop((left, upper, left + side, upper + side))
+        return square, square if turn is None else square.transpose(turn)
