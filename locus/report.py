@@ -8,6 +8,7 @@ if __name__ == "__main__":
     answer_early()  # before the imports below, which take seconds
 
 import logging
+from collections.abc import Sequence
 from pathlib import Path
 
 import hydra
@@ -34,8 +35,11 @@ from locus.analysis.pages.sweep import (
     setting_of,
     table_of,
 )
+from locus.analysis.pages.tasks import task_sections
 from locus.analysis.paper import ABLATIONS, ablation_of, against_locus, paper_table
 from locus.analysis.runs import axes, experiment, find, label, load, metrics
+from locus.analysis.task_comparison import Comparison, comparisons
+from locus.analysis.task_runs import task_runs
 from locus.errors import LocusError
 from locus.run.runtime import entry_point
 
@@ -45,7 +49,9 @@ log = logging.getLogger("locus")
 def sections_of(cfg: DictConfig, folder: Path) -> list[Section]:
     """What the page shows; the tables are written to ``tables/``, the curves to ``figures/``."""
     runs = load(cfg.runs, cfg.scores)
-    opening = claim_sections(cfg, runs, folder / "tables")
+    compared = comparisons(task_runs(runs, find(cfg.runs)))
+    opening = compared_sections(compared, runs, folder) if compared else []
+    opening += claim_sections(cfg, runs, folder / "tables", [run for one in compared for run in one.folders])
     sections = [Section("Runs", f"{len(runs)} below {cfg.runs}; settings in which they differ.", table_of(runs))]
     means = means_over_seeds(runs)
     if means is not None:
@@ -54,17 +60,38 @@ def sections_of(cfg: DictConfig, folder: Path) -> list[Section]:
     for section in sections:
         ablations.save(section.table, folder / "tables" / section.title.lower().replace(" ", "_").replace(":", ""))
     run = browsed(cfg)
-    sections += figure_sections(cfg, runs, folder / "figures")
+    sections += figure_sections(cfg, runs, folder / "figures", alike=not compared)
     return opening + sections + gallery_sections(run) + rollout_sections(cfg, run)
 
 
-def claim_sections(cfg: DictConfig, runs: pd.DataFrame, folder: Path) -> list[Section]:
-    """What opens the page: the claims of every setting over its seeds, and LOCUS against the others; their numbers go
-    to CSV files in the folder. Nothing where finished runs have no tables that decide a claim."""
+def compared_sections(compared: Sequence[Comparison], runs: pd.DataFrame, folder: Path) -> list[Section]:
+    """What opens the page of runs of several tasks: what each teaches; its numbers go to tables/, its pictures to
+    figures/."""
+    (folder / "figures").mkdir(parents=True, exist_ok=True)
+    sections = []
+    for name, section, numbers in task_sections(compared, runs.loc[runs["status"] != "finished", "run"].tolist()):
+        if section.table is not None:
+            ablations.save(section.table, folder / "tables" / name, numbers)
+        for picture in section.pictures:
+            picture.save(folder / "figures" / f"{name}.png")
+        sections.append(section)
+    return sections
+
+
+def claim_sections(cfg: DictConfig, runs: pd.DataFrame, folder: Path, compared: Sequence[Path]) -> list[Section]:
+    """The claims of every setting over its seeds, and LOCUS against the others; their numbers go
+    to CSV files in the folder. Nothing where finished runs have no tables that decide a claim.
+
+    compared: runs whose tasks are compared already: others are left out, for they are these again, and LOCUS is
+        compared with controls only where ``locus=`` names it.
+    """
     names = setting_of(runs) if axes(runs) else pd.Series("all", index=runs.index)
     done = runs["status"] == "finished"
     found = zip(names, runs["seed"], find(cfg.runs), done, strict=True)
-    settings = claims_over_seeds.gathered([(name, seed, run) for name, seed, run, ended in found if ended])
+    kept = compared or find(cfg.runs)
+    settings = claims_over_seeds.gathered(
+        [(name, seed, run) for name, seed, run, ended in found if ended and run in kept]
+    )
     if cfg.locus is not None and cfg.locus not in settings:
         raise LocusError(f"locus={cfg.locus}: no such setting; give one of {' or '.join(settings) or 'finished runs'}")
     judged = claims_over_seeds.judged(settings)
@@ -82,7 +109,7 @@ def claim_sections(cfg: DictConfig, runs: pd.DataFrame, folder: Path) -> list[Se
         Section("Claims over seeds", text, verdicts, lines=stated),
         Section("Numbers of the claims", "With their 95 % intervals.", claims_over_seeds.number_table(judged)),
     ]
-    if len(settings) > 1:
+    if len(settings) > 1 and (not compared or cfg.locus is not None):
         locus = cfg.locus or locus_among(cfg, runs[done], names[done])
         controls = claims_over_seeds.against_controls(settings, locus)
         claims_over_seeds.numbers({name: [claim] for name, claim in controls.items()}).to_csv(
@@ -133,15 +160,21 @@ def paper_sections(cfg: DictConfig, runs: pd.DataFrame) -> list[Section]:
     return sections
 
 
-def figure_sections(cfg: DictConfig, runs: pd.DataFrame, folder: Path) -> list[Section]:
-    """The pictures that the runs have the data for; each is saved in ``figures/``, too."""
+def figure_sections(cfg: DictConfig, runs: pd.DataFrame, folder: Path, alike: bool = True) -> list[Section]:
+    """The pictures that the runs have the data for; each is saved in ``figures/``, too.
+
+    alike: all are validated on one task, so that their validations can stand beside each other.
+    """
     folders = list(zip(setting_of(runs), find(cfg.runs), strict=True))
     drawn = {
         "Training": (dynamics(metrics(cfg.runs), dict(zip(runs["run"], setting_of(runs), strict=True))), "Over steps."),
-        "Settings": (ablation_bars(runs), "Last validation, with 95 % intervals over seeds."),
-        "IoU": (iou_histograms(folders), "Of the last validation's examples."),
-        "Attention in box": (attention_by_layer(folders), "By layer; dotted: the boxes' own area."),
     }
+    if alike:
+        drawn |= {
+            "Settings": (ablation_bars(runs), "Last validation, with 95 % intervals over seeds."),
+            "IoU": (iou_histograms(folders), "Of the last validation's examples."),
+            "Attention in box": (attention_by_layer(folders), "By layer; dotted: the boxes' own area."),
+        }
     folder.mkdir(exist_ok=True)
     shown = {title: (picture, text) for title, (picture, text) in drawn.items() if picture is not None}
     for title, (picture, _) in shown.items():

@@ -41,6 +41,7 @@ from locus.policy.backbone import Backbone
 from locus.policy.lora import merged_state
 from locus.policy.prompts import PromptBuilder
 from locus.policy.quantization import stored_numbers
+from locus.policy.vlm import VLM
 from locus.run.callbacks import TableCallback
 from locus.run.launch import follow, follow_in_job, joined, rank_above_zero, rank_zero_first
 from locus.run.loggers import close_loggers
@@ -158,6 +159,14 @@ def export(run: RunFolder, module: PolicyModule, data: TaskDataModule) -> None:
     data.make.builder.processor.save_pretrained(run.path / "policy")
 
 
+def base_policy(cfg: DictConfig, backbone: Backbone) -> VLM:
+    """The policy as it was before the run, in as many bits: in more, a card that the run fits would not hold both."""
+    policy = backbone.load()
+    if adapt := instantiate(cfg.weights):
+        adapt.prepare(policy)
+    return policy
+
+
 def report(
     cfg: DictConfig,
     rollout: RolloutSettings,
@@ -175,7 +184,7 @@ def report(
         log_section(section)
     if diagnoses:
         # The trainer has moved all of the module to the CPU at its end; only the policy goes back.
-        policies = {BEFORE: backbone.load().to(device), AFTER: module.policy.to(device)}
+        policies = {BEFORE: base_policy(cfg, backbone).to(device), AFTER: module.policy.to(device)}
         greedy = replace(rollout.validation, temperature=0.0)
         evaluators = {
             name: Evaluator(policy, data.make.builder, greedy, rollout.token_budget)
@@ -261,9 +270,7 @@ def train(cfg: DictConfig) -> tuple[dict[str, Any], dict[str, Any]]:
     save_curve(metrics, run.path / "figures" / "curve.png", headline)
     final = {"headline": f"val/{headline}", **final_validation(metrics, headline)}
     trained_for = {"steps": end.module.finished_steps, "seconds": end.module.clock.seconds}
-    finish_record(
-        run, end.record, phase_seconds(metrics), trained=trained_for, outcome=outcome(metrics, end.before)
-    )
+    finish_record(run, end.record, phase_seconds(metrics), trained=trained_for, outcome=outcome(metrics, end.before))
     device = end.trainer.strategy.root_device
     report(cfg, settings.rollout, run, end.backbone, end.module, end.data, end.diagnoses, device)
     write_summary(run, final)

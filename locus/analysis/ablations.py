@@ -135,10 +135,10 @@ def _latex_cell(cell: object) -> str:
     return text.replace("±", r"$\pm$")
 
 
-def save(table: pd.DataFrame, path: Path) -> None:
-    """``<path>.md``, ``<path>.tex`` and, with the plain numbers, ``<path>.csv``."""
+def save(table: pd.DataFrame, path: Path, numbers: pd.DataFrame | None = None) -> None:
+    """``<path>.md``, ``<path>.tex`` and, with the plain numbers, ``<path>.csv``: those of a table of texts if given."""
     path.parent.mkdir(parents=True, exist_ok=True)
     shown = cells(table)
     path.with_suffix(".md").write_text(markdown(shown))
     path.with_suffix(".tex").write_text(latex(shown))
-    table.to_csv(path.with_suffix(".csv"), index=False)
+    (table if numbers is None else numbers).to_csv(path.with_suffix(".csv"), index=False)

@@ -12,11 +12,15 @@ import pyarrow.parquet as pq
 
 from locus.analysis.claims import ABSENT, COLUMNS, Claim, judge
 from locus.analysis.run_metrics import first_and_last
+from locus.tasks.cue_search.task import CueSearch
 
 SHOWN = {"points": ("+.1f", "points"), "IoU": ("+.3f", "IoU"), "ratio": (".2f", "times")}
 """Unit -> how its numbers are written, and what follows them."""
 VALIDATION = ("step", "example_id", "image_id", "iou")
 """Columns from which `first_and_last` makes those of `COLUMNS`."""
+
+TASK = "task"
+"""Its column in a mixture's."""
 
 
 def judge_run(run: Path) -> list[Claim]:
@@ -38,9 +42,13 @@ def tables_of(run: Path, seed: str = "") -> dict[str, pd.DataFrame]:
         file = run / f"{name}.parquet"
         if not file.exists():
             continue
-        needed = VALIDATION if name == "validation" else ("policy", "unit", *wanted)
+        needed = (*VALIDATION, TASK) if name == "validation" else ("policy", "unit", *wanted)
         there = [column for column in pq.read_schema(file).names if column in needed or column.startswith("layer ")]
         rows = pd.read_parquet(file, columns=there)
+        if TASK in there:  # of a mixture: other tasks' boxes are no cue search
+            rows = rows[rows[TASK] == CueSearch.name].drop(columns=TASK)
+            if rows.empty:
+                continue
         tables[name] = (first_and_last(rows) if name == "validation" else rows).assign(seed=seed)
     return tables
 

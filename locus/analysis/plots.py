@@ -10,6 +10,7 @@ import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
+from matplotlib.patches import Rectangle
 from PIL import Image
 
 from locus.evaluation.statistics import accuracy, score
@@ -97,3 +98,31 @@ def histogram(axes: Axes, measured: pd.DataFrame, column: str) -> None:
     axes.set_xlabel(column)
     axes.set_ylabel("share of items")
     axes.legend(fontsize="small", frameon=False)
+
+
+def heat_map(axes: Axes, changes: pd.DataFrame, bold: pd.DataFrame, framed: pd.DataFrame, above: pd.DataFrame) -> None:
+    """Numbers in coloured cells, green above 0 and brown below; rows of plain numbers above them.
+
+    Args:
+        changes: [rows, columns]; NaN: an empty cell.
+        bold: bools of that shape, true for numbers in bold.
+        framed: likewise, true for cells in a frame.
+        above: [other rows, columns], not coloured.
+    """
+    most = max(1.0, float(np.nanmax(np.abs(changes.to_numpy()), initial=0.0)))
+    plain = len(above)
+    pixels = np.vstack([np.full(above.shape, np.nan), changes.to_numpy()])
+    axes.imshow(pixels, cmap="BrBG", vmin=-1.3 * most, vmax=1.3 * most, aspect="auto")  # dark ends hide the numbers
+    for (row, column), value in np.ndenumerate(np.vstack([above.to_numpy(), changes.to_numpy()])):
+        own = row >= plain
+        if own and framed.iloc[row - plain, column]:
+            axes.add_patch(Rectangle((column - 0.47, row - 0.45), 0.94, 0.9, fill=False, linewidth=1.4))
+        weight = "bold" if own and bold.iloc[row - plain, column] else "normal"
+        text = "" if np.isnan(value) else f"{round(value, 1) + 0.0:{'+' if own else ''}.1f}"  # no -0.0
+        colour = "white" if own and abs(value) > 0.85 * most else "black"
+        axes.text(column, row, text, ha="center", va="center", fontsize=10, weight=weight, color=colour)
+    axes.axhline(plain - 0.5, color="black", linewidth=1)
+    axes.set_xticks(range(changes.shape[1]), list(changes.columns), rotation=30, ha="left", rotation_mode="anchor")
+    axes.set_yticks(range(len(pixels)), [*above.index, *changes.index])
+    axes.tick_params(top=True, labeltop=True, bottom=False, labelbottom=False, length=0)
+    axes.spines[:].set_visible(False)

@@ -15,11 +15,18 @@ from locus.analysis.run_metrics import AFTER, BEFORE, validations
 from locus.errors import LocusError
 from locus.evaluation.endpoint import ENDPOINT
 from locus.files.run_files import BEGUN_WITH
+from locus.tasks.cue_search.task import CueSearch
 
 PLACES = ("hydra", "resume", "corpus", "name")
 """Settings of a run that say where it is, not what it does."""
 FACTS = ("run", "status", "step", "seed")
 """Columns of `load` that are no settings."""
+TASKS = "tasks"
+"""Column of `load`, and in ``run.json``: what runs of several tasks were trained on."""
+MAX_SECONDS = "trainer.max_seconds"
+"""Setting that bounds a run by time."""
+LOADER = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
+"""The same in C, where it is built: a dozen times as fast, and a sweep has hundreds of files."""
 
 
 def find(path: str | Path) -> list[Path]:
@@ -45,7 +52,8 @@ def load(path: str | Path, scores: str | Path | None = None) -> pd.DataFrame:
 
     Returns:
         Columns ``run`` (see `label`), ``status`` (finished, failed, interrupted, crashed, or unfinished),
-        ``step`` (the last logged), ``seed``, every config group of which the runs chose differently, every setting in
+        ``step`` (the last logged), ``seed``, ``tasks`` (see `tasks_named`) where runs of one config group ``task``
+        had several, every config group of which the runs chose differently, every setting in
         which they differ under its dotted name, the last validation (``val/...``), ``time/<phase>_s`` and
         ``memory/peak_gb`` of the whole run, ``score/<benchmark>`` (questions of the run's own evaluation, and of
         ``scores``), and the same of the base under ``base/val/...`` and ``base/score/...``.
@@ -54,20 +62,23 @@ def load(path: str | Path, scores: str | Path | None = None) -> pd.DataFrame:
         LocusError: no run there, or a file of a run that cannot be read.
     """
     folders = find(path)
-    settings = _settings(folders)
+    own_settings = _settings(folders)
     chosen = [choices(folder) for folder in folders]
+    tasks = {folder: tasks_named(record(folder).get(TASKS) or {}) or None for folder in folders}
+    several = len({*tasks.values()} - {None}) > 1 and "task" not in differing(chosen)
     rows = []
-    for folder, own, groups in zip(folders, settings, chosen, strict=True):
-        summary, record = _json(folder / "summary.json"), _json(folder / "run.json")
+    for folder, own, groups in zip(folders, own_settings, chosen, strict=True):
+        summary, facts = _json(folder / "summary.json"), record(folder)
         logged = metrics(folder)
         row = {"run": label(folder, path), "status": summary.pop("status", "unfinished")}
         row |= {"step": int(logged["step"].max()) if len(logged) else 0, "seed": own.get("seed")}
+        row |= {TASKS: tasks[folder]} if several else {}
         row |= {name: groups.get(name) for name in differing(chosen)}
-        row |= {name: own.get(name) for name in differing(settings)}
+        row |= {name: own.get(name) for name in differing(own_settings)}
         row |= {name: value for name, value in summary.items() if name.startswith("val/")}
         row |= _base_validation(logged) | _question_scores(folder / "questions.parquet")
-        row |= {f"time/{name}_s": seconds for name, seconds in record.get("seconds_per_phase", {}).items()}
-        rows.append(row | {"memory/peak_gb": record.get("peak_memory_gb")})
+        row |= {f"time/{name}_s": seconds for name, seconds in facts.get("seconds_per_phase", {}).items()}
+        rows.append(row | {"memory/peak_gb": facts.get("peak_memory_gb")})
     frame = pd.DataFrame(rows)
     return frame if scores is None else frame.join(_scores(Path(scores), folders))
 
@@ -78,10 +89,36 @@ def axes(frame: pd.DataFrame) -> list[str]:
     groups = [name for name in plain if "." not in name]
 
     def explained(name: str) -> bool:
+        if TASKS in plain and name.startswith("task."):  # of a run that ended before it said so, nothing is known
+            told = frame.dropna(subset=TASKS).groupby(TASKS)[name].nunique(dropna=False)
+            return name.startswith("task.shares.") or told.max() == 1
         options = [group for group in plain if name.startswith(f"{group}.")]
         return bool(options) and frame.groupby(options, dropna=False)[name].nunique(dropna=False).max() == 1
 
     return groups + [name for name in plain if "." in name and not explained(name)]
+
+
+def tasks_named(shares: Mapping[str, float]) -> str:
+    """``rotation``, or ``cue_search + rotation``; with the shares of the tasks where these are not alike."""
+    names = sorted((name for name, share in shares.items() if share), key=cue_search_first)
+    if len({round(shares[name], 3) for name in names}) < 2:
+        return " + ".join(names)
+    return " + ".join(f"{shares[name]:.2g} {name}" for name in names)
+
+
+def cue_search_first(name: str) -> tuple[bool, str]:
+    """To sort tasks by."""
+    return name != CueSearch.name, name
+
+
+def settings(folder: Path) -> dict[str, Any]:
+    """A run's configuration under dotted names."""
+    return flat(_yaml(folder / "config.yaml"))
+
+
+def record(folder: Path) -> dict[str, Any]:
+    """``run.json``; empty where a run has not come so far."""
+    return _json(folder / "run.json")
 
 
 def experiment(path: str | Path) -> str | None:
@@ -131,9 +168,9 @@ def _settings(folders: Sequence[Path]) -> list[dict[str, Any]]:
     for folder in folders:
         begun = flat(_yaml(folder / BEGUN_WITH)) if (folder / BEGUN_WITH).exists() else {}
         copies = tuple(f"{name}." for name, value in begun.items() if str(value).startswith("${"))
-        found.append(flat(_yaml(folder / "config.yaml")))
+        found.append(settings(folder))
         own |= {name for name in found[-1] if not f"{name}.".startswith(copies)}
-    return [{name: value for name, value in settings.items() if name in own} for settings in found]
+    return [{name: value for name, value in one.items() if name in own} for one in found]
 
 
 def differing(settings: Sequence[Mapping[str, Any]]) -> list[str]:
@@ -183,7 +220,7 @@ def _scores(file: Path, folders: Sequence[Path]) -> pd.DataFrame:
 
 def _yaml(file: Path) -> dict[str, Any]:
     try:
-        return yaml.safe_load(file.read_text()) or {}
+        return yaml.load(file.read_text(), LOADER) or {}
     except (OSError, yaml.YAMLError) as error:
         raise LocusError(f"{file}: no configuration ({error}); leave the run out, or run it again") from error
 

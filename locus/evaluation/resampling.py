@@ -54,6 +54,22 @@ def resampled(
     return (np.ascontiguousarray(draw.weights().T, float) for draw in draws(table, unit, resamples, seed, crossed))
 
 
+def resampled_sums(
+    table: pd.DataFrame,
+    values: np.ndarray,
+    unit: Sequence[str],
+    resamples: int,
+    seed: int = 0,
+    crossed: Sequence[str] = (),
+) -> np.ndarray:
+    """[1 + R, K] sums of each column of ``values`` [N, K]: over the table's rows, then over those of each resample.
+
+    One product for all columns: many statistics of the same sums cost about as much as one.
+    """
+    drawn = (weights @ values for weights in resampled(table, unit, resamples, seed, crossed))
+    return np.concatenate([values.sum(0, keepdims=True), *drawn])
+
+
 def numbered(table: pd.DataFrame, unit: Sequence[str]) -> np.ndarray:
     """[N], the number of each row's unit."""
     if not unit:

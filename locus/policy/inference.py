@@ -45,7 +45,7 @@ def inference_policy(policy: VLM) -> VLM:
     linear = _plain_linear(policy)
     if policy.sharding is not None:
         copied = whole(policy, dtype)
-    elif not policy.adapters and all(layer.weight.dtype == dtype for layer in linear):
+    elif not _merges(policy) and all(layer.weight.dtype == dtype for layer in linear):
         return policy
     else:
         shared: dict[int, Any] = {id(tensor): tensor for tensor in [*policy.parameters(), *policy.buffers()]}
@@ -62,6 +62,11 @@ def inference_policy(policy: VLM) -> VLM:
         part.weight = _frozen(part.weight, dtype)
         part.bias = None if part.bias is None else _frozen(part.bias, dtype)
     return copied
+
+
+def _merges(policy: VLM) -> bool:
+    """Whether some adapter is to be added to the weights below it."""
+    return any(not isinstance(adapted.get_base_layer(), NF4Linear) for adapted in policy.adapters.values())
 
 
 def _plain_linear(policy: VLM) -> list[nn.Linear]:

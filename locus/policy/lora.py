@@ -61,8 +61,7 @@ class LoRA:
         from peft.tuners.lora import LoraLayer
 
         targets = self._targets(policy)
-        if self.quantization is not None:
-            quantize(policy, self._quantization_key)
+        self.prepare(policy)
         config = LoraConfig(
             r=self.rank,
             lora_alpha=self.alpha,  # type: ignore[arg-type]  # peft says int and only divides it by the rank
@@ -76,6 +75,11 @@ class LoRA:
         for layer in policy.adapters.values():  # peft gives them the backbone's type; bfloat16 would lose small updates
             layer.lora_A.float()
             layer.lora_B.float()
+
+    def prepare(self, policy: VLM) -> None:
+        """Puts a policy's weights, in place, into what they are below the adapters."""
+        if self.quantization is not None:
+            quantize(policy, self._quantization_key)
 
     def _targets(self, policy: VLM) -> list[str]:
         patterns = [self.targets, self.vision_targets] if policy.train_vision else [self.targets]

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import csv
 import os
+import sys
 import uuid
 import warnings
 
-import wandb
 from lightning.pytorch.loggers import CSVLogger, Logger, WandbLogger
 
 from locus.errors import LocusError
@@ -35,6 +35,8 @@ def csv_logger(folder: RunFolder) -> Logger:
 
 def wandb_logger(folder: RunFolder, project: str) -> Logger:
     """Weights & Biases: online when there is a login, else offline; it never prompts. A resumed run keeps its id."""
+    import wandb  # here, for it takes a third of a second, and many runs log without it
+
     online = os.environ.get("WANDB_MODE", "online") == "online" and wandb.login(prompt=False)
     identity = folder.path / "wandb_id.txt"
     if not identity.exists():
@@ -53,5 +55,6 @@ def wandb_logger(folder: RunFolder, project: str) -> Logger:
 
 def close_loggers() -> None:
     """Ends the W&B run, so that the next job of a sweep gets one of its own."""
-    if wandb.run is not None:
+    wandb = sys.modules.get("wandb")
+    if wandb is not None and wandb.run is not None:
         wandb.finish()

@@ -18,6 +18,7 @@ from hydra.core.hydra_config import HydraConfig
 from hydra.experimental.callback import Callback
 from hydra.types import RunMode
 from omegaconf import DictConfig, ListConfig, OmegaConf
+from omegaconf.errors import InterpolationResolutionError
 
 from locus.analysis.runs import flat
 from locus.errors import LocusError
@@ -169,7 +170,19 @@ class FailedJobs(Callback):
         self.again = again
 
     def on_multirun_start(self, config: DictConfig, **_: Any) -> None:
-        """Forgets the failures of an earlier launch, and its processes."""
+        """Forgets the failures of an earlier launch, and its processes.
+
+        A launcher's settings are read here first: what Hydra meets later it puts below a traceback of its own.
+        """
+        try:
+            OmegaConf.to_container(config.hydra.launcher, resolve=True)
+        except InterpolationResolutionError as error:
+            cause: BaseException | None = error
+            while cause is not None and not isinstance(cause, LocusError):
+                cause = cause.__cause__ or cause.__context__
+            if cause is not None:
+                print(f"locus: {cause}", file=sys.stderr, flush=True)
+                sys.exit(2)
         for name in (FAILURES, DEVICES):
             shutil.rmtree(Path(config.hydra.sweep.dir) / name, ignore_errors=True)
 

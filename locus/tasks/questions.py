@@ -24,7 +24,7 @@ from locus.scenes.render import render
 from locus.scenes.source import SCHEME, SceneSource, in_order
 from locus.tasks.answers import THINK_ANSWER, completion_text, normalised, parse_text
 from locus.tasks.task import Key, Split, Task
-from locus.types import Frame, Grade, Query, Response, View
+from locus.types import Frame, Grade, Query, Response, Sample, View
 
 TRIES = 1000
 """Scenes that are drawn for a question of one kind before it counts as one that they never have."""
@@ -43,6 +43,8 @@ class ImageQuestion:
     answer: str
     choices: tuple[str, ...] = ()
     """The answers that its kind of question has; empty where unknown."""
+    subject: str = ""
+    """What is asked about, in words; empty where unknown."""
 
 
 class QuestionSource(Protocol):
@@ -86,7 +88,8 @@ class GeneratedQuestions:
             scene = source.scene(index)
             if (drawn := ask(scene, rng)) is not None:
                 path, name = f"{SCHEME}{source.family}/{index}", f"question-{step}-{attempt}-{place}"
-                return ImageQuestion(name, path, render(scene), drawn.text, drawn.answer, drawn.choices)
+                shown = render(scene)
+                return ImageQuestion(name, path, shown, drawn.text, drawn.answer, drawn.choices, drawn.subject)
         raise LocusError(
             f"questions: {TRIES} scenes have no question of the kind {ask.__name__}; leave it out of source.kinds"
         )
@@ -201,6 +204,8 @@ class Questions(Task[ImageQuestion]):
         alpha: weight of the format.
         validation: draws those of validation, of other images; None where another task of a mixture is validated.
         validation_questions: how many.
+        sft_thoughts: what supervised training learns thinks of what is asked about before the answer, as the bundled
+            backbone does.
     """
 
     name = "questions"
@@ -213,8 +218,9 @@ class Questions(Task[ImageQuestion]):
         alpha: float,
         validation: QuestionSource | None = None,
         validation_questions: int = 0,
+        sft_thoughts: bool = False,
     ) -> None:
-        self.source, self.think, self.alpha = source, think, alpha
+        self.source, self.think, self.alpha, self.sft_thoughts = source, think, alpha, sft_thoughts
         keys = validation.keys(0, 0, validation_questions) if validation else []
         self._held_out = tuple(validation.question(key) for key in keys) if validation else ()
 
@@ -252,6 +258,11 @@ class Questions(Task[ImageQuestion]):
     def blind(self, example: ImageQuestion, view: View, rng: np.random.Generator) -> str | None:
         """Any answer of the same kind; None where they are unknown."""
         return any_of(example.choices, rng)
+
+    def target(self, samples: Sequence[Sample]) -> Iterator[str]:
+        """The answer, behind what is thought of."""
+        for sample in samples:
+            yield completion_text(sample.example.answer, sample.example.subject if self.sft_thoughts else "")
 
     def check(self, count: int, steps: int) -> None:
         """Raises LocusError for a first step that cannot be had."""

@@ -11,8 +11,9 @@ import torch
 from hydra.utils import instantiate
 from transformers import AutoModelForImageTextToText
 
-from locus.policy.lora import LoRA
+from locus.policy.lora import LoRA, frozen_state
 from locus.run.settings import TrainSettings
+from locus.train import base_policy
 from tests.support.interrupted import cut
 from tests.support.released import RELEASED
 from tests.support.runs import SMALLEST, command, differences, metrics, refused, resume, succeeded, warm_policy
@@ -50,6 +51,19 @@ def test_a_run_its_resumption_and_its_export(preset: str, tmp_path: Path):
     stock, info = AutoModelForImageTextToText.from_pretrained(whole / "policy", output_loading_info=True)
     assert not any(info.values())
     assert stock.dtype == (torch.float32 if preset == "one_gpu_full" else torch.bfloat16)
+
+
+def test_the_base_of_a_report_has_four_bits_too(tmp_path: Path, compose_app):
+    """A 24 GB card that trains a policy, and is then given its base in 16 bits beside it; or another base."""
+    pytest.importorskip(NEEDED)
+    config = compose_app("train", [*small("one_gpu_4bit", tmp_path), "backbone.train_vision=false"])
+    backbone = instantiate(config.backbone)
+    base, policy = base_policy(config, backbone), backbone.load()
+    instantiate(config.weights)(policy)
+    expected = {name.replace(".base_layer", ""): one for name, one in frozen_state(policy).items()}
+    found = base.state_dict()
+    assert found.keys() == expected.keys() and all(torch.equal(found[name], expected[name]) for name in found)
+    assert any(one.dtype == torch.uint8 for one in base.parameters())
 
 
 @pytest.mark.parametrize("preset", PRESETS)

@@ -51,7 +51,7 @@ def test_k_steps_and_the_rest_are_the_whole(folder, unbroken, step):
     The step is validated (2) or not (1, 3).
     """
     cut(folder, step)
-    resume(folder)
+    assert "black pictures" not in resume(folder).stdout  # they are for what stands before step 1
     assert list(differences(folder, unbroken)) == []
     assert json.loads((folder / "run.json").read_text())["resumed_from_step"] == step
     assert json.loads((folder / "summary.json").read_text()) == json.loads((unbroken / "summary.json").read_text())
@@ -70,8 +70,11 @@ def test_resuming_after_the_last_step_repeats_nothing(tmp_path, folder, unbroken
 
 
 def test_a_finished_run_goes_on_beyond_its_end(tmp_path, unbroken):
-    """More steps than were planned: the same ones as in a run that was planned for them; also when resumed again."""
-    train(tmp_path, *settings(2))
+    """More steps than were planned: the same ones as in a run that was planned for them; also when resumed again.
+
+    The unbroken run was asked with black pictures before it, this one was not: they leave no trace.
+    """
+    train(tmp_path, *settings(2), "preflight_blind=0")
     ended = resume(tmp_path, f"trainer.steps={STEPS}")
     assert list(differences(tmp_path, unbroken)) == [] and "departs" in ended.stdout
     assert yaml.safe_load((tmp_path / "config.yaml").read_text())["trainer"]["steps"] == STEPS

@@ -270,6 +270,9 @@ def test_the_terminal_shows_how_it_goes(run):
     folder, ended = run
     for split, samples in (("train", 8), ("validation", HELD_OUT)):  # preflight_prompts, or all there are
         assert re.search(rf"pre-flight, {samples} samples of {split}: gold earns 1\.000, foil earns 0", ended.stdout)
+    assert (
+        len(re.findall(rf"pre-flight, {HELD_OUT} samples of cue_search with black pictures: blind", ended.stdout)) == 1
+    )
     assert "algorithm departs from the paper's: group_size: 4 (paper: 8)" in ended.stdout
     assert re.search(r"training: 3/3 steps.* train/reward \d.* val/mean_iou \d", ended.stdout)
     table = ended.stdout[ended.stdout.index("- validation:") :].splitlines()

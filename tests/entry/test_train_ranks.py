@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import os
 import signal
-import subprocess
 import time
 from collections.abc import Callable
 from functools import lru_cache
@@ -14,7 +13,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from tests.support.interrupted import cut, wait_for
+from tests.support.interrupted import cut, other_rank, wait_for
 from tests.support.run_of_ranks import DDP, FSDP2, overrides, same_run, written_once
 from tests.support.runs import SMALLEST, command, finish, metrics, refused, resume, spawn, succeeded, train
 
@@ -37,7 +36,7 @@ def alone(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Path]:
     [
         ("full", DDP, 2),
         *(pytest.param(*slow, marks=pytest.mark.slow)
-          for slow in (("full", FSDP2, 2), ("lora", DDP, 2), ("sft", DDP, 2), ("full", DDP, 4), ("lora", DDP, 4))),
+          for slow in (("full", FSDP2, 4), ("sft", DDP, 2), ("full", DDP, 4), ("lora", DDP, 4))),
     ],
 )  # fmt: skip
 def test_ranks_make_the_run_of_one(
@@ -70,13 +69,6 @@ def test_slurms_tasks_make_the_run_of_the_own_launcher(tmp_path: Path):
     assert {path.name for path in (sweep / "job").iterdir()} == {path.name for path in own.iterdir()}
     lines = (sweep / "job" / "train.log").read_text()
     assert lines.count("run folder:") == 1 and lines.count("a step:") == 1
-
-
-def other_rank(process: subprocess.Popen[str]) -> int:
-    """The process that a run on two ranks has started."""
-    children = subprocess.run(["ps", "-o", "pid=", "--ppid", str(process.pid)], capture_output=True, text=True)
-    (child,) = children.stdout.split()
-    return int(child)
 
 
 @pytest.mark.slow

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import json
+import os
 import shutil
+import signal
 from pathlib import Path
 
 import pytest
@@ -12,22 +15,29 @@ from transformers import AutoModelForImageTextToText
 
 from locus.errors import LocusError
 from locus.files.run_files import PARTS_POSITION, checkpoint_path, latest_checkpoint
-from tests.support.interrupted import cut
+from tests.support.interrupted import cut, other_rank, wait_for
 from tests.support.run_of_ranks import FSDP2, overrides, same_run
-from tests.support.runs import SMALLEST, command, refused, resume, train, weights
+from tests.support.runs import SMALLEST, command, finish, refused, resume, spawn, train, weights
 
 
 @pytest.mark.slow
 def test_a_run_of_shared_weights_resumes_on_another_number(tmp_path: Path):
-    """Parts that only as many ranks can read, the optimiser's left behind, and half a checkpoint taken for one."""
+    """Parts that only as many ranks can read, the optimiser's left behind, and half a checkpoint taken for one.
+
+    It begins with a rank that is killed while others wait to gather a layer from it.
+    """
     one, folder = tmp_path / "one", tmp_path / "run"
     train(one, *overrides("lora"))
-    train(folder, *FSDP2, *overrides("lora"), "trainer.devices=2")
-    same_run(folder, one)
-    cut(folder, 2)
-    newest, _ = latest_checkpoint(folder)
-    shutil.copytree(newest, newest.with_name(".step-000003.ckpt.partial"))  # killed before the move
-    (newest.with_name(".step-000003.ckpt.partial") / PARTS_POSITION).unlink()
+    begun = *SMALLEST, *FSDP2, *overrides("lora"), "trainer.devices=2", f"hydra.run.dir={folder}"
+    process = spawn("-m", "locus.train", *begun)
+    wait_for(lambda: (folder / "checkpoints" / "step-000002.ckpt").exists(), process)
+    os.kill(other_rank(process), signal.SIGKILL)
+    refused(finish(process, timeout=120), "rank 1 of 2 ended: killed by SIGKILL", f"resume with resume={folder}")
+    assert json.loads((folder / "summary.json").read_text())["status"] == "failed"
+    newest, step = latest_checkpoint(folder)
+    partial = newest.with_name(f".step-{step + 1:06d}.ckpt.partial")
+    shutil.copytree(newest, partial, dirs_exist_ok=True)  # killed before the move
+    (partial / PARTS_POSITION).unlink()
     resume(folder, "trainer.devices=1")
     same_run(folder, one)
     assert not list(folder.rglob("*.partial"))

@@ -67,6 +67,7 @@ OUT_OF_RANGE = {
     "seed=one": "seed",
     "algorithm.loss.average=nothing": "algorithm.loss.average=nothing: give one of sequence_mean",
     "preflight_prompts=0": "preflight_prompts",
+    "preflight_blind=-1": "preflight_blind=-1: give a whole number from 0 on",
     "data.source.width=0": "width",
 }
 """Override -> a word that the message must have."""

@@ -113,12 +113,16 @@ def test_the_group_forward_and_its_gradient(family: str):
 
 # --- Rollouts and export ----------------------------------------------------------------------------------------
 def test_rollouts_keep_the_four_bits():
-    """Adapters merged into a copy of all weights, four times their room; or weights that autocast changes again."""
+    """Adapters merged into a copy of all weights, four times their room; or weights that autocast changes again.
+
+    What is made for a phase is not made anew by each rollout in it.
+    """
     vlm, records = quantized("qwen3_vl", dtype="bfloat16", train_vision=False), prompts("qwen3_vl")
     before = {name: tensor.clone() for name, tensor in vlm.state_dict().items()}
     with torch.no_grad(), torch.autocast("cpu", torch.bfloat16, cache_enabled=False):
         copied = inference_policy(vlm)
         assert torch.equal(copied.encode(records).hidden, vlm.encode(records).hidden)
+        assert copied is not vlm and inference_policy(copied) is copied
     after, given = vlm.state_dict(), {tensor.data_ptr() for tensor in vlm.state_dict().values()}
     assert all(torch.equal(after[name], before[name]) for name in before)
     own = {name: tensor.dtype for name, tensor in copied.state_dict().items() if tensor.data_ptr() not in given}

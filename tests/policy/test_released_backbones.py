@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import os
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 import torch
+from huggingface_hub import constants
 from hydra.utils import instantiate
 from PIL import Image
 from transformers import AutoModelForImageTextToText
@@ -16,9 +14,8 @@ from transformers import AutoModelForImageTextToText
 from locus.boxes import parse_frame
 from locus.policy.prompts import PixelLimits, PromptBuilder
 from locus.policy.vlm import VLM
-from tests.support.paths import REPO
 from tests.support.released import RELEASED, TOKENS, Released
-from tests.support.runs import SMALLEST
+from tests.support.runs import SMALLEST, command, succeeded
 
 NAMES = pytest.mark.parametrize("name", RELEASED)
 
@@ -95,17 +92,13 @@ def hub_cache(folder: Path, released: Released) -> None:
 
 @pytest.mark.slow
 @NAMES
-def test_two_steps_with_only_the_backbone_changed(name: str, tmp_path: Path):
+def test_two_steps_with_only_the_backbone_changed(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     """A backbone of conf that does not train: it is opened by its hub id, as released but for its sizes."""
     hub_cache(tmp_path / "hub", RELEASED[name])
     shared = [one for one in SMALLEST if not one.startswith(("backbone", "pixels"))]
     steps = ["trainer.steps=2", "rollout.sampling.max_new_tokens=4", "pixels.min_pixels=null", "pixels.max_pixels=null"]
-    environment = os.environ | {"HF_HUB_CACHE": str(tmp_path / "hub"), "HF_HUB_OFFLINE": "1"}
-    command = [sys.executable, "-m", "locus.train", *shared, *steps, f"hydra.run.dir={tmp_path / 'run'}"]
-    done = subprocess.run(
-        [*command, f"backbone={name}"], cwd=REPO, env=environment, capture_output=True, text=True, check=False
-    )
-    assert done.returncode == 0, done.stderr
+    monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path / "hub"))
+    succeeded(command("train", *shared, *steps, f"backbone={name}", f"hydra.run.dir={tmp_path / 'run'}"))
     assert (tmp_path / "run" / "policy" / "model.safetensors").is_file()
     lines = (tmp_path / "run" / "metrics.csv").read_text().splitlines()
     column = lines[0].split(",").index("train/grad_norm")

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
+import io
 import json
-import subprocess
 import sys
 from argparse import ArgumentParser
-from importlib import util
-from pathlib import Path
+from importlib import import_module, util
 from typing import Any
+from unittest import mock
 
 import pytest
 import torch
@@ -30,13 +31,25 @@ IMAGE_TOKENS = 4 * 3 + 2 * 2
 """Of a 112x84 image and a 56x56 cue: one token per 28x28 pixels."""
 
 
-def sized_report(repo: Path, name: str, *arguments: str, **sizes: int) -> dict[str, Any]:
+def printed(name: str, *arguments: str) -> str:
+    """What ``python -m perf.<name>`` prints, through its own entry point: no six seconds of imports."""
+    threads, out = torch.get_num_threads(), io.StringIO()
+    try:
+        with mock.patch.object(sys, "argv", [name, *arguments]), contextlib.redirect_stdout(out):
+            import_module(f"perf.{name}").main()
+    finally:
+        torch.set_num_threads(threads)
+    return out.getvalue()
+
+
+def report_of(name: str, *arguments: str) -> dict[str, Any]:
+    """The JSON object that ``perf.<name>`` prints."""
+    return json.loads(printed(name, *arguments))
+
+
+def sized_report(name: str, *arguments: str, **sizes: int) -> dict[str, Any]:
     """What ``perf.<name>`` prints at the smallest sizes."""
-    tiny = [f"--{name}={value}" for name, value in (TINY | sizes).items()]
-    command = [sys.executable, "-m", f"perf.{name}", *tiny, *arguments]
-    done = subprocess.run(command, cwd=repo, capture_output=True, text=True, check=False)
-    assert not done.returncode, done.stderr
-    return json.loads(done.stdout)
+    return report_of(name, *(f"--{size}={value}" for size, value in (TINY | sizes).items()), *arguments)
 
 
 def check_half(report: dict[str, Any], phases: set[str], vision_forwards: int) -> None:
@@ -49,9 +62,9 @@ def check_half(report: dict[str, Any], phases: set[str], vision_forwards: int) -
 
 
 @pytest.mark.slow
-def test_step_time(repo):
+def test_step_time():
     """The measuring code breaks with the next change of a constructor, and nobody sees it for months."""
-    report = sized_report(repo, "step_time", "--against", "separate")
+    report = sized_report("step_time", "--against", "separate")
     (point,) = report["points"]
     phases = {"data", "rollout", "reference", "update", "rest"}
     check_half(point["locus"], phases, vision_forwards=2)
@@ -61,9 +74,9 @@ def test_step_time(repo):
 
 @pytest.mark.slow
 @pytest.mark.skipif(util.find_spec("trl") is None, reason="needs trl, which is not among the requirements")
-def test_step_time_against_trl(repo):
+def test_step_time_against_trl():
     """The two halves drift apart in what they measure, and the ratio compares different work."""
-    (point,) = sized_report(repo, "step_time", "--against", "trl")["points"]
+    (point,) = sized_report("step_time", "--against", "trl")["points"]
     check_half(point["trl"], {"rollout", "reference", "update", "rest"}, vision_forwards=3 * TINY["group"])
     for name in ("prompt_tokens", "parameters", "completion_length"):
         assert point["locus"][name] == point["trl"][name]
@@ -106,66 +119,58 @@ def test_the_least_work_is_what_torch_counts():
 
 
 @pytest.mark.slow
-def test_limit(repo):
+def test_limit():
     """Every phase has its least and its measured time."""
-    (point,) = sized_report(repo, "limit")["points"]
+    (point,) = sized_report("limit")["points"]
     assert point["gflops"] > 0
     for phase in ("rollout", "reference", "update"):
         assert 0 < point[phase]["least_s"] < point[phase]["measured_s"] and point[phase]["over_limit"] > 1
 
 
 @pytest.mark.slow
-def test_memory(repo):
+def test_memory():
     """Peaks of all halves, and the growth over the smallest group."""
     arguments = ("--group", "2", "4", "--against", "separate")
-    small, large = sized_report(repo, "memory", *arguments)["points"]
+    small, large = sized_report("memory", *arguments)["points"]
     assert set(small["peak_mb"]) == {"locus", "separate"} and "growth" not in small
     assert large["workload"]["group"] == 4 and large["growth"] > 0
 
 
 @pytest.mark.slow
 @pytest.mark.gpu
-def test_gpu(repo):
+def test_gpu():
     """Both halves at the smallest size, with ratios; a share or a peak of nothing would divide by zero."""
     sizes = ("--shape=smallest", "--width=112", "--height=84", "--cue=56", "--new-tokens=8", "--steps=1", "--group=2")
-    (point,) = report_of(repo, "perf.gpu", *sizes, "--against=separate")["points"]
+    (point,) = report_of("gpu", *sizes, "--against=separate")["points"]
     assert point["locus"]["update_share_of_matrix_rate"] > 0 and point["locus"]["token_over_reading"] > 1
     assert set(point["times_locus"]) >= {"update_seconds", "update_peak", "update_peak_beyond_held"}
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="needs a machine without a GPU")
-def test_gpu_is_needed(repo):
+def test_gpu_is_needed():
     """Minutes of building a model on a CPU before the first error."""
-    done = subprocess.run([sys.executable, "-m", "perf.gpu"], cwd=repo, capture_output=True, text=True, check=False)
-    assert done.returncode and "perf.gpu needs a GPU" in done.stderr
+    with pytest.raises(SystemExit, match="perf.gpu needs a GPU"):
+        printed("gpu")
 
 
 @pytest.mark.slow
-def test_threads(repo):
+def test_threads():
     """A default step with the threads that a run chooses and with one, alone and beside a busy process.
 
     Not with two: on a busy machine they take minutes.
     """
-    command = [sys.executable, "-m", "perf.threads", "--threads", "default", "1", "--steps", "2", "--rounds", "1"]
-    done = subprocess.run(command, cwd=repo, capture_output=True, text=True, check=True)
-    rows = {(one["threads"], one["busy"]): one for one in json.loads(done.stdout)["settings"]}
+    report = report_of("threads", "--threads", "default", "1", "--steps", "1", "--rounds", "1")
+    rows = {(one["threads"], one["busy"]): one for one in report["settings"]}
     assert set(rows) == {(threads, busy) for threads in ("default", "1") for busy in (0, 1)}
     assert all(row["seconds_per_step"] > 0 and len(row["threads_of_runs"]) == 1 for row in rows.values())
     assert all(rows["1", busy]["threads_of_runs"] == [1] and rows["1", 0]["beside_busy"] == 1 for busy in (0, 1))
 
 
-def report_of(repo: Path, *command: str) -> dict[str, Any]:
-    """What a measurement prints."""
-    done = subprocess.run([sys.executable, "-m", *command], cwd=repo, capture_output=True, text=True, check=False)
-    assert not done.returncode, done.stderr
-    return json.loads(done.stdout)
-
-
 @pytest.mark.slow
-def test_data(repo):
+def test_data():
     """Batches that are handed over in other ways than those of a run, or figures that do not fit each other."""
     sizes = ("--examples=6", "--prompts=4", "--new-tokens=2", "--steps=1", "--rounds=1", "--step-prompts=1")
-    report = report_of(repo, "perf.data", *sizes)
+    report = report_of("data", *sizes)
     for limits, samples in report["samples"].items():
         assert samples["examples_per_second_and_core"] > 0 and set(samples["ms_per_example"]) >= {"decoding"}
         assert samples["mb_per_example_normalised"] == pytest.approx(8 * samples["mb_per_example"], rel=0.01)
@@ -177,10 +182,10 @@ def test_data(repo):
 
 
 @pytest.mark.slow
-def test_scaling(repo):
+def test_scaling():
     """Stages that have lost one of a run's, or sizes that are not those asked for."""
     sizes = ("--rounds=1", "--threads=1", "--steps=1", "--examples", "200", "400", "--groups", "2", "4")
-    report = report_of(repo, "perf.scaling", *sizes, "--widths", "224", "448")
+    report = report_of("scaling", *sizes, "--widths", "224", "448")
     for rows in report["start_up"].values():
         assert list(rows) == ["200", "400"] and rows["200"]["ratio"] == 1
         assert all(row["seconds"] >= row["stages"]["data"] > 0 and row["cpu_seconds"] > 0 for row in rows.values())
@@ -189,19 +194,17 @@ def test_scaling(repo):
 
 
 @pytest.mark.slow
-def test_attention(repo):
+def test_attention():
     """Maps that differ from those of the whole attention, or a table without a row."""
-    command = [sys.executable, "-m", "perf.attention", "--tokens", "64", "144"]
-    done = subprocess.run(command, cwd=repo, capture_output=True, text=True, check=True)
-    head, *rows = (line.split() for line in done.stdout.splitlines())
+    head, *rows = (line.split() for line in printed("attention", "--tokens", "64", "144").splitlines())
     assert len(rows) == 2 and head[0] == "tokens"
     assert all(float(row[-1]) < 1e-5 and float(row[1]) >= 0 for row in rows)
 
 
 @pytest.mark.slow
-def test_evaluate(repo):
+def test_evaluate():
     """A way that is left out, or answers of other lengths than the others' (its own assertions)."""
-    report = report_of(repo, "perf.evaluate", "--pictures=2", "--rounds=1", "--mean=4", "--most=8", "--budget=1024")
+    report = report_of("evaluate", "--pictures=2", "--rounds=1", "--mean=4", "--most=8", "--budget=1024")
     assert report["items"] >= 2 and report["tokens"]["most"] <= 8
     assert set(report["items_per_second"]) == {"locus", "one_by_one", "generate"}
     assert all(min(one["ratio"], one["cpu_ratio"]) > 0 for one in report["against"].values())

@@ -32,6 +32,7 @@ from omegaconf.errors import OmegaConfBaseException
 
 from tests.support.documents import SHELL, Block, anchors, blocks, broken_links, commands, module_of, write_files
 from tests.support.paths import REPO
+from tests.support.runs import command, succeeded
 
 DOCUMENTS = [
     *(REPO / name for name in ("README.md", "CONTRIBUTING.md", "CHANGELOG.md", "notebooks/README.md")),
@@ -41,17 +42,24 @@ MARK = re.compile(r"run|run: needs (?P<needs>\S+)|run after: (?P<folder>\S+)")
 
 
 def jobs(arguments: list[str], conf: Path) -> Iterator[list[str]]:
-    """Overrides of each job that an entry point's arguments start: one, or with -m all of the sweep."""
+    """Overrides of the jobs that an entry point's arguments start: one, or with -m as many as can differ in faults.
+
+    These are all combinations of a sweep's groups, which may not fit each other, and every value of its keys, in turn.
+    """
     multirun = bool({"-m", "--multirun"} & set(arguments))
-    parser = OverridesParser.create(ConfigLoaderImpl(create_config_search_path(str(conf))))  # it lists a group's glob
-    overrides = parser.parse_overrides([one for one in arguments if not one.startswith("-")])
+    loader = ConfigLoaderImpl(create_config_search_path(str(conf)))  # lists a group's glob
+    overrides = OverridesParser.create(loader).parse_overrides([one for one in arguments if not one.startswith("-")])
     axes = [
-        [f"{one.get_key_element()}={value}" for value in one.sweep_string_iterator()]
+        [f"{one.get_key_element()}={value}" for value in one.sweep_string_iterator()] or [one.input_line]
         if multirun and one.is_sweep_override()
         else [one.input_line]
         for one in overrides
     ]
-    yield from (list(job) for job in itertools.product(*axes))
+    groups = [loader.repository.group_exists(one.key_or_group) for one in overrides]
+    combined = list(itertools.product(*(axis if group else [""] for axis, group in zip(axes, groups, strict=True))))
+    for number in range(max([len(combined), *map(len, axes)])):
+        job = combined[number % len(combined)]
+        yield [choice or axis[number % len(axis)] for choice, axis in zip(job, axes, strict=True)]
 
 
 def command_faults(
@@ -145,10 +153,11 @@ def test_experiment_command(file, compose_app):
     [path for path in DOCUMENTS if any(block.mark for block in blocks(path.read_text()))],
     ids=lambda path: path.name,
 )
-def test_marked_blocks_run(document, tmp_path):
+def test_marked_blocks_run(document, tmp_path, monkeypatch):
     """The documents' own promise: their marked blocks, run in order, all end well."""
     marked = [block for block in blocks(document.read_text()) if block.mark]
     assert any(block.language in SHELL for block in marked), f"no bash block of {document.name} is marked <!-- run -->"
+    monkeypatch.chdir(REPO)
     ran: list[Path] = []
     for block in marked:
         needs, folder = MARK.fullmatch(block.mark).group("needs", "folder")
@@ -162,8 +171,11 @@ def test_marked_blocks_run(document, tmp_path):
                 assert module_of(words), f"only python -m commands can be marked: {shlex.join(words)}"
                 ran.append(tmp_path / str(len(ran)))
                 kind = "sweep" if {"-m", "--multirun"} & set(words[3:]) else "run"
-                app = (REPO / "conf" / f"{words[2].removeprefix('locus.')}.yaml").is_file()
-                run([*words[1:], *([f"hydra.{kind}.dir={ran[-1]}"] if app else [])])
+                app = words[2].removeprefix("locus.")
+                if (REPO / "conf" / f"{app}.yaml").is_file():
+                    succeeded(command(app, *words[3:], f"hydra.{kind}.dir={ran[-1]}"))
+                else:
+                    run(words[1:])
     assert ran
 
 

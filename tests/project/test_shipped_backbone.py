@@ -25,7 +25,7 @@ from tests.support.runs import command, succeeded
 TINY = REPO / "locus" / "assets" / "tiny"
 UNSEEN = SceneSource(1, 128, 128, (4, 7), (10, 26), stretch=1.2, clutter=0.4, seed=31)
 GAIN = 0.10
-"""Of mean IoU in the default run (docs/results.md)."""
+"""Of mean IoU in the default run, by the lower end of its interval: 0.12 to 0.15 with five seeds (docs/results.md)."""
 LOSSES = {"H2 Questions in crowded scenes improve": 3.0, "H3 Other questions are kept": 6.0}
 """Points that a run may lose of 1,000 questions, and of the 99 or 300 of the family that decides, noise included."""
 
@@ -61,16 +61,16 @@ def test_it_answers_questions():
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("seed", [1, 2])
-def test_the_default_run(tmp_path, capsys, seed):
+def test_the_default_run(tmp_path, capsys):
     """The effect that the project exists for, lost by any change to data, rollouts, rewards, loss or weights.
 
-    Attention moves to the evidence of questions that are never trained on; their answers are kept.
+    Attention moves to the evidence of questions that are never trained on; their answers are kept. Gains count by the
+    lower ends of their intervals: one seed then tells more than the estimates of two, in half of the time.
     """
-    succeeded(command("train", f"seed={seed}", "logger=csv", f"hydra.run.dir={tmp_path}"))
-    claims = pd.read_csv(tmp_path / "claims.csv").set_index("name")["estimate"]
+    succeeded(command("train", "seed=1", "logger=csv", f"hydra.run.dir={tmp_path}"))
+    claims = pd.read_csv(tmp_path / "claims.csv").set_index("name")
     with capsys.disabled():
-        print(f"\nseed {seed}: {claims.to_dict()}")
-    assert claims["H1 change of the mean IoU"] >= GAIN
-    assert claims["H4 Attention moves to the evidence"] > 0
-    assert all(claims[name] >= -most for name, most in LOSSES.items())
+        print(f"\n{claims[['estimate', 'low', 'high']].to_dict('index')}")
+    assert claims.low["H1 change of the mean IoU"] >= GAIN
+    assert claims.low["H4 Attention moves to the evidence"] > 0
+    assert all(claims.estimate[name] >= -most for name, most in LOSSES.items())

@@ -24,7 +24,7 @@ from locus.run import sweeps
 from locus.run.runtime import open_run, write_summary
 from locus.run.sweeps import folder_name, number_of, resume_point
 from tests.support.paths import CONF, REPO
-from tests.support.runs import Ended, command, finish, spawn, succeeded
+from tests.support.runs import Ended, command, finish, refused, spawn, succeeded
 
 
 @pytest.mark.parametrize(
@@ -212,3 +212,12 @@ def test_a_queue_is_told_a_number():
     assert number_of(4) == 4
     with pytest.raises(LocusError, match=r"trainer\.devices=auto: give hydra/launcher=slurm the number"):
         number_of("auto")
+
+
+def test_a_queue_without_a_number_is_refused_in_one_line(tmp_path):
+    """Hydra's traceback above what is to be done."""
+    pytest.importorskip("hydra_plugins.hydra_submitit_launcher")
+    ended = command(
+        "train", "-m", "seed=1", "hydra/launcher=slurm", "trainer=ddp", f"hydra.sweep.dir={tmp_path / 'sweep'}"
+    )
+    refused(ended, "trainer.devices=auto: give hydra/launcher=slurm the number")

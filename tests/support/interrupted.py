@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+import subprocess
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -68,3 +69,10 @@ def wait_for(condition: Callable[[], Any], process: Any, timeout: float = 120) -
     while not condition() and process.poll() is None:
         assert time.monotonic() < end, "nothing came"
         time.sleep(0.01)
+
+
+def other_rank(process: subprocess.Popen[str]) -> int:
+    """The process that a run on two ranks has started."""
+    children = subprocess.run(["ps", "-o", "pid=", "--ppid", str(process.pid)], capture_output=True, text=True)
+    (child,) = children.stdout.split()
+    return int(child)

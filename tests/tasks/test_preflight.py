@@ -6,6 +6,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from hydra.utils import instantiate
@@ -20,11 +21,19 @@ from locus.tasks.cue_search.reward import BoxReward
 from locus.tasks.cue_search.task import CueSearch
 from locus.tasks.datamodule import SampleMaker
 from locus.tasks.mixture import Mixture
-from locus.tasks.preflight import PreflightReport, grade_written, preflight
+from locus.tasks.preflight import (
+    RARE,
+    PreflightReport,
+    blackened,
+    check_blind,
+    grade_written,
+    luckiest,
+    preflight,
+)
 from locus.tasks.questions import GeneratedQuestions, Questions
 from locus.tasks.scene_questions import SceneQuestions
 from locus.tasks.task import Task
-from locus.types import CueExample, Frame, Sample, View
+from locus.types import Completion, CueExample, Frame, Response, Rollout, RolloutGroup, Sample, View
 from tests.support.models import FAMILIES, NoiseImages, backbone, builder, cue_task, example
 from tests.support.numbers import Numbers
 
@@ -216,6 +225,65 @@ def test_an_empty_corpus_is_refused():
     """A division by zero, or a run that starts with nothing checked."""
     with pytest.raises(LocusError, match="no example"):
         check("qwen3_vl", [])
+
+
+# --- Blind ----------------------------------------------------------------------------------------------------
+@FAMILY
+def test_black_is_what_the_processor_makes_of_black_pictures(family: str):
+    """Grey, or another size: a policy would see something, or be asked something else."""
+    make = SampleMaker(task := cue_task(EXAMPLES), builder(family), FAMILIES[family][1])
+    for one in EXAMPLES:
+        query, ours = task.prompt(one, make.frame), blackened(make(one))
+        black = [Image.new("RGB", image.size) for image in query.images]
+        theirs = builder(family).build(one.example_id, query.text, black)
+        for name in ("input_ids", "image_grid_thw", "pixel_values"):
+            assert torch.equal(getattr(ours.prompt, name), getattr(theirs, name))
+        assert (ours.example, ours.view) == (one, make(one).view)
+
+
+@pytest.mark.parametrize(
+    ("chance", "samples", "limit"),
+    [
+        (0.25, 4, 1.0),  # four of four: 0.25^4 = 0.0039
+        (0.25, 5, 0.8),  # five of five: 0.25^5 = 0.00098; four or more: 0.0156
+        (0.01, 2, 0.5),  # two of two: 0.0001; one or more: 0.0199
+        (0.0, 8, 0.0),
+        (1.0, 8, 1.0),
+    ],
+)
+def test_luck_by_hand(chance: float, samples: int, limit: float):
+    """A run that is stopped although its policy only guesses, or the reverse; 0.00135 is the line."""
+    assert luckiest(chance, samples) == limit
+
+
+@pytest.mark.parametrize("chance", [1 / 24, 0.25, 0.9])
+def test_luck_is_exceeded_as_seldom_as_is_said(chance: float):
+    """Against 400,000 draws, and for many samples against three standard errors."""
+    hits = np.random.default_rng(0).binomial(32, chance, 400_000) / 32
+    assert (hits > luckiest(chance, 32)).mean() < RARE * 1.2 and (hits >= luckiest(chance, 32)).mean() > RARE * 0.8
+    errors = (luckiest(chance, 100_000) - chance) / np.sqrt(chance * (1 - chance) / 100_000)
+    assert errors == pytest.approx(3, abs=0.03)
+
+
+def test_a_task_without_chance_is_not_judged():
+    """A default that ends runs of tasks which know nothing of it; or a mean of rewards in place of the headline."""
+    groups = [RolloutGroup(one, (earns(one),)) for one in made("qwen3_vl", Numbers(12))]
+    report = check_blind(Numbers(12), groups)
+    assert str(report) == "blind earns 1.000, the task states no chance" and report.samples == 12
+
+    class Halves(Numbers):
+        def chance(self, examples: Sequence[object]) -> float:
+            return 0.5
+
+    with pytest.raises(LocusError, match=r"pre-flight: numbers: .*mean right of 12 prompts: blind earns 1\.000"):
+        check_blind(Halves(12), groups)
+    assert check_blind(Halves(12), groups[:9]).earned == 1  # nine of nine: 0.002
+
+
+def earns(sample: Sample) -> Rollout:
+    """A right answer of `Numbers`."""
+    grade = Numbers(12).grade(sample.example, Response(Numbers(12).gold(sample.example, sample.view)), sample.view)
+    return Rollout(Completion(torch.zeros(1), torch.zeros(1), True), "", grade)
 
 
 # --- Every task -----------------------------------------------------------------------------------------------

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 from itertools import islice
+from typing import Any
 
 import pandas as pd
 
@@ -42,7 +43,7 @@ class ProxyTasks:
     def __post_init__(self) -> None:
         """Raises LocusError for a limit that is none, and where there is no task."""
         if self.limit is not None:
-            whole("limit", self.limit)
+            whole(f"{self.name}.limit", self.limit)
         if not self.tasks:
             raise LocusError(f"{self.name}.tasks is empty: give one, as conf/analysis/proxy_tasks.yaml does")
         parse_frame(self.frame)
@@ -56,7 +57,7 @@ class ProxyTasks:
             chance = task.chance([item.example for item in items])
             for item, prediction in zip(items, predicted(evaluator, items, name), strict=True):
                 grade = task.grade(item.example, prediction.as_response, prediction.view(self.frame))
-                row = {"task": name, "item": f"{name}/{item.item_id}", "unit": item.groups["image"]}
+                row: dict[str, Any] = {"task": name, "item": f"{name}/{item.item_id}", "unit": item.groups["image"]}
                 row |= {"score": task.summary([grade])[task.headline], "chance": chance}
                 rows.append(row | {"response": prediction.response})
         return pd.DataFrame(rows).astype({"chance": float})

@@ -23,6 +23,12 @@ th:nth-child(-n+2), td:nth-child(-n+2) { text-align: left; } td:not(:first-child
 tr.better td.change { color: #00704f; font-weight: 600; } tr.worse td.change { color: #b04000; font-weight: 600; }
 figure { display: inline-block; margin: .5rem; vertical-align: top; }
 figure img { max-width: 31rem; border: 1px solid #ddd; } figcaption { max-width: 31rem; overflow-wrap: anywhere; }
+td.better { color: #00704f; } td.worse { color: #b04000; }
+.broad { margin-inline: calc((100% - min(95vw, 86rem)) / 2); } /* more than the text, where there is room */
+table.judged { margin: auto; width: min-content; }
+table.judged th, table.judged td { padding: .2rem .35rem; font-size: .8rem; vertical-align: top; }
+table.judged th:not(:first-child), table.judged td:not(:first-child) { text-align: right; white-space: normal; }
+table.judged td:first-child { white-space: nowrap; }
 img.wide { max-width: 100%; } .scroll { overflow-x: auto; }
 """
 
@@ -45,6 +51,8 @@ class Section:
     """A list below the text; what stands before a colon is set off."""
     judged: bool = True
     """More is better: a change whose interval does not contain 0 stands out."""
+    verdicts: pd.DataFrame | None = None
+    """Of the shape of a table of texts: ``better``, ``worse``, or another word for a cell that does not stand out."""
 
 
 def write_report(path: Path, title: str, summary: str, sections: Sequence[Section]) -> None:
@@ -55,7 +63,7 @@ def write_report(path: Path, title: str, summary: str, sections: Sequence[Sectio
         if section.lines:
             parts.append(list_html(section.lines))
         if section.table is not None:
-            parts.append(table_html(section.table, section.judged))
+            parts.append(table_html(section.table, section.judged, section.verdicts))
         wide = len(section.pictures) == 1
         captions = section.captions or [""] * len(section.pictures)
         parts += [picture_html(one, wide, text) for one, text in zip(section.pictures, captions, strict=True)]
@@ -67,8 +75,8 @@ def write_report(path: Path, title: str, summary: str, sections: Sequence[Sectio
     path.write_text(f'<!doctype html>\n<html lang="en"><head>{head}</head>\n<body>\n{body}\n</body></html>\n')
 
 
-def table_html(table: pd.DataFrame, judged: bool = True) -> str:
-    """A table of `analysis.tables`, or one of texts; ``judged`` as of `Section`."""
+def table_html(table: pd.DataFrame, judged: bool = True, verdicts: pd.DataFrame | None = None) -> str:
+    """A table of `analysis.tables`, or one of texts; ``judged`` and ``verdicts`` as of `Section`."""
     shown = formatted(table) if "measure" in table else table.astype(str)
     rows = []
     for place, cells in enumerate(shown.itertuples(index=False)):
@@ -76,9 +84,13 @@ def table_html(table: pd.DataFrame, judged: bool = True) -> str:
         if judged and "change" in table:
             mark = "better" if table["low"].iloc[place] > 0 else "worse" if table["high"].iloc[place] < 0 else ""
         classes = ['class="change"' if name == "change" else "" for name in shown]
+        if verdicts is not None:
+            classes = [f'class="{one}"' if one in ("better", "worse") else "" for one in verdicts.iloc[place]]
         line = "".join(f"<td {kind}>{html.escape(cell)}</td>" for kind, cell in zip(classes, cells, strict=True))
         rows.append(f'<tr class="{mark}">{line}</tr>')
     head = "".join(f"<th>{html.escape(str(name))}</th>" for name in shown)
+    if verdicts is not None:
+        return f'<div class="scroll broad"><table class=judged><tr>{head}</tr>{"".join(rows)}</table></div>'
     return f"<div class=scroll><table><tr>{head}</tr>{''.join(rows)}</table></div>"
 
 

@@ -15,7 +15,7 @@ from locus.analysis.diagnoses.attention import layer_curves
 from locus.analysis.pages.rollouts import browser_html, groups_of
 from locus.analysis.plots import COLOURS, as_picture, histogram, mean_bars, panels
 from locus.analysis.run_metrics import AFTER, BEFORE, HEADLINE, task_curves, validation_scalars
-from locus.analysis.runs import FACTS, axes
+from locus.analysis.runs import FACTS, MAX_SECONDS, TASKS, axes
 from locus.errors import LocusError
 
 TIMES = {"time/rollout_s": "rollout, s", "time/update_s": "update, s"}
@@ -51,7 +51,12 @@ def setting_of(runs: pd.DataFrame) -> pd.Series:
         return runs["run"]
     if "experiment" in settings and len(runs[settings].drop_duplicates()) == runs["experiment"].nunique(dropna=False):
         settings = ["experiment"]
-    return runs[settings].map(lambda value: "" if pd.isna(value) else str(value)).agg(", ".join, axis=1)
+    texts = runs[settings].map(lambda value: "" if pd.isna(value) else str(value))
+    if TASKS in settings:  # and seconds only where these bound a run
+        if MAX_SECONDS in settings:
+            texts[MAX_SECONDS] = [f"{value:g} s" if value > 0 else "" for value in runs[MAX_SECONDS]]
+        return texts.agg(lambda row: ", ".join(text for text in row if text), axis=1)
+    return texts.agg(", ".join, axis=1)
 
 
 def ablation_bars(runs: pd.DataFrame) -> Image.Image | None:

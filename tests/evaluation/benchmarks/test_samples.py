@@ -10,7 +10,8 @@ from omegaconf import DictConfig
 
 from locus.errors import LocusError
 from locus.evaluation.scores import read_rows
-from tests.support.paths import CONF
+from tests.support.documents import blocks, commands, module_of
+from tests.support.paths import CONF, REPO
 from tests.support.runs import command, refused, succeeded
 from tests.support.sample_benchmarks import write_samples
 
@@ -48,9 +49,12 @@ def test_a_sample_is_read_from_its_folder(name, samples, compose_app, tmp_path):
 
 @pytest.mark.slow
 def test_all_benchmarks_run_from_one_command(samples, tmp_path):
-    """The README's command: one row of scores.csv for each benchmark, with a score."""
-    given = f"benchmarks={samples}", f"folder={tmp_path}", "benchmark.rows=null", "limit=8"
-    succeeded(command("evaluate", "-m", "benchmark=glob(*)", *given, "sampling.max_new_tokens=16"))
+    """The documents' command: one row of scores.csv for each benchmark, with a score."""
+    page = (REPO / "docs" / "evaluation.md").read_text(encoding="utf-8")
+    asked = "benchmark=glob(*)", "benchmarks=outputs/samples"
+    (words,) = (words for block in blocks(page) for words in commands(block.text) if set(asked) <= set(words))
+    given = [f"benchmarks={samples}" if word == asked[1] else word for word in words[3:]]
+    succeeded(command(module_of(words).removeprefix("locus."), *given, f"folder={tmp_path}"))
     rows = read_rows(tmp_path / "scores.csv")
     assert [row["benchmark"] for row in rows] == [file.stem for file in CONFIGS]
     assert all(row["policy"] == "tiny" and 0 <= float(row["value"]) <= 100 and int(row["n"]) for row in rows)
