@@ -20,9 +20,9 @@ from locus.analysis.diagnoses.shared import measure as measured_by
 from locus.analysis.pages.page import Section, write_report
 from locus.analysis.tables import as_text
 from locus.errors import LocusError
+from locus.run.decoding_settings import DecodingSettings
 from locus.run.policies import build_evaluator, with_policy
 from locus.run.runtime import entry_point
-from locus.run.settings import DecodingSettings
 from locus.run.threads import choose_threads
 
 log = logging.getLogger("locus")

@@ -38,8 +38,8 @@ from locus.evaluation.scores import (
 )
 from locus.evaluation.shards import MERGE, Shard, merge
 from locus.run.asked import INSTRUCTIONS, AskedPolicy, asked_policy
+from locus.run.decoding_settings import DecodingSettings
 from locus.run.runtime import PACKAGES, entry_point, git_commit, hardware
-from locus.run.settings import DecodingSettings
 from locus.run.threads import choose_threads
 
 log = logging.getLogger("locus")

@@ -46,6 +46,7 @@ from locus.run.callbacks import TableCallback
 from locus.run.launch import follow, follow_in_job, joined, rank_above_zero, rank_zero_first
 from locus.run.loggers import close_loggers
 from locus.run.outcome import held_before, outcome, read_plan
+from locus.run.recipe import chosen
 from locus.run.runtime import (
     RunFolder,
     differences,
@@ -57,7 +58,7 @@ from locus.run.runtime import (
     start_record,
     write_summary,
 )
-from locus.run.settings import RolloutSettings, TrainSettings, chosen
+from locus.run.settings import RolloutSettings, TrainSettings
 from locus.run.sweeps import finished_before
 from locus.run.threads import choose_threads
 from locus.run.trainer import build_trainer

@@ -12,8 +12,6 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Callable, Hashable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field, replace
-from functools import cached_property
 
 import torch
 from torch.nn.utils.rnn import pad_sequence
@@ -25,6 +23,7 @@ from locus.policy.logprobs import sampling_logits
 from locus.policy.ragged_attention import KeptContinuation, RaggedStep
 from locus.policy.sampling import choose_tokens, prompt_generator
 from locus.policy.segments import Table, alike, arranged, held, width_of
+from locus.policy.streamed_rows import Row, lengths_of, slots_of
 from locus.policy.vlm import VLM, EncodedPrompts, VisionFeatures
 from locus.types import Completion, Prompt, Sampling
 
@@ -34,41 +33,6 @@ ENTER_SHARE = 0.125
 """Prompts enter by waves of this share of the budget, or of the rows: each wave interrupts the decoding."""
 RETIRE_SHARE = 0.25
 """Finished rows are taken out once they are this share of the rows: each time copies tables."""
-
-
-@dataclass(eq=False)
-class Row:
-    """A prompt that is being answered."""
-
-    number: int
-    """In the stream."""
-    prompt: Prompt
-    shared: Hashable
-    """Equal for prompts with the same head."""
-    token_ids: list[int] = field(default_factory=list)
-    logprobs: list[float] = field(default_factory=list)
-    finished: bool = False
-
-    @cached_property
-    def head(self) -> int:
-        """Tokens up to the last picture; without one the first, as a head cannot be empty."""
-        pictured = self.prompt.mm_token_type_ids.nonzero()
-        return int(pictured[-1]) + 1 if len(pictured) else 1
-
-    @property
-    def question(self) -> torch.Tensor:
-        """Ids of what follows the head."""
-        return self.prompt.input_ids[self.head :]
-
-    @property
-    def tail(self) -> int:
-        """Tokens of the question and of what is written: what its tail holds once the last of them has been fed."""
-        return self.prompt.length - self.head + len(self.token_ids)
-
-    def head_prompt(self) -> Prompt:
-        """The head as a prompt of its own, with the pictures."""
-        ids, types = self.prompt.input_ids[: self.head], self.prompt.mm_token_type_ids[: self.head]
-        return replace(self.prompt, input_ids=ids, mm_token_type_ids=types)
 
 
 class ContinuousDecoder:
@@ -139,7 +103,7 @@ class ContinuousDecoder:
         live = self._live()
         if live and len(live) == self._refused:
             return []
-        heads, tails = _lengths(live)
+        heads, tails = lengths_of(live)
         start, wave = held(heads) + held(tails), max(1, int(ENTER_SHARE * self.budget))
         self._refused = len(live)
         if live and start + wave > self.budget:
@@ -178,11 +142,11 @@ class ContinuousDecoder:
     def _keep(self, rows: Sequence[Row], new: Sequence[Table] = ()) -> None:
         """Only these rows, as many as fit, in tables arranged anew; ``new``: tails that are not among ours."""
         kept = sorted(rows, key=lambda row: row.number)
-        while len(kept) > 1 and sum(map(held, _lengths(kept))) > self.budget:
+        while len(kept) > 1 and sum(map(held, lengths_of(kept))) > self.budget:
             last = kept.pop()
             last.token_ids, last.logprobs = [], []
             self.waiting.appendleft(last)
-        of_heads, of_tails = _lengths(kept)
+        of_heads, of_tails = lengths_of(kept)
         self.heads, self.tails = arranged(self.heads, of_heads), arranged([*self.tails, *new], of_tails)
         self._positions = {name: self._positions[name] for name in of_heads}
         by_number = {row.number: row for row in kept}
@@ -194,7 +158,7 @@ class ContinuousDecoder:
         here = {row.shared for row in live}
         new = {row.shared: row for row in reversed(entering) if row.shared not in here}
         tables = [self._encoded(names, new) for names in alike({name: row.head for name, row in new.items()})]
-        of_heads, _ = _lengths([*live, *entering])
+        of_heads, _ = lengths_of([*live, *entering])
         self.heads = arranged([*self.heads, *tables], of_heads)
         tails, rows, states = [], [], []
         for table in self.heads:
@@ -258,26 +222,11 @@ class ContinuousDecoder:
             tails.append(table.lengthened([row.tail for row in rows[start:end]]))
             start = end
         self.tails = tails
-        plan = RaggedStep(self.heads, self.tails, *self._slots())
+        slots, order = slots_of(rows, self.heads)
+        plan = RaggedStep(self.heads, self.tails, [slot.to(device) for slot in slots], order.to(device))
         fed = [(row.token_ids[-1], self._positions[row.shared] + row.tail - 1) for row in rows]
         token_ids, positions = torch.tensor(fed, device=device).T[:, None]
         yield from self._write(rows, self.policy.decode(token_ids, positions, plan)[0])
-
-    def _slots(self) -> tuple[list[torch.Tensor], torch.Tensor]:
-        """Of `RaggedStep`."""
-        of_head: dict[Hashable, list[int]] = {}
-        for place, row in enumerate(self.rows):
-            of_head.setdefault(row.shared, []).append(place)
-        slots, order, start = [], torch.zeros(len(self.rows), dtype=torch.long), 0
-        for table in self.heads:
-            groups = [of_head.get(name, []) for name in table.names]
-            most = max(1, *map(len, groups))
-            slots.append(torch.tensor([group + [0] * (most - len(group)) for group in groups]))
-            for number, group in enumerate(groups):
-                order[group] = start + number * most + torch.arange(len(group))
-            start += len(groups) * most
-        device = self.policy.device
-        return [slot.to(device) for slot in slots], order.to(device)
 
     def _write(self, rows: Sequence[Row], hidden: torch.Tensor) -> Iterator[tuple[int, Completion]]:
         """Draws a token for each row from its [R, D] state; the completions that it finishes."""
@@ -307,8 +256,3 @@ class ContinuousDecoder:
                 self._uniform[row.number] = drawn[0]
         numbers = [0.0 if row.finished else float(self._uniform[row.number][len(row.token_ids)]) for row in rows]
         return torch.tensor(numbers, dtype=torch.float64)
-
-
-def _lengths(rows: Iterable[Row]) -> tuple[dict[Hashable, int], dict[Hashable, int]]:
-    """Of the heads and the tails of rows."""
-    return {row.shared: row.head for row in rows}, {row.number: row.tail for row in rows}

@@ -15,8 +15,8 @@ from locus.evaluation.endpoint import ENDPOINT, EndpointPolicy
 from locus.evaluation.evaluator import Asker
 from locus.files.chat_endpoint import ChatServer
 from locus.policy.prompts import PromptBuilder
+from locus.run.decoding_settings import DecodingSettings
 from locus.run.policies import build_evaluator, is_run, named_backbone, with_policy
-from locus.run.settings import DecodingSettings
 from locus.tasks.answers import THINK_ANSWER
 from locus.types import Frame
 

@@ -2,20 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
 import torch
-from hydra.errors import InstantiationException
 from hydra.utils import instantiate
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import DictConfig
 
 from locus.errors import LocusError, by_name, number, whole
 from locus.policy.engines import LocalEngine, RolloutEngine
 from locus.policy.logprobs import PackedScorer, Scorer, SeparateScorer
 from locus.policy.rollouts import RolloutDecoding
 from locus.policy.vlm import VLM
+from locus.run.decoding_settings import sampling_of
 from locus.tasks.order import Order
 from locus.training.algorithm import SFT, Algorithm, Optimization
 from locus.types import Sampling
@@ -25,16 +24,6 @@ RESERVED_SEEDS = range(1_000_000, 4_000_000)
 PRECISIONS: dict[str, Any] = {"32-true": "32-true", "bf16-mixed": "bf16-mixed", "bf16-true": "32-true"}
 """Names of trainer.precision -> what Lightning is told. Its own bf16-true would cast adapters and prompts, too; here
 nothing is cast: frozen weights, and with them the arithmetic, are in backbone.dtype, adapters in float32."""
-RECIPE = {
-    "optimizer.make.lr": "lr",
-    "rollout.sampling.max_new_tokens": "max_new_tokens",
-    "rollout.token_budget": "token_budget",
-    "rollout.decode_budget": "decode_budget",
-    "pixels.min_pixels": "min_pixels",
-    "pixels.max_pixels": "max_pixels",
-    "diagnoses.enabled": "diagnose",
-}
-"""Keys of conf/train.yaml that follow ``backbone.recipe`` unless they are given."""
 
 
 @dataclass(frozen=True)
@@ -262,43 +251,6 @@ def _check_sharded(cfg: DictConfig) -> None:
         )
 
 
-@dataclass(frozen=True)
-class DecodingSettings:
-    """How a policy is measured by ``locus.evaluate`` and ``locus.analyze``."""
-
-    sampling: Sampling
-    token_budget: int
-    """Whose keys and values are held at a time, of prompts and completions."""
-    seed: int
-    limit: int | None = None
-    """Items; None for all."""
-    resamples: int = 1
-    """Of the bootstrap."""
-
-    def __post_init__(self) -> None:
-        whole("token_budget", self.token_budget)
-        whole("seed", self.seed, 0)
-        whole("resamples", self.resamples)
-        if self.limit is not None:
-            whole("limit", self.limit)
-
-    @classmethod
-    def of(cls, cfg: DictConfig) -> DecodingSettings:
-        """Of conf/evaluate.yaml or conf/analyze.yaml; raises LocusError naming the key that is wrong."""
-        rest = {name: cfg[name] for name in ("limit", "resamples") if name in cfg}
-        return cls(sampling_of(cfg, "sampling"), cfg.token_budget, cfg.seed, **rest)
-
-
-def sampling_of(cfg: DictConfig, key: str) -> Sampling:
-    """The section of this key; raises LocusError with the whole key of what is wrong."""
-    try:
-        return instantiate(OmegaConf.select(cfg, key))
-    except InstantiationException as error:
-        if isinstance(error.__cause__, LocusError):
-            raise LocusError(f"{key}.{error.__cause__}") from error
-        raise
-
-
 def check_seed(seed: Any) -> None:
     """Raises LocusError for what cannot be a seed, or would draw the scenes of evaluation or pretraining."""
     whole("seed", seed, 0)
@@ -307,17 +259,3 @@ def check_seed(seed: Any) -> None:
             f"seed={seed}: the scenes of seeds {RESERVED_SEEDS.start} to {RESERVED_SEEDS.stop - 1} are held out from "
             "training; give another"
         )
-
-
-def chosen(cfg: DictConfig) -> Iterator[str]:
-    """A line for each setting that follows the backbone's recipe: its value, and the recipe's where it departs."""
-    for key, name in RECIPE.items():
-        value, advised = (_written(OmegaConf.select(cfg, one)) for one in (key, f"backbone.recipe.{name}"))
-        yield f"{key}={value} ({'as' if value == advised else advised + ' in'} backbone.recipe)"
-
-
-def _written(value: Any) -> str:
-    """As in a configuration file."""
-    if value is None:
-        return "null"
-    return str(value).lower() if isinstance(value, bool) else str(value)

@@ -11,8 +11,9 @@ from __future__ import annotations
 
 from collections.abc import Generator, Iterable, Sequence
 from contextlib import closing, nullcontext
-from dataclasses import dataclass, replace
-from typing import Any, TypeAlias
+from dataclasses import replace
+from functools import partial
+from typing import Any
 
 import torch
 
@@ -24,36 +25,14 @@ from locus.policy.reference import reference_of
 from locus.policy.rollouts import DecodeStep, RolloutDecoding
 from locus.policy.split_groups import PromptBatch, check_room, cut_from_graph, in_step, prompt_batches
 from locus.policy.vlm import VLM, EncodedPrompts, VisionFeatures
-from locus.training.advantages import group_advantages, has_spread, length_penalty
+from locus.training.advantages import group_advantages, length_penalty
 from locus.training.algorithm import Algorithm
 from locus.training.loss import Totals
 from locus.training.metrics import TokenSums
 from locus.training.module import PolicyModule, RunParts, groups_of_all
+from locus.training.refill import Rolled, differ, refilled, rewards_of
+from locus.training.scored_groups import ScoredGroup, stacked
 from locus.types import LossTerms, Prompt, RolloutGroup, Sample, Sampling
-
-Rolled: TypeAlias = tuple[RolloutGroup, VisionFeatures | None]
-"""A group of rollouts, with its prompt's vision features where the engine has them."""
-
-
-@dataclass(frozen=True, eq=False)
-class ScoredGroup:
-    """A rollout group as the update needs it."""
-
-    group: RolloutGroup
-    advantages: torch.Tensor
-    """[G]."""
-    features: VisionFeatures | None
-    """Of its images, while they stay valid: when the vision tower is frozen."""
-    old: torch.Tensor | None = None
-    """[G, T] log-probs before the first update; None when on-policy."""
-    reference: torch.Tensor | None = None
-    """[G, T] log-probs under the reference; None without a KL term."""
-    place: int = 0
-    """Among all groups of the step, other ranks' included."""
-
-    @property
-    def token_ids(self) -> list[torch.Tensor]:
-        return [rollout.completion.token_ids for rollout in self.group.rollouts]
 
 
 def shares_prompts(
@@ -182,34 +161,20 @@ class GRPOModule(PolicyModule):
 
     def seen(self, group: RolloutGroup) -> tuple[str, bool]:
         """What the task observes of a group."""
-        return self.task.part(group.sample.example), bool(has_spread(_rewards(group)))
+        return self.task.part(group.sample.example), differ(group)
 
     def refill(self, groups: Sequence[Rolled | None], step: int) -> tuple[list[Rolled | None], int]:
-        """Replaces groups without spread by fresh prompts' groups, ``algorithm.refill`` times; good ones are kept.
+        """Replaces groups without spread, see `refilled`."""
 
-        Returns the groups, as many as before, and how many of the first draw had no spread. Those of other ranks are
-        None here and there: all ranks keep, draw and count alike, and each rolls out its share of what is fresh.
-        """
-        kept, empty = _split_by_spread(groups)
-        without_spread = len(empty)
-        used = set(ranks.gathered([entry and entry[0].sample.prompt.prompt_id for entry in groups]))
-        for attempt in range(self.algorithm.refill):
-            if not empty:
-                break
-            fresh = self.draw(step, attempt, len(empty), used)
-            names = ranks.gathered(ranks.laid_out([sample.prompt.prompt_id for sample in fresh]))
-            if not names:
-                break
-            used |= set(names)
+        def roll_out(fresh: list[Sample]) -> list[Rolled]:
             check_room([sample.prompt for sample in fresh], self.sampling.max_new_tokens, self.token_budget)
-            rolled = self.roll_out(fresh, self.sampling, self.algorithm.group_size, step)
-            more, _ = _split_by_spread(ranks.laid_out(rolled))
-            kept, empty = kept + more, empty[len(more) :]
-        return (kept + empty if self.algorithm.refill else list(groups)), without_spread
+            return self.roll_out(fresh, self.sampling, self.algorithm.group_size, step)
+
+        return refilled(groups, self.algorithm.refill, partial(self.draw, step), roll_out)
 
     def with_advantages(self, group: RolloutGroup, features: VisionFeatures | None, place: int = 0) -> ScoredGroup:
         """Attaches advantages, and the vision features if they stay valid while the policy changes."""
-        rewards = _rewards(group)
+        rewards = rewards_of(group)
         if self.algorithm.overlong_penalty:
             rewards = rewards + self.length_penalty(group)
         advantages = group_advantages(rewards, self.algorithm.divide_by_std, self.algorithm.std_epsilon)[0]
@@ -302,12 +267,12 @@ class GRPOModule(PolicyModule):
 
     def loss_of(self, batch: list[ScoredGroup], scores: TokenScores, totals: Totals) -> LossTerms:
         """Of a micro-batch's completions, as its share of the mini-batch's."""
-        old = _stack([entry.old for entry in batch], scores)
+        old = stacked([entry.old for entry in batch], scores)
         counts = torch.tensor([self.in_loss(entry.group) for entry in batch], device=scores.mask.device)
         return self.algorithm.loss(
             scores.logprobs,
             scores.logprobs.detach() if old is None else old,
-            _stack([entry.reference for entry in batch], scores),
+            stacked([entry.reference for entry in batch], scores),
             torch.stack([entry.advantages for entry in batch]).to(self.device),
             scores.mask & counts[..., None],
             totals,
@@ -336,26 +301,3 @@ class GRPOModule(PolicyModule):
         """What is scored together, by token budget."""
         lengths = [[len(ids) for ids in entry.token_ids] for entry in scored]
         return prompt_batches([entry.group.sample.prompt for entry in scored], lengths, self.token_budget)
-
-
-def _stack(rows: Sequence[torch.Tensor | None], scores: TokenScores) -> torch.Tensor | None:
-    """[G, T'] rows of other micro-batches -> [B, G, T]: cut or filled with zeros, which the mask hides.
-
-    None where the groups have no such row.
-    """
-    width = scores.logprobs.shape[-1]
-    padded = [torch.nn.functional.pad(row, (0, width - row.shape[-1])) for row in rows if row is not None]
-    return torch.stack(padded) if padded else None
-
-
-def _split_by_spread(groups: Sequence[Rolled | None]) -> tuple[list[Rolled | None], list[Rolled | None]]:
-    """Groups whose rewards differ, and those whose rewards do not; those of other ranks are None among them."""
-    spread = [None if entry is None else bool(has_spread(_rewards(entry[0]))) for entry in groups]
-    flags = ranks.gathered(spread)
-    kept = [entry for entry, differ in zip(groups, flags, strict=True) if differ]
-    return kept, [entry for entry, differ in zip(groups, flags, strict=True) if not differ]
-
-
-def _rewards(group: RolloutGroup) -> torch.Tensor:
-    """[1, G]."""
-    return torch.tensor([group.rewards], dtype=torch.float64)

@@ -382,11 +382,11 @@ def test_real_images(tmp_path):
         if setting.startswith(("logger", "evaluation", "backbone=", "backbone.architecture", "trainer", "algorithm"))
     ]
     folder = tmp_path / "run"
-    succeeded(finish(spawn(
-        "-m", "locus.train", "data=coco", f"data.annotations={COCO128 / 'instances_train2017.json'}",
+    succeeded(command(
+        "train", "data=coco", f"data.annotations={COCO128 / 'instances_train2017.json'}",
         f"data.images={COCO128 / 'train2017'}", *small, "backbone.architecture.patch_size=16", "trainer.steps=2",
         "data.train_examples=200", "data.validation_examples=10", f"hydra.run.dir={folder}",
-    )))  # fmt: skip
+    ))  # fmt: skip
     rollouts, validation = (pd.read_parquet(folder / f"{name}.parquet") for name in ("rollouts", "validation"))
     assert len(rollouts) == 2 * PROMPTS * GROUP and len(validation) == 2 * 10
     for row in [*rollouts.itertuples(), *validation.itertuples()]:

@@ -9,9 +9,10 @@ import pytest
 import torch
 
 from locus.policy import continuous
-from locus.policy.continuous import ContinuousDecoder, Row
+from locus.policy.continuous import ContinuousDecoder
 from locus.policy.rollouts import sample_groups
 from locus.policy.segments import Table, arranged, attend, held
+from locus.policy.streamed_rows import Row
 from locus.policy.vlm import VLM, VisionFeatures
 from locus.types import Completion, Prompt, Sampling
 from tests.support.hybrid import hybrid_vlm

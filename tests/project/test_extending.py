@@ -6,9 +6,7 @@ The page's files are written into a temporary folder, and its configuration is a
 from __future__ import annotations
 
 import json
-import os
 import re
-import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -24,6 +22,7 @@ from locus.evaluation.scores import judged, scores
 from locus.tasks.cue_search.audits import audited_corpus
 from locus.types import Box, Frame, Response, View
 from tests.support.documents import blocks, commands, write_files
+from tests.support.runs import command, succeeded
 
 LINES = 36
 """Of an example's code and configuration together, without imports, blank lines and docstrings."""
@@ -159,9 +158,9 @@ def test_backbone(built, folder):
 
 
 @pytest.mark.slow
-def test_commands_run(page, folder, repo):
+def test_commands_run(page, folder, repo, monkeypatch):
     """Each documented command, shortened, from a folder that is not the repository: pre-flight, training, scores."""
-    birds(folder)
+    monkeypatch.chdir(birds(folder))
     lines = [words for block in blocks(page) if block.language == "bash" for words in commands(block.text)]
     assert len(lines) >= 4
     for words in lines:
@@ -171,8 +170,4 @@ def test_commands_run(page, folder, repo):
             words = [word for word in words if not word.startswith(("data", "trainer="))]
             extra += [f"backbone.path={repo}/locus/assets/tiny", "pixels.min_pixels=null", "pixels.max_pixels=null"]
             extra += ["rollout.sampling.max_new_tokens=24"]
-        done = subprocess.run(
-            [sys.executable, *words[1:], *extra], cwd=folder, stdin=subprocess.DEVNULL, capture_output=True, text=True,
-            env=os.environ | {"PYTHONPATH": str(repo), "WANDB_MODE": "offline"}, timeout=600, check=False,
-        )  # fmt: skip
-        assert done.returncode == 0, f"{words}\n{done.stdout[-3000:]}\n{done.stderr[-3000:]}"
+        succeeded(command(app, *words[3:], *extra))

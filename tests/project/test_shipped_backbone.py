@@ -25,7 +25,7 @@ from tests.support.runs import command, succeeded
 TINY = REPO / "locus" / "assets" / "tiny"
 UNSEEN = SceneSource(1, 128, 128, (4, 7), (10, 26), stretch=1.2, clutter=0.4, seed=31)
 GAIN = 0.10
-"""Of mean IoU in the default run, by the lower end of its interval: 0.12 to 0.15 with five seeds (docs/results.md)."""
+"""Of mean IoU in the default run, by the lower end of its interval, which was 0.12 to 0.15 with seeds 11 to 15."""
 LOSSES = {"H2 Questions in crowded scenes improve": 3.0, "H3 Other questions are kept": 6.0}
 """Points that a run may lose of 1,000 questions, and of the 99 or 300 of the family that decides, noise included."""
 

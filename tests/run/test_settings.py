@@ -5,7 +5,9 @@ from __future__ import annotations
 import pytest
 
 from locus.errors import LocusError
-from locus.run.settings import RECIPE, DecodingSettings, TrainSettings, chosen
+from locus.run.decoding_settings import DecodingSettings
+from locus.run.recipe import RECIPE, chosen
+from locus.run.settings import TrainSettings
 from locus.training.algorithm import SFT
 from tests.support.paths import CONF, REPO
 

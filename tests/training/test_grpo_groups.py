@@ -12,8 +12,9 @@ import torch
 
 from locus.tasks import rollouts
 from locus.tasks.datamodule import TaskDataModule
-from locus.training.grpo import GRPOModule, ScoredGroup
+from locus.training.grpo import GRPOModule
 from locus.training.loss import Loss
+from locus.training.scored_groups import ScoredGroup
 from locus.types import RolloutGroup
 from tests.support.miniature import GROUP, PROMPTS, TOKENS, alternating, copies, first_batch, fit, grpo, unchanged
 

@@ -8,9 +8,18 @@ another option. An article is never a letter, and no letter is ever guessed.
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 
 from locus.evaluation.reading import patterns
+from locus.evaluation.reading.named_letters import (
+    claims,
+    is_letter,
+    is_refused,
+    listing,
+    lone_letters,
+    lone_lines,
+    mentions_in,
+)
 from locus.evaluation.reading.option_values import COUNTED, MATHS, are_values, by_value, is_value
 from locus.evaluation.reading.paraphrases import by_difference
 from locus.evaluation.reading.responses import Extracted, Reading, boxed, ends, final_span, half_width, missed
@@ -49,8 +58,8 @@ def _closing(text: str, options: Mapping[str, str]) -> list[str]:
     """The letters that the last sentence ends with, ``["?"]`` for fewer than two: "the symmetric ones are A and C"."""
     sentence = last_sentence(text)
     for match in patterns.MENTION.finditer(sentence):
-        letters, end = _listing(sentence, match.start(2))
-        if len(letters) > 1 and not re.search(r"\w", sentence[end:]) and not _refused(sentence, match.start(2)):
+        letters, end = listing(sentence, match.start(2))
+        if len(letters) > 1 and not re.search(r"\w", sentence[end:]) and not is_refused(sentence, match.start(2)):
             return letters
     return ["?"]
 
@@ -100,29 +109,10 @@ def _plain(span: str) -> str:
     return _LINES.sub("\n", _SPACES.sub(" ", patterns.LATEX.sub(" ", span))).strip()
 
 
-def _lone(line: str) -> list[str]:
-    """Letters of a text that is nothing but letters and marks: ``**B**``, ``A, C``, ``CA``; ``["?"]`` of "A or C"."""
-    if len(line) >= 60:
-        return []
-    words = re.findall(r"[^\W_]+", line)
-    if len(words) > 1 and words[0].lower() in ("option", "options", "choice", "answer", "选项", "答案"):
-        line, words = line[line.index(words[0]) + len(words[0]) :], words[1:]
-    if len(words) == 1 and re.fullmatch(r"[A-H]{2,5}", words[0]) and len(set(words[0])) == len(words[0]):
-        return list(words[0])
-    if len(words) == 1:
-        return [words[0].upper()] if re.fullmatch("[A-Za-z]", words[0]) else []
-    if all(re.fullmatch("[A-Za-z]", word) for word in words) and re.search("[A-Z]", line):
-        line = line.upper()  # "A, b, c"
-    letters = [word for word in re.findall(r"[^\W_]+", line) if re.fullmatch("[A-Z]", word)]
-    if len(letters) < 2 or not patterns.LIST.fullmatch(line):
-        return []
-    return ["?"] if {"or", "或"} & set(words) or "/" in line else list(dict.fromkeys(letters))
-
-
 def _inside(content: str, options: Mapping[str, str]) -> list[str] | None:
     """What the content of a box chooses: its only letter, else the option of its value, else what its words say."""
     plain = _plain(content)
-    lone = _lone(plain)
+    lone = lone_letters(plain)
     if len(lone) == 1 and plain.upper() == plain and (lone[0] in options or not options):
         return lone
     equals = by_value(content, options)
@@ -161,101 +151,28 @@ def _valued(span: str, options: Mapping[str, str]) -> list[str] | None:
 def _beside(value: str, text: str, options: Mapping[str, str]) -> list[str]:
     if value[:1] in options and by_value(value[1:].strip(), options) == [value[0]]:
         return [value[0]]
-    letters = {letter for letter, decorated in _mentions(text, options) if decorated}
+    letters = {letter for letter, decorated in mentions_in(text, options) if decorated}
     return list(letters) if len(letters) == 1 else []
 
 
 def _stated(text: str, options: Mapping[str, str]) -> list[str] | None:
     """Letters of the last outright statement, ``["?"]`` for a statement of alternatives; None without one."""
-    lone = _lone(text)
+    lone = lone_letters(text)
     if lone and (len(lone) == 1 or not options or set(lone) <= {*options, "?"}):
         return lone
-    statements = dict(_claims(text))
-    alone = list(_lone_lines(text.split("\n")))
+    statements = dict(claims(text))
+    alone = list(lone_lines(text.split("\n")))
     if len({tuple(letters) for _, letters in alone}) < 3:  # more are a list of the options
         statements.update(alone)
     return statements[max(statements)] if statements else None
 
 
-def _lone_lines(lines: list[str]) -> Iterator[tuple[int, list[str]]]:
-    start = 0
-    for line in lines:
-        letters = _lone(line) if line else []
-        if letters:
-            yield start, letters
-        start += len(line) + 1
-
-
-def _claims(text: str) -> Iterator[tuple[int, list[str]]]:
-    """Place and letters of every statement that is not denied."""
-    for statement in patterns.STATEMENTS.finditer(text):
-        match = patterns.AFTER.match(text, statement.end())
-        if match and _is_letter(text, match.start(1)):
-            letters, end = _listing(text, match.start(1))
-            refused = patterns.DENIED.match(text, end) or _refused(text, match.start(1))
-            if not refused and not _passing(text, statement, letters, end):
-                yield match.start(1), letters
-    for match in patterns.TICKED.finditer(text):
-        yield match.start(1), [match[1]]
-    done = 0
-    for match in patterns.MENTION.finditer(text):
-        start = match.start(2)
-        if start >= done and match[2].isupper() and not patterns.ARTICLE.match(text, start):
-            letters, done = _listing(text, start)
-            if patterns.CONFIRMED.match(text, done) and not _refused(text, start):
-                yield start, letters
-
-
-def _passing(text: str, statement: re.Match[str], letters: list[str], end: int) -> bool:
-    """Only seems a statement: "so A shows …", "Options: A. red B. blue", "if it were red, the answer would be A"."""
-    if statement["joint"] and not patterns.SENTENCE_ENDS.match(text, end):
-        return True
-    if patterns.PLURAL.search(statement[0]) and letters == ["A"] and patterns.SECOND.match(text, end):
-        return True
-    before = max(0, statement.start() - 100)
-    return patterns.CONDITIONAL.search(text, before, statement.end()) is not None
-
-
-def _refused(text: str, start: int) -> bool:
-    return patterns.REFUSED.search(text, max(0, start - 40), start) is not None
-
-
-def _is_letter(text: str, start: int) -> bool:
-    """Not an article, a pronoun, a variable or a small letter in a sentence."""
-    letter, after = text[start], text[start + 1 : start + 3]
-    if patterns.OPERATOR.match(text, start + 1):
-        return False
-    if letter in "Ii":
-        return not re.match(r"\s?[a-z']", after)
-    if letter == "A":
-        return not patterns.ARTICLE.match(text, start)
-    return letter.isupper() or after[:1] in ("", "\n") or not after[0].isspace() or letter != "a"
-
-
-def _listing(text: str, start: int) -> tuple[list[str], int]:
-    """The letters from a first one on, joined by commas or "and", and their end; ``["?"]`` if joined by "or"."""
-    letters, end, either = [text[start].upper()], start + 1, False
-    while len(letters) < 9:
-        following = patterns.JOIN.match(text, end)
-        if not following or following[2].islower() != text[start].islower():
-            break
-        joint, after = following[1].strip(" ,\n").lower(), following.end(2)
-        ends_list = joint in ("and", "or", "/", "&", "和", "或", "与") or patterns.JOIN.match(text, after)
-        prose = not ends_list and patterns.PROSE.match(text, after)
-        if prose or patterns.ARTICLE.match(text, following.start(2)):
-            break
-        either |= joint in ("or", "/", "或")
-        letters.append(following[2].upper())
-        end = after
-    return (["?"] if either and len(set(letters)) > 1 else list(dict.fromkeys(letters))), end
-
-
 def _leading(text: str, options: Mapping[str, str]) -> list[str] | None:
     """The letter that a response begins with, unless it goes on to list others."""
     match = patterns.LEADING.match(text)
-    if not match or not _is_letter(text, match.start(1)) or patterns.DENIED.match(text, match.end(1)):
+    if not match or not is_letter(text, match.start(1)) or patterns.DENIED.match(text, match.end(1)):
         return None
-    letters, end = _listing(text, match.start(1))
+    letters, end = listing(text, match.start(1))
     if patterns.DENIED.match(text, end):
         return None
     listed = {found[1] for found in patterns.LISTED.finditer(text)}
@@ -267,12 +184,12 @@ def _mentioned(text: str, options: Mapping[str, str]) -> list[str] | None:
     listed = list(patterns.LISTED.finditer(text))
     unended = len(listed) > 1 and not re.search(r"\n|[.!?]\s\w", text[listed[-1].end() + 1 :])
     following = unended and ord(listed[-1][1]) == ord(listed[-2][1]) + 1
-    if following and not _refused(text, listed[-1].start(1)):
+    if following and not is_refused(text, listed[-1].start(1)):
         return ["?"]  # only the options again
     text = patterns.CONTRAST.sub("", text)
     numbers = len(text) > SHORT and are_values(options)  # of which a solution names many
     for part in (text, last_sentence(text)):
-        mentions = list(_mentions(part, options))
+        mentions = list(mentions_in(part, options))
         letters = {letter for letter, _ in mentions}
         if len(letters) == 1:
             named = None if any(decorated for _, decorated in mentions) else _texts(part, options)
@@ -294,32 +211,6 @@ def _telling(text: str) -> str:
     """The sentence of a long response that names its number: an opening "There are 3 …", else the last."""
     opening = patterns.COUNTED.match(text)
     return opening[0] if opening else last_sentence(text)
-
-
-def _mentions(text: str, options: Mapping[str, str]) -> Iterator[tuple[str, bool]]:
-    """Letters of options that stand alone and are not refused, and whether brackets or stars set them off.
-
-    Where options are values, letters that nothing sets off are points and variables.
-    """
-    valued, drawn = are_values(options), bool(options) and all(key == option for key, option in options.items())
-    text = patterns.CONTRASTED.sub(" ", text)
-    for match in patterns.MENTION.finditer(text):
-        letter, start, end = match[2], match.start(2), match.end(2)
-        decorated = bool(match[1]) or bool(match[3])
-        if letter.upper() not in (options or "ABCDEFGH") or (letter.islower() and not (match[1] and match[3])):
-            continue
-        if not decorated and (
-            valued
-            or patterns.ARTICLE.match(text, start)
-            or (not drawn and patterns.LABELLED.search(text, max(0, start - 16), start))
-        ):
-            continue
-        if letter in "AI" and not decorated and not re.search(r"[a-z,:] $", text[max(0, start - 2) : start]):
-            continue
-        listed = _listing(text, start)[1]
-        denied = patterns.DENIED.match(text, end) or patterns.DENIED.match(text, listed)
-        if not denied and not _refused(text, start):
-            yield letter.upper(), decorated
 
 
 def _texts(text: str, options: Mapping[str, str]) -> list[str] | None:

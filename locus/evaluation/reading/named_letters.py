@@ -1,0 +1,132 @@
+"""Letters that a text names: alone, by a statement, or in passing; articles, pronouns and variables are none.
+
+`letters` weighs what is read here.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Mapping
+
+from locus.evaluation.reading import patterns
+from locus.evaluation.reading.option_values import are_values
+
+
+def lone_letters(line: str) -> list[str]:
+    """Letters of a text that is nothing but letters and marks: ``**B**``, ``A, C``, ``CA``; ``["?"]`` of "A or C"."""
+    if len(line) >= 60:
+        return []
+    words = re.findall(r"[^\W_]+", line)
+    if len(words) > 1 and words[0].lower() in ("option", "options", "choice", "answer", "选项", "答案"):
+        line, words = line[line.index(words[0]) + len(words[0]) :], words[1:]
+    if len(words) == 1 and re.fullmatch(r"[A-H]{2,5}", words[0]) and len(set(words[0])) == len(words[0]):
+        return list(words[0])
+    if len(words) == 1:
+        return [words[0].upper()] if re.fullmatch("[A-Za-z]", words[0]) else []
+    if all(re.fullmatch("[A-Za-z]", word) for word in words) and re.search("[A-Z]", line):
+        line = line.upper()  # "A, b, c"
+    letters = [word for word in re.findall(r"[^\W_]+", line) if re.fullmatch("[A-Z]", word)]
+    if len(letters) < 2 or not patterns.LIST.fullmatch(line):
+        return []
+    return ["?"] if {"or", "或"} & set(words) or "/" in line else list(dict.fromkeys(letters))
+
+
+def lone_lines(lines: list[str]) -> Iterator[tuple[int, list[str]]]:
+    """Place and letters of every line that is nothing else."""
+    start = 0
+    for line in lines:
+        letters = lone_letters(line) if line else []
+        if letters:
+            yield start, letters
+        start += len(line) + 1
+
+
+def claims(text: str) -> Iterator[tuple[int, list[str]]]:
+    """Place and letters of every statement that is not denied."""
+    for statement in patterns.STATEMENTS.finditer(text):
+        match = patterns.AFTER.match(text, statement.end())
+        if match and is_letter(text, match.start(1)):
+            letters, end = listing(text, match.start(1))
+            refused = patterns.DENIED.match(text, end) or is_refused(text, match.start(1))
+            if not refused and not _passing(text, statement, letters, end):
+                yield match.start(1), letters
+    for match in patterns.TICKED.finditer(text):
+        yield match.start(1), [match[1]]
+    done = 0
+    for match in patterns.MENTION.finditer(text):
+        start = match.start(2)
+        if start >= done and match[2].isupper() and not patterns.ARTICLE.match(text, start):
+            letters, done = listing(text, start)
+            if patterns.CONFIRMED.match(text, done) and not is_refused(text, start):
+                yield start, letters
+
+
+def _passing(text: str, statement: re.Match[str], letters: list[str], end: int) -> bool:
+    """Only seems a statement: "so A shows …", "Options: A. red B. blue", "if it were red, the answer would be A"."""
+    if statement["joint"] and not patterns.SENTENCE_ENDS.match(text, end):
+        return True
+    if patterns.PLURAL.search(statement[0]) and letters == ["A"] and patterns.SECOND.match(text, end):
+        return True
+    before = max(0, statement.start() - 100)
+    return patterns.CONDITIONAL.search(text, before, statement.end()) is not None
+
+
+def mentions_in(text: str, options: Mapping[str, str]) -> Iterator[tuple[str, bool]]:
+    """Letters of options that stand alone and are not refused, and whether brackets or stars set them off.
+
+    Where options are values, letters that nothing sets off are points and variables.
+    """
+    valued, drawn = are_values(options), bool(options) and all(key == option for key, option in options.items())
+    text = patterns.CONTRASTED.sub(" ", text)
+    for match in patterns.MENTION.finditer(text):
+        letter, start, end = match[2], match.start(2), match.end(2)
+        decorated = bool(match[1]) or bool(match[3])
+        if letter.upper() not in (options or "ABCDEFGH") or (letter.islower() and not (match[1] and match[3])):
+            continue
+        if not decorated and (
+            valued
+            or patterns.ARTICLE.match(text, start)
+            or (not drawn and patterns.LABELLED.search(text, max(0, start - 16), start))
+        ):
+            continue
+        if letter in "AI" and not decorated and not re.search(r"[a-z,:] $", text[max(0, start - 2) : start]):
+            continue
+        listed = listing(text, start)[1]
+        denied = patterns.DENIED.match(text, end) or patterns.DENIED.match(text, listed)
+        if not denied and not is_refused(text, start):
+            yield letter.upper(), decorated
+
+
+def listing(text: str, start: int) -> tuple[list[str], int]:
+    """The letters from a first one on, joined by commas or "and", and their end; ``["?"]`` if joined by "or"."""
+    letters, end, either = [text[start].upper()], start + 1, False
+    while len(letters) < 9:
+        following = patterns.JOIN.match(text, end)
+        if not following or following[2].islower() != text[start].islower():
+            break
+        joint, after = following[1].strip(" ,\n").lower(), following.end(2)
+        ends_list = joint in ("and", "or", "/", "&", "和", "或", "与") or patterns.JOIN.match(text, after)
+        prose = not ends_list and patterns.PROSE.match(text, after)
+        if prose or patterns.ARTICLE.match(text, following.start(2)):
+            break
+        either |= joint in ("or", "/", "或")
+        letters.append(following[2].upper())
+        end = after
+    return (["?"] if either and len(set(letters)) > 1 else list(dict.fromkeys(letters))), end
+
+
+def is_letter(text: str, start: int) -> bool:
+    """Not an article, a pronoun, a variable or a small letter in a sentence."""
+    letter, after = text[start], text[start + 1 : start + 3]
+    if patterns.OPERATOR.match(text, start + 1):
+        return False
+    if letter in "Ii":
+        return not re.match(r"\s?[a-z']", after)
+    if letter == "A":
+        return not patterns.ARTICLE.match(text, start)
+    return letter.isupper() or after[:1] in ("", "\n") or not after[0].isspace() or letter != "a"
+
+
+def is_refused(text: str, start: int) -> bool:
+    """What stands before the letter at ``start`` rules it out."""
+    return patterns.REFUSED.search(text, max(0, start - 40), start) is not None
