@@ -38,7 +38,7 @@ from locus.analysis.pages.sweep import (
 from locus.analysis.pages.tasks import task_sections
 from locus.analysis.paper import ABLATIONS, ablation_of, against_locus, paper_table
 from locus.analysis.runs import axes, experiment, find, label, load, metrics
-from locus.analysis.task_comparison import Comparison, comparisons
+from locus.analysis.task_comparison import Comparison, comparisons, several_tasks
 from locus.analysis.task_runs import task_runs
 from locus.errors import LocusError
 from locus.run.runtime import entry_point
@@ -49,9 +49,10 @@ log = logging.getLogger("locus")
 def sections_of(cfg: DictConfig, folder: Path) -> list[Section]:
     """What the page shows; the tables are written to ``tables/``, the curves to ``figures/``."""
     runs = load(cfg.runs, cfg.scores)
-    compared = comparisons(task_runs(runs, find(cfg.runs)))
+    found = task_runs(runs, find(cfg.runs))
+    compared, alike = comparisons(found), not several_tasks(found)
     opening = compared_sections(compared, runs, folder) if compared else []
-    opening += claim_sections(cfg, runs, folder / "tables", [run for one in compared for run in one.folders])
+    opening += claim_sections(cfg, runs, folder / "tables", [run for one in compared for run in one.folders], alike)
     sections = [Section("Runs", f"{len(runs)} below {cfg.runs}; settings in which they differ.", table_of(runs))]
     means = means_over_seeds(runs)
     if means is not None:
@@ -60,7 +61,7 @@ def sections_of(cfg: DictConfig, folder: Path) -> list[Section]:
     for section in sections:
         ablations.save(section.table, folder / "tables" / section.title.lower().replace(" ", "_").replace(":", ""))
     run = browsed(cfg)
-    sections += figure_sections(cfg, runs, folder / "figures", alike=not compared)
+    sections += figure_sections(cfg, runs, folder / "figures", alike)
     return opening + sections + gallery_sections(run) + rollout_sections(cfg, run)
 
 
@@ -78,12 +79,18 @@ def compared_sections(compared: Sequence[Comparison], runs: pd.DataFrame, folder
     return sections
 
 
-def claim_sections(cfg: DictConfig, runs: pd.DataFrame, folder: Path, compared: Sequence[Path]) -> list[Section]:
-    """The claims of every setting over its seeds, and LOCUS against the others; their numbers go
-    to CSV files in the folder. Nothing where finished runs have no tables that decide a claim.
+def claim_sections(
+    cfg: DictConfig, runs: pd.DataFrame, folder: Path, compared: Sequence[Path], alike: bool
+) -> list[Section]:
+    """The claims of every setting over its seeds, and LOCUS against the others; their numbers go to CSV files in the
+    folder. Nothing where finished runs have no tables that decide a claim.
 
-    compared: runs whose tasks are compared already: others are left out, for they are these again, and LOCUS is
-        compared with controls only where ``locus=`` names it.
+    Args:
+        cfg: of conf/report.yaml.
+        runs: of `runs.load`.
+        folder: of the CSV files.
+        compared: runs whose tasks are compared already: others are left out, for they are these again.
+        alike: all were trained on the same tasks. If not, LOCUS stands against others only where something says it.
     """
     names = setting_of(runs) if axes(runs) else pd.Series("all", index=runs.index)
     done = runs["status"] == "finished"
@@ -109,8 +116,8 @@ def claim_sections(cfg: DictConfig, runs: pd.DataFrame, folder: Path, compared: 
         Section("Claims over seeds", text, verdicts, lines=stated),
         Section("Numbers of the claims", "With their 95 % intervals.", claims_over_seeds.number_table(judged)),
     ]
-    if len(settings) > 1 and (not compared or cfg.locus is not None):
-        locus = cfg.locus or locus_among(cfg, runs[done], names[done])
+    locus = cfg.locus or locus_among(cfg, runs[done], names[done], alike)
+    if len(settings) > 1 and locus is not None:
         controls = claims_over_seeds.against_controls(settings, locus)
         claims_over_seeds.numbers({name: [claim] for name, claim in controls.items()}).to_csv(
             folder / "locus_minus_control.csv", index=False
@@ -131,11 +138,13 @@ def claim_sections(cfg: DictConfig, runs: pd.DataFrame, folder: Path, compared: 
     return sections
 
 
-def locus_among(cfg: DictConfig, runs: pd.DataFrame, names: pd.Series) -> str:
+def locus_among(cfg: DictConfig, runs: pd.DataFrame, names: pd.Series, alike: bool) -> str | None:
     """The setting that is LOCUS: of the paper's table that the runs repeat, else the experiment ``…/locus``, else the
-    first."""
+    first of runs that are alike in their tasks."""
     ablation = ablation_of(runs, cfg.table or experiment(cfg.runs))
     ours = names.str.split("/").str[-1] == "locus" if ablation is None else runs[ablation.group] == ablation.locus
+    if not ours.any() and not alike:
+        return None
     return str((names[ours] if ours.any() else names).iloc[0])
 
 

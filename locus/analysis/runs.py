@@ -98,6 +98,15 @@ def axes(frame: pd.DataFrame) -> list[str]:
     return groups + [name for name in plain if "." in name and not explained(name)]
 
 
+def telling(frame: pd.DataFrame, settings: Sequence[str]) -> list[str]:
+    """These settings, or the experiment alone where it says all."""
+    if "experiment" in settings:
+        names = frame[list(settings)].astype(str)
+        if len(names.drop_duplicates()) == names["experiment"].nunique():
+            return ["experiment"]
+    return list(settings)
+
+
 def tasks_named(shares: Mapping[str, float]) -> str:
     """``rotation``, or ``cue_search + rotation``; with the shares of the tasks where these are not alike."""
     names = sorted((name for name, share in shares.items() if share), key=cue_search_first)

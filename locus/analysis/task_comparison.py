@@ -71,15 +71,20 @@ def compared(path: str | Path) -> list[Comparison]:
 
 
 def comparisons(found: Sequence[TaskRun]) -> list[Comparison]:
-    """A comparison per budget, equal completions first; none unless there are several settings or proxy tasks."""
+    """A comparison per budget, equal completions first; none unless runs differ in their tasks or were asked proxy
+    tasks."""
     budgets = sorted(
         {run.budget for run in found},
         key=lambda one: (one.seconds is not None, one.seconds or 0.0, one.completions or 0),
     )
     made = [comparison(budget, [run for run in found if run.budget == budget]) for budget in budgets]
     made = [one for one in made if len(one.benchmarks) or len(one.transfer)]
-    several = len({setting for one in made for setting in one.settings}) > 1
-    return made if several or any(len(one.transfer) for one in made) else []
+    return made if several_tasks(found) or any(len(one.transfer) for one in made) else []
+
+
+def several_tasks(found: Sequence[TaskRun]) -> bool:
+    """Whether the runs were not all trained on the same tasks."""
+    return len({run.tasks for run in found}) > 1
 
 
 def comparison(budget: Budget, found: Sequence[TaskRun]) -> Comparison:

@@ -103,7 +103,7 @@ def _others(frame: pd.DataFrame, alike: Sequence[Sequence[int]]) -> dict[int, st
     texts: dict[int, str] = {}
     for places in alike:
         rows = frame.iloc[places]
-        differ = [name for name in plain if rows[name].astype(str).nunique() > 1]
+        differ = runs.telling(rows, [name for name in plain if rows[name].astype(str).nunique() > 1])
         for place, values in zip(places, rows[differ].itertuples(index=False), strict=True):
             pairs = zip(differ, values, strict=True)
             texts[place] = "".join(f", {name.split('.')[-1]}={value}" for name, value in pairs)

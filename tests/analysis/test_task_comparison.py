@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pytest
+import yaml
 
 from locus.analysis import runs
 from locus.analysis.claim_files import tables_of
@@ -192,11 +193,27 @@ def test_a_run_that_ended_early_is_named(tmp_path):
 
 
 def test_runs_of_one_task_are_not_compared(tmp_path):
-    """Every ordinary page opened by a table of one row."""
-    for seed in (1, 2):
-        tables = {"questions": task_tables.questions(0.2, 10, seed)}
-        task_tables.run(tmp_path / str(seed), {"cue_search": 1.0}, seed, tables)
-    assert compared(tmp_path) == []
+    """Every ordinary page opened by a table of one row; a sweep of another setting that loses LOCUS against it."""
+    for number, (seed, gain) in enumerate([(1, 0.2), (2, 0.2), (1, 0.0), (2, 0.0)]):
+        tables = {"questions": task_tables.questions(gain, 10, seed)}
+        task_tables.run(tmp_path / "runs" / str(number), {"cue_search": 1.0}, seed, tables, crop={"gain": gain})
+    assert compared(tmp_path / "runs") == []
+    succeeded(command("report", f"runs={tmp_path / 'runs'}", f"hydra.run.dir={tmp_path / 'page'}"))
+    page = (tmp_path / "page" / "report.html").read_text()
+    assert "<h2>LOCUS minus control</h2>" in page and "<h2>Settings</h2>" in page
+
+
+def test_a_sweep_with_another_task_keeps_its_controls(tmp_path):
+    """LOCUS against the upper bound of transfer/questions, for which its page exists, left out of it."""
+    for number, (task, name) in enumerate([("questions", "transfer/questions"), ("cue_search", "transfer/locus")]):
+        tables = {"questions": task_tables.questions(0.2, 10, 1)}
+        folder = task_tables.run(tmp_path / "runs" / str(number), {task: 1.0}, 1, tables, crop={"kind": name})
+        (folder / ".hydra").mkdir()
+        choices = {"experiment": name, "task": task}
+        (folder / ".hydra" / "hydra.yaml").write_text(yaml.safe_dump({"hydra": {"runtime": {"choices": choices}}}))
+    succeeded(command("report", f"runs={tmp_path / 'runs'}", f"hydra.run.dir={tmp_path / 'page'}"))
+    page = (tmp_path / "page" / "report.html").read_text()
+    assert "<h2>LOCUS minus control</h2>" in page and "LOCUS: transfer/locus." in page
 
 
 @pytest.mark.slow

@@ -15,7 +15,7 @@ from locus.analysis.diagnoses.attention import layer_curves
 from locus.analysis.pages.rollouts import browser_html, groups_of
 from locus.analysis.plots import COLOURS, as_picture, histogram, mean_bars, panels
 from locus.analysis.run_metrics import AFTER, BEFORE, HEADLINE, task_curves, validation_scalars
-from locus.analysis.runs import FACTS, MAX_SECONDS, TASKS, axes
+from locus.analysis.runs import FACTS, MAX_SECONDS, TASKS, axes, telling
 from locus.errors import LocusError
 
 TIMES = {"time/rollout_s": "rollout, s", "time/update_s": "update, s"}
@@ -49,8 +49,7 @@ def setting_of(runs: pd.DataFrame) -> pd.Series:
     settings = axes(runs)
     if not settings:
         return runs["run"]
-    if "experiment" in settings and len(runs[settings].drop_duplicates()) == runs["experiment"].nunique(dropna=False):
-        settings = ["experiment"]
+    settings = telling(runs, settings)
     texts = runs[settings].map(lambda value: "" if pd.isna(value) else str(value))
     if TASKS in settings:  # and seconds only where these bound a run
         if MAX_SECONDS in settings:
