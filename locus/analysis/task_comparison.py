@@ -63,6 +63,8 @@ class Comparison:
     """Of the runs."""
     costs: pd.DataFrame
     """A row per setting: seeds, the means of `COSTS` over them, and early: how many runs ended before the budget."""
+    unlike: tuple[str, ...] = ()
+    """Settings, beside the tasks' own, that are not the same for all tasks: effects may be theirs."""
 
 
 def compared(path: str | Path) -> list[Comparison]:
@@ -106,7 +108,8 @@ def comparison(budget: Budget, found: Sequence[TaskRun]) -> Comparison:
     how = {"seeds": "sum"} | dict.fromkeys(COSTS, "mean") | {"early": "sum"}
     costs = costs.groupby("setting", sort=False).agg(how).loc[list(settings)].reset_index()
     benchmarks, folders = judged(scored(blocks, columns), settings, columns), tuple(run.folder for run in found)
-    return Comparison(budget, settings, trained, benchmarks, against, transfer, folders, costs)
+    unlike = tuple(dict.fromkeys(name for run in found for name in run.unlike))
+    return Comparison(budget, settings, trained, benchmarks, against, transfer, folders, costs, unlike)
 
 
 def measures(blocks: Mapping[str, Block]) -> list[Measure]:

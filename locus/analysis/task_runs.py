@@ -58,6 +58,8 @@ class TaskRun:
     """Of `COSTS`."""
     early: bool = False
     """It ended before its budget did: at ``trainer.stop_at``, or where the steps were done before the seconds were."""
+    unlike: tuple[str, ...] = ()
+    """Settings, beside its task's own, whose values runs of other tasks at this budget do not have, too."""
 
 
 def task_runs(frame: pd.DataFrame, folders: Sequence[Path]) -> list[TaskRun]:
@@ -76,15 +78,18 @@ def task_runs(frame: pd.DataFrame, folders: Sequence[Path]) -> list[TaskRun]:
     alike: dict[tuple[str, Budget], list[int]] = {}
     for place, name in names.items():
         alike.setdefault((name, budgets[place]), []).append(place)
-    more = _others(frame, list(alike.values()))
+    more, unlike = _others(frame, list(alike.values())), _unlike(frame, alike)
     found: dict[tuple[str, Budget, str], TaskRun] = {}
     for place, record in records.items():
         setting, seed = names[place] + more[place], str(frame["seed"].iloc[place])
         tasks = frozenset(name for name, share in record[runs.TASKS].items() if share)
         costs, budget = _costs(folders[place], record), budgets[place]
         steps = settings[place].get("trainer.steps")
-        early = isinstance(steps, int) and (costs["steps"] >= steps) == (budget.seconds is not None)
-        run = TaskRun(folders[place], setting, tasks, budget, seed, costs, early)
+        if budget.seconds is not None:
+            early = costs["seconds"] < budget.seconds
+        else:
+            early = isinstance(steps, int) and costs["steps"] < steps
+        run = TaskRun(folders[place], setting, tasks, budget, seed, costs, early, unlike[budget])
         found.setdefault((setting, budget, seed), run)
     return list(found.values())
 
@@ -98,8 +103,7 @@ def _others(frame: pd.DataFrame, alike: Sequence[Sequence[int]]) -> dict[int, st
         frame: of `runs.load`.
         alike: rows of the same tasks and budget.
     """
-    left_out = ("task.shares", runs.MAX_SECONDS, "trainer.steps")
-    plain = [name for name in runs.axes(frame) if not name.startswith(left_out) and name != runs.TASKS]
+    plain = _settings(frame, "task.shares")
     texts: dict[int, str] = {}
     for places in alike:
         rows = frame.iloc[places]
@@ -108,6 +112,27 @@ def _others(frame: pd.DataFrame, alike: Sequence[Sequence[int]]) -> dict[int, st
             pairs = zip(differ, values, strict=True)
             texts[place] = "".join(f", {name.split('.')[-1]}={value}" for name, value in pairs)
     return texts
+
+
+def _unlike(frame: pd.DataFrame, alike: Mapping[tuple[str, Budget], Sequence[int]]) -> dict[Budget, tuple[str, ...]]:
+    """Budget -> settings whose values are not the same for all tasks: another base, or learning rate.
+
+    Args:
+        frame: of `runs.load`.
+        alike: (tasks, budget) -> their rows.
+    """
+    plain, found = _settings(frame, "task"), {}
+    for budget in dict.fromkeys(budget for _, budget in alike):
+        rows = [frame.iloc[places] for (_, one), places in alike.items() if one == budget]
+        values = {name: {frozenset(part[name].astype(str)) for part in rows} for name in plain}
+        found[budget] = tuple(name for name in plain if len(values[name]) > 1)
+    return found
+
+
+def _settings(frame: pd.DataFrame, left_out: str) -> list[str]:
+    """In which the runs differ, without the budget, what the tasks' names say, and names that begin with this."""
+    known = (left_out, runs.MAX_SECONDS, "trainer.steps")
+    return [name for name in runs.axes(frame) if not name.startswith(known) and name != runs.TASKS]
 
 
 def _budget(settings: Mapping[str, object], record: Mapping[str, object]) -> Budget:

@@ -155,7 +155,7 @@ def test_a_task_of_another_difficulty_is_another_setting(tmp_path):
     assert [run.setting for run in found] == ["jigsaw, grid=2", "jigsaw, grid=3"]
     (one,) = compared(tmp_path)
     texts = [section.text for _, section, _ in task_sections([one])]
-    assert one.against.empty and any("no run of cue search alone" in text for text in texts)
+    assert one.against.empty and any("No run of cue search alone" in text for text in texts)
 
 
 def test_wrong_tables(tmp_path):
@@ -182,14 +182,30 @@ def test_another_tasks_boxes_are_no_cue_search(tmp_path):
 
 
 def test_a_run_that_ended_early_is_named(tmp_path):
-    """A table called one of equal seconds, of runs that had done their steps before."""
+    """A table called one of equal seconds, or completions, of runs that had ended before; all have taken 30 s."""
     tables = {"proxy_tasks": task_tables.proxies({}, 4)}
-    for number, steps in enumerate((10, 500)):
-        trainer = {"steps": steps, "max_seconds": 60}
+    ends = {(500, 60): 1, (10, 60): 1, (500, 30): 0, (10, 30): 0, (10, None): 0, (500, None): 1}
+    for number, (steps, seconds) in enumerate(ends):
+        trainer = {"steps": steps, "max_seconds": seconds}
         task_tables.run(tmp_path / f"{number}", {f"task_{number}": 1.0}, 1, tables, trainer=trainer)
+    found = compared(tmp_path)
+    costs = pd.concat([one.costs for one in found]).set_index("setting")["early"]
+    assert costs.sort_index().tolist() == list(ends.values())
+    (last,) = (lines(one)[-1] for one in found if one.budget.seconds == 60)
+    said = "Not at the whole budget: runs of task_0 and task_1, which ended at trainer.stop_at or trainer.steps."
+    assert last == said
+
+
+def test_another_base_is_named(tmp_path):
+    """What a base, or a learning rate, has done told as a task's doing, where each task has another."""
+    tables = {"proxy_tasks": task_tables.proxies({}, 4)}
+    for number, (task, base, rate) in enumerate([("jigsaw", "a", 1), ("cue_search", "b", 1), ("cue_search", "b", 2)]):
+        given = {"backbone": {"path": base}, "optimizer": {"lr": rate}}
+        task_tables.run(tmp_path / str(number), {task: 1.0}, 1, tables, **given)
     (one,) = compared(tmp_path)
-    assert one.costs["early"].tolist() == [1, 0]
-    assert lines(one)[-1] == "Not at the whole budget: runs of task_0, which ended at trainer.steps; give more."
+    assert one.settings == ("cue_search, lr=1", "cue_search, lr=2", "jigsaw")
+    texts = [section.text for _, section, _ in task_sections([one])]
+    assert any("Tasks differ in more than themselves: in backbone.path and optimizer.lr, too" in one for one in texts)
 
 
 def test_runs_of_one_task_are_not_compared(tmp_path):

@@ -192,7 +192,9 @@ def summary(one: Comparison) -> str:
             f"{counts.get(WORSE, 0)} worse, {counts.get(OPEN, 0)} not distinguished."
         )
     elif len(one.settings) > 1:
-        said.append("There is no run of cue search alone to compare with.")
+        said.append("No run of cue search alone, with the others' seeds and settings, is there to compare with.")
+    if one.unlike:
+        said.append(f"Tasks differ in more than themselves: in {_list(one.unlike)}, too, which may be what is seen.")
     return " ".join(said)
 
 
@@ -237,7 +239,7 @@ def _cost_lines(one: Comparison) -> Iterator[str]:
             yield f"Cost, {name}: {told} a run."
     early = one.costs.loc[one.costs["early"] > 0, "setting"].tolist()
     if early:
-        why = "trainer.stop_at" if one.budget.seconds is None else "trainer.steps; give more"
+        why = "trainer.stop_at" + ("" if one.budget.seconds is None else " or trainer.steps")
         yield f"Not at the whole budget: runs of {_list(early)}, which ended at {why}."
 
 
