@@ -10,6 +10,8 @@ from dataclasses import dataclass
 
 import pandas as pd
 
+from locus.analysis.pages.page import Section
+
 
 @dataclass(frozen=True)
 class Published:
@@ -110,3 +112,16 @@ def published_table(scores: pd.DataFrame) -> pd.DataFrame:
             row |= {f"{one.model}: base": base, one.model: trained}
         rows.append(row)
     return pd.DataFrame(rows, dtype=object)
+
+
+def published_section(scores: pd.DataFrame) -> Section | None:
+    """Of the benchmarks in ``scores.csv`` what was published beside what was measured; None without any of them."""
+    table = published_table(scores)
+    table = table[table["benchmark"].isin(scores["benchmark"])].dropna(axis="columns", how="all")
+    shown = table.map(lambda value: value if isinstance(value, str) else "" if pd.isna(value) else f"{value:.1f}")
+    lines = [f"{one.model} (base {one.base}): {one.source}." for one in PUBLISHED if one.model in table]
+    text = (
+        "In percent; what others published stands right of what was measured here. Each source asked, read and sized "
+        "images in its own way: only base and trained of one source, and policies of ours asked alike, can be compared."
+    )
+    return Section("Published", text, shown, lines=lines) if lines else None

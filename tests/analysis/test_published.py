@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import pandas as pd
 
-from locus.analysis.published import PUBLISHED, published_table
+from locus.analysis.published import PUBLISHED, published_section, published_table
+from tests.support import task_tables
 from tests.support.paths import CONF, REPO
+from tests.support.runs import command, succeeded
 
 
 def test_numbers_are_those_of_the_sources():
@@ -41,3 +43,20 @@ def test_they_stand_beside_our_scores():
     assert table.loc["mmvp", "ZwZ-4B"] is None and "pope" not in table.index
     empty = published_table(pd.DataFrame(columns=["policy", "benchmark", "value"]))
     assert len(empty) == len(table) and list(empty.columns[:2]) == ["benchmark", "Visual Jigsaw Image 7B: base"]
+
+
+def test_the_page_with_scores_has_them(tmp_path):
+    """Rows of benchmarks that were not asked, models without a number in any row, a number without its source."""
+    scores = pd.DataFrame([("ours", "mmvp", 50.0), ("ours", "pope", 80.0)], columns=["policy", "benchmark", "value"])
+    section = published_section(scores)
+    assert section.table.to_dict("records") == [
+        {"benchmark": "mmvp", "ours": "50.0", "Visual Jigsaw Image 7B: base": "54.7", "Visual Jigsaw Image 7B": "60.7"}
+    ]
+    assert len(section.lines) == 1 and "2509.25190" in section.lines[0]
+    assert published_section(scores.tail(1)) is None
+    task_tables.run(tmp_path / "run", {"cue_search": 1.0}, 1, {})
+    scores.to_csv(tmp_path / "scores.csv", index=False)
+    given = f"runs={tmp_path / 'run'}", f"scores={tmp_path / 'scores.csv'}"
+    succeeded(command("report", *given, f"hydra.run.dir={tmp_path / 'page'}"))
+    assert "<h2>Published</h2>" in (tmp_path / "page" / "report.html").read_text()
+    assert (tmp_path / "page" / "tables" / "published.csv").is_file()
