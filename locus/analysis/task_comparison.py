@@ -114,9 +114,10 @@ def comparison(budget: Budget, found: Sequence[TaskRun]) -> Comparison:
 
 def measures(blocks: Mapping[str, Block]) -> list[Measure]:
     """The columns of the table of benchmarks: of each block those whose parts it has."""
-    found = [Measure(f"{CROWDED} mean", CROWDED, BENCHMARKS)]
-    found += [Measure(f"{CROWDED} {name}", CROWDED, (name,)) for name in BENCHMARKS]
-    found.append(Measure(f"{SPARSE} mean", SPARSE, BENCHMARKS))
+    found = []
+    for family in (CROWDED, SPARSE):
+        found.append(Measure(f"{family} mean", family, BENCHMARKS))
+        found += [Measure(f"{family} {name}", family, (name,)) for name in BENCHMARKS]
     found.append(Measure(f"{LARGE} mean", LARGE, tuple(blocks[LARGE].parts) if LARGE in blocks else ()))
     found.append(Measure("cue search", PROXIES, (CueSearch.name,)))
     found.append(Measure("attention in box", ATTENTION, (IN_BOX,)))

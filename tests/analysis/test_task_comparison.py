@@ -108,7 +108,10 @@ def test_the_same_numbers_as_the_claims(sweep, both):
     folders = [sweep / "003", sweep / "004", sweep / "005"]
     tables = [pd.read_parquet(one / "questions.parquet").assign(seed=str(seed)) for seed, one in enumerate(folders)]
     claims = {claim.name: claim for claim in judge({"questions": pd.concat(tables)})}
-    names = {"crowded mean": "H2 Questions in crowded scenes improve", "crowded counting": "H2 counting"}
+    kinds = ("counting", "relative position")
+    names = {"crowded mean": "H2 Questions in crowded scenes improve"} | {f"crowded {one}": f"H2 {one}" for one in kinds}
+    columns = set(both[0].benchmarks["measure"])
+    assert columns >= {f"{family} {one}" for family in ("crowded", "sparse") for one in (*kinds, "text grounding")}
     for measure, name in names.items():
         found, claim = cell(both[0].benchmarks, "cue_search", measure), claims[name]
         numbers = claim.estimate, claim.low, claim.high
