@@ -12,13 +12,13 @@ import pyarrow.parquet as pq
 
 from locus.analysis.claims import ABSENT, COLUMNS, Claim, judge
 from locus.analysis.run_metrics import first_and_last
+from locus.analysis.runs import TASKS, record
 from locus.tasks.cue_search.task import CueSearch
 
 SHOWN = {"points": ("+.1f", "points"), "IoU": ("+.3f", "IoU"), "ratio": (".2f", "times")}
 """Unit -> how its numbers are written, and what follows them."""
 VALIDATION = ("step", "example_id", "image_id", "iou")
 """Columns from which `first_and_last` makes those of `COLUMNS`."""
-
 TASK = "task"
 """Its column in a mixture's."""
 
@@ -45,12 +45,20 @@ def tables_of(run: Path, seed: str = "") -> dict[str, pd.DataFrame]:
         needed = (*VALIDATION, TASK) if name == "validation" else ("policy", "unit", *wanted)
         there = [column for column in pq.read_schema(file).names if column in needed or column.startswith("layer ")]
         rows = pd.read_parquet(file, columns=there)
-        if TASK in there:  # of a mixture: other tasks' boxes are no cue search
-            rows = rows[rows[TASK] == CueSearch.name].drop(columns=TASK)
+        if name == "validation":
+            rows = _of_cue_search(rows, run)
             if rows.empty:
                 continue
         tables[name] = (first_and_last(rows) if name == "validation" else rows).assign(seed=seed)
     return tables
+
+
+def _of_cue_search(validation: pd.DataFrame, run: Path) -> pd.DataFrame:
+    """The rows of ``validation.parquet`` that are: other tasks' boxes are no cue search."""
+    if TASK in validation:
+        return validation[validation[TASK] == CueSearch.name].drop(columns=TASK)
+    tasks = record(run).get(TASKS, [CueSearch.name])  # earlier versions do not say
+    return validation if CueSearch.name in tasks else validation.head(0)
 
 
 def frame(claims: Iterable[Claim]) -> pd.DataFrame:

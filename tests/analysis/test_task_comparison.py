@@ -14,6 +14,7 @@ import yaml
 from locus.analysis import runs
 from locus.analysis.claim_files import tables_of
 from locus.analysis.claims import judge
+from locus.analysis.pages.sweep import iou_histograms
 from locus.analysis.pages.tasks import lines, task_sections
 from locus.analysis.task_comparison import Comparison, compared, holm
 from locus.analysis.task_rows import rows_of
@@ -180,8 +181,14 @@ def test_another_tasks_boxes_are_no_cue_search(tmp_path):
     others = claim_tables.validation(0.1, 0.1).assign(task="text_cue")
     pd.concat([others, rows]).to_parquet(tmp_path / "validation.parquet")
     assert tables_of(tmp_path)["validation"]["iou"].tolist() == rows["iou"].tolist()
+    drawn = iou_histograms([("a", tmp_path)])
     others.to_parquet(tmp_path / "validation.parquet")
+    assert iou_histograms([("a", tmp_path)]).tobytes() == drawn.tobytes()  # of the main task alone
     assert tables_of(tmp_path) == {}
+    alone = task_tables.run(tmp_path / "difference", {"difference": 1.0}, 1, {"validation": others.drop(columns="task")})
+    assert tables_of(alone) == {}
+    searched = task_tables.run(tmp_path / "cue", {"cue_search": 1.0}, 1, {"validation": rows.drop(columns="task")})
+    assert tables_of(searched)["validation"]["iou"].tolist() == rows["iou"].tolist()
 
 
 def test_a_run_that_ended_early_is_named(tmp_path):

@@ -14,7 +14,7 @@ from locus.analysis.ablations import cells, over_seeds
 from locus.analysis.diagnoses.attention import layer_curves
 from locus.analysis.pages.rollouts import browser_html, groups_of
 from locus.analysis.plots import COLOURS, as_picture, histogram, mean_bars, panels
-from locus.analysis.run_metrics import AFTER, BEFORE, HEADLINE, task_curves, validation_scalars
+from locus.analysis.run_metrics import AFTER, BEFORE, HEADLINE, by_task, task_curves, validation_scalars
 from locus.analysis.runs import FACTS, MAX_SECONDS, TASKS, axes, telling
 from locus.errors import LocusError
 
@@ -71,14 +71,17 @@ def ablation_bars(runs: pd.DataFrame) -> Image.Image | None:
 
 
 def iou_histograms(folders: Sequence[tuple[str, Path]]) -> Image.Image | None:
-    """IoU of the last validation, one outline per setting, its seeds together; None where nothing was validated.
+    """IoU of the last validation, of a mixture's main task, one outline per setting, its seeds together; None where
+    nothing was validated.
 
     folders: (setting, run folder).
     """
     frames = []
     for setting, folder in folders:
         if (folder / "validation.parquet").exists():
-            rows = pd.read_parquet(folder / "validation.parquet", columns=["step", "iou"])
+            rows = pd.read_parquet(folder / "validation.parquet")
+            if not rows.empty:
+                _, rows = by_task(rows[[name for name in rows if name in ("step", "iou", "task")]], "")[0]
             rows = rows[rows["step"] == rows["step"].max()].dropna(subset="iou")
             frames += [rows.assign(policy=setting)] if len(rows) else []
     if not frames:
