@@ -38,7 +38,7 @@ from locus.analysis.pages.sweep import (
 from locus.analysis.pages.tasks import task_sections
 from locus.analysis.paper import ABLATIONS, ablation_of, against_locus, paper_table
 from locus.analysis.published import published_section
-from locus.analysis.runs import axes, experiment, find, label, load, metrics
+from locus.analysis.runs import axes, experiment, find, label, load, metrics, scores_of
 from locus.analysis.task_comparison import Comparison, comparisons, several_tasks
 from locus.analysis.task_runs import task_runs
 from locus.errors import LocusError
@@ -59,7 +59,7 @@ def sections_of(cfg: DictConfig, folder: Path) -> list[Section]:
     if means is not None:
         sections.append(Section("Means over seeds", "Finished runs; ± is half the 95 % interval of the mean.", means))
     sections += paper_sections(cfg, runs)
-    if cfg.scores is not None and (published := published_section(pd.read_csv(cfg.scores))) is not None:
+    if cfg.scores is not None and (published := published_section(scores_of(cfg.scores))) is not None:
         sections.append(published)
     for section in sections:
         ablations.save(section.table, folder / "tables" / section.title.lower().replace(" ", "_").replace(":", ""))

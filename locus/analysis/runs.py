@@ -217,9 +217,21 @@ def _question_scores(file: Path) -> dict[str, float]:
     return {prefixes[policy] + benchmark: float(value) for (policy, benchmark), value in means.items()}
 
 
+def scores_of(file: str | Path) -> pd.DataFrame:
+    """``scores.csv`` of evaluations; raises LocusError for a file that is none."""
+    try:
+        table = pd.read_csv(file)
+    except (OSError, ValueError) as error:  # pandas' are among them
+        raise LocusError(f"scores={file}: cannot be read ({error}); give a scores.csv of locus.evaluate") from error
+    lacks = [name for name in ("policy", "benchmark", "value") if name not in table]
+    if lacks:
+        raise LocusError(f"scores={file}: no column {', '.join(lacks)}; give a scores.csv of locus.evaluate")
+    return table
+
+
 def _scores(file: Path, folders: Sequence[Path]) -> pd.DataFrame:
     """[runs] headline scores by benchmark, of each run's policy."""
-    table = pd.read_csv(file)
+    table = scores_of(file)
     places = {str((folder / "policy").resolve()): index for index, folder in enumerate(folders)}
     policies = [str(policy).removeprefix(f"{ENDPOINT}:") for policy in table["policy"]]
     table["place"] = [places.get(str(Path(policy).resolve())) for policy in policies]

@@ -7,7 +7,7 @@ import pandas as pd
 from locus.analysis.published import PUBLISHED, published_section, published_table
 from tests.support import task_tables
 from tests.support.paths import CONF, REPO
-from tests.support.runs import command, succeeded
+from tests.support.runs import command, refused, succeeded
 
 
 def test_numbers_are_those_of_the_sources():
@@ -57,6 +57,9 @@ def test_the_page_with_scores_has_them(tmp_path):
     task_tables.run(tmp_path / "run", {"cue_search": 1.0}, 1, {})
     scores.to_csv(tmp_path / "scores.csv", index=False)
     given = f"runs={tmp_path / 'run'}", f"scores={tmp_path / 'scores.csv'}"
+    for file in ("none", "run/metrics"):
+        wrong = f"scores={tmp_path / file}.csv"
+        refused(command("report", given[0], wrong, f"hydra.run.dir={tmp_path / 'wrong'}"), wrong, "give a scores.csv")
     succeeded(command("report", *given, f"hydra.run.dir={tmp_path / 'page'}"))
     assert "<h2>Published</h2>" in (tmp_path / "page" / "report.html").read_text()
     assert (tmp_path / "page" / "tables" / "published.csv").is_file()

@@ -110,7 +110,9 @@ def test_the_same_numbers_as_the_claims(sweep, both):
     tables = [pd.read_parquet(one / "questions.parquet").assign(seed=str(seed)) for seed, one in enumerate(folders)]
     claims = {claim.name: claim for claim in judge({"questions": pd.concat(tables)})}
     kinds = ("counting", "relative position")
-    names = {"crowded mean": "H2 Questions in crowded scenes improve"} | {f"crowded {one}": f"H2 {one}" for one in kinds}
+    names = {"crowded mean": "H2 Questions in crowded scenes improve"} | {
+        f"crowded {one}": f"H2 {one}" for one in kinds
+    }
     columns = set(both[0].benchmarks["measure"])
     assert columns >= {f"{family} {one}" for family in ("crowded", "sparse") for one in (*kinds, "text grounding")}
     for measure, name in names.items():
@@ -185,7 +187,9 @@ def test_another_tasks_boxes_are_no_cue_search(tmp_path):
     others.to_parquet(tmp_path / "validation.parquet")
     assert iou_histograms([("a", tmp_path)]).tobytes() == drawn.tobytes()  # of the main task alone
     assert tables_of(tmp_path) == {}
-    alone = task_tables.run(tmp_path / "difference", {"difference": 1.0}, 1, {"validation": others.drop(columns="task")})
+    alone = task_tables.run(
+        tmp_path / "difference", {"difference": 1.0}, 1, {"validation": others.drop(columns="task")}
+    )
     assert tables_of(alone) == {}
     searched = task_tables.run(tmp_path / "cue", {"cue_search": 1.0}, 1, {"validation": rows.drop(columns="task")})
     assert tables_of(searched)["validation"]["iou"].tolist() == rows["iou"].tolist()
