@@ -111,9 +111,8 @@ class CorpusTask(Task[CueExample]):
 
     # --- What is recorded -------------------------------------------------------------------------------------
     def row(self, example: CueExample) -> Mapping[str, Any]:
-        """Image, area bin and box of the crop."""
-        columns = {name: getattr(example, name) for name in ("image_id", "image_path", "bin", "area_ratio")}
-        return columns | {"target": list(example.target.xyxy)}
+        """Image and area bin; a box is of tasks that are answered by one."""
+        return {name: getattr(example, name) for name in ("image_id", "image_path", "bin", "area_ratio")}
 
     def group(self, example: CueExample) -> str:
         """The area bin."""

@@ -11,7 +11,7 @@ from locus.analysis.diagnoses.proxy_tasks import ProxyTasks
 from locus.analysis.diagnoses.shared import compare
 from locus.analysis.run_metrics import AFTER, BEFORE
 from locus.errors import LocusError
-from locus.evaluation.benchmark import Item
+from locus.evaluation.benchmark import Item, TaskBenchmark
 from locus.scenes.source import SceneSource
 from locus.tasks.cue_search.audits import corpus_of
 from locus.tasks.cue_search.crops import CropStrategy
@@ -69,6 +69,15 @@ def test_scores_by_hand(diagnosis: ProxyTasks, tmp_path: Path):
         "accuracy", unturned, 1.0, 1 - unturned, 0.25, 6
     ]  # fmt: skip
     assert rows.loc["cue_search", "of"] == "mean IoU" and rows.loc["cue_search", "low"] == pytest.approx(6 / 7)
+
+
+def test_only_answers_that_are_boxes_have_evidence(diagnosis: ProxyTasks):
+    """The crop's box drawn as the true one over turned or shuffled pictures, where it is not; attention judged by it."""
+    evidence = {
+        name: [item.evidence for item in TaskBenchmark(task, "processed").items()]
+        for name, task in diagnosis.tasks.items()
+    }
+    assert not any(evidence["rotation"]) and all(evidence["cue_search"])
 
 
 def test_wrong_settings_are_named(diagnosis: ProxyTasks):
