@@ -50,12 +50,15 @@ log = logging.getLogger("locus")
 def sections_of(cfg: DictConfig, folder: Path) -> list[Section]:
     """What the page shows; the tables are written to ``tables/``, the curves to ``figures/``."""
     runs = load(cfg.runs, cfg.scores)
-    found = task_runs(runs, find(cfg.runs))
+    folders = find(cfg.runs)
+    found = task_runs(runs, folders)
     compared, alike = comparisons(found), not several_tasks(found)
     opening = compared_sections(compared, runs, folder) if compared else []
-    opening += claim_sections(cfg, runs, folder / "tables", [run for one in compared for run in one.folders], alike)
+    # A sweep of tasks and their mixtures with cue search has cue search alone twice: no seed of its own.
+    once = folders if alike else [run.folder for run in found]
+    opening += claim_sections(cfg, runs, folder / "tables", once, alike)
     sections = [Section("Runs", f"{len(runs)} below {cfg.runs}; settings in which they differ.", table_of(runs))]
-    means = means_over_seeds(runs)
+    means = means_over_seeds(runs[[one in once for one in folders]])
     if means is not None:
         sections.append(Section("Means over seeds", "Finished runs; ± is half the 95 % interval of the mean.", means))
     sections += paper_sections(cfg, runs)
@@ -83,7 +86,7 @@ def compared_sections(compared: Sequence[Comparison], runs: pd.DataFrame, folder
 
 
 def claim_sections(
-    cfg: DictConfig, runs: pd.DataFrame, folder: Path, compared: Sequence[Path], alike: bool
+    cfg: DictConfig, runs: pd.DataFrame, folder: Path, kept: Sequence[Path], alike: bool
 ) -> list[Section]:
     """The claims of every setting over its seeds, and LOCUS against the others; their numbers go to CSV files in the
     folder. Nothing where finished runs have no tables that decide a claim.
@@ -92,13 +95,12 @@ def claim_sections(
         cfg: of conf/report.yaml.
         runs: of `runs.load`.
         folder: of the CSV files.
-        compared: runs whose tasks are compared already: others are left out, for they are these again.
+        kept: run folders: others are left out.
         alike: all were trained on the same tasks. If not, LOCUS stands against others only where something says it.
     """
     names = setting_of(runs) if axes(runs) else pd.Series("all", index=runs.index)
     done = runs["status"] == "finished"
     found = zip(names, runs["seed"], find(cfg.runs), done, strict=True)
-    kept = compared or find(cfg.runs)
     settings = claims_over_seeds.gathered(
         [(name, seed, run) for name, seed, run, ended in found if ended and run in kept]
     )

@@ -264,6 +264,8 @@ def test_the_page_opens_with_the_matrix(sweep, tmp_path):
     assert tables | {f"transfer_{one}.png" for one in budgets} | {"task_costs.csv"} <= files
     saved = pd.read_csv(tmp_path / "page" / "tables" / "transfer_equal_seconds_120.csv")
     assert len(saved) == 3 * 4 and saved["chance"].isna().sum() == 3
+    means = pd.read_csv(tmp_path / "page" / "tables" / "means_over_seeds.csv")
+    assert means.query("tasks == 'cue_search'")["runs"].tolist() == [3, 1]
     claims = pd.read_csv(tmp_path / "page" / "tables" / "claims_by_seed.csv").groupby("setting").size()
     assert claims.to_dict() == {
         "cue_search": 4, "rotation": 3, "cue_search + jigsaw": 4,
