@@ -29,6 +29,7 @@ from locus.policy.prompts import PromptBuilder
 from locus.policy.rollouts import DecodeStep
 from locus.run.runtime import entry_point
 from locus.run.settings import TrainerSettings, TrainSettings
+from locus.tasks.cue_search.sharing import corpora_shared
 from locus.tasks.task import Task
 from locus.training.algorithm import SFT, Algorithm
 from locus.training.grpo import shares_prompts
@@ -237,7 +238,8 @@ def _budgets(planned: Planned, memory: float) -> str | None:
 def plan(cfg: DictConfig) -> tuple[Outlook, dict[str, Any]]:
     """Plans a run; prints what it takes. Raises LocusError for one that does not fit, with the change that would."""
     check_plan(cfg)
-    task = instantiate(cfg.task, _convert_="all")
+    with corpora_shared():
+        task = instantiate(cfg.task, _convert_="all")
     backbone = instantiate(cfg.backbone)
     builder = PromptBuilder(backbone.processor(), instantiate(cfg.pixels), backbone.family)
     prompts, held_out = step_prompts(cfg, task, builder), len(task.examples("validation"))

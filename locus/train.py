@@ -62,6 +62,7 @@ from locus.run.settings import RolloutSettings, TrainSettings
 from locus.run.sweeps import finished_before
 from locus.run.threads import choose_threads
 from locus.run.trainer import build_trainer
+from locus.tasks.cue_search.sharing import corpora_shared
 from locus.tasks.datamodule import SampleMaker, TaskDataModule
 from locus.tasks.preflight import preflight
 from locus.training.algorithm import SFT
@@ -75,7 +76,8 @@ log = logging.getLogger("locus")
 
 def build_data(cfg: DictConfig, backbone: Backbone, start_step: int) -> TaskDataModule:
     """The task with its examples and rewards, and what makes prompts of them."""
-    task = instantiate(cfg.task, _convert_="all")
+    with corpora_shared():
+        task = instantiate(cfg.task, _convert_="all")
     builder = PromptBuilder(backbone.processor(), instantiate(cfg.pixels), backbone.family)
     return TaskDataModule(
         SampleMaker(task, builder, parse_frame(backbone.frame)),
@@ -102,7 +104,8 @@ def build_diagnoses(cfg: DictConfig) -> Mapping[str, Diagnosis]:
     """What follows the run; wrong settings are found before step 1."""
     if not cfg.diagnoses.get("enabled", True):
         return {}
-    diagnoses = instantiate(cfg.diagnoses, _convert_="all")
+    with corpora_shared():
+        diagnoses = instantiate(cfg.diagnoses, _convert_="all")
     diagnoses.pop("enabled", None)
     return distinct(diagnoses)
 

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence, Set
-from itertools import chain, islice
+from itertools import accumulate, chain, islice, pairwise
+from typing import TypeVar
 
 import torch
 from lightning import LightningDataModule
@@ -14,6 +15,8 @@ from locus.policy.prompts import PromptBuilder
 from locus.tasks.loader import BatchLoader
 from locus.tasks.task import Key, Split, Task
 from locus.types import Example, Frame, Sample, View
+
+T = TypeVar("T")
 
 
 class SampleMaker:
@@ -141,8 +144,27 @@ class TaskDataModule(LightningDataModule):
         return next(iter(BatchLoader(self.train, [keys], self.workers, self.worker_timeout)))
 
     def first(self, split: str, count: int) -> Sequence[Sample]:
-        """``count`` samples of the first steps, or of the first validation examples, fewer where there are no more."""
+        """``count`` samples of the first steps, or of the first validation examples, fewer where there are no more.
+
+        Of a mixture the first of every part by turns, and one of each at least.
+        """
+        tasks = self.task.apart()
+        count = max(count, len(tasks))
         if split == "validation":
-            return [self.validation[index] for index in range(min(count, len(self.validation)))]
+            ends = accumulate((len(task.examples("validation")) for task in tasks), initial=0)
+            return [
+                self.validation[index] for index in islice(by_turns([range(*two) for two in pairwise(ends)]), count)
+            ]
         steps = islice(self.task.batches(self.prompts_per_step, self.seed), -(-count // self.prompts_per_step))
-        return [self.train[key] for key in list(chain.from_iterable(steps))[:count]]
+        keys = list(chain.from_iterable(steps))
+        if len(tasks) > 1:
+            parts: dict[str, list[Key]] = {task.name: [] for task in tasks}
+            for key in keys:
+                parts[self.task.part(self.task.example(key))].append(key)
+            keys = list(by_turns(list(parts.values())))
+        return [self.train[key] for key in keys[:count]]
+
+
+def by_turns(parts: Sequence[Sequence[T]]) -> Iterator[T]:
+    """The first of every part, the second of every part that has one, and so on."""
+    return (part[place] for place in range(max(map(len, parts))) for part in parts if place < len(part))

@@ -15,7 +15,7 @@ from locus.errors import LocusError
 from locus.tasks.blind import blind_reward
 from locus.tasks.by_spread import LAG, BySpread, Seen
 from locus.tasks.order import whole_parts
-from locus.tasks.parts import PartExample, PartExamples, by_part, interleaved
+from locus.tasks.parts import PartExample, PartExamples, asks_alike, by_part, interleaved
 from locus.tasks.task import Key, Split, Task
 from locus.types import Frame, Grade, Query, Response, RolloutGroup, Sample, View
 
@@ -213,8 +213,10 @@ class Mixture(Task[PartExample]):
         return list(self.history) if self.curriculum else None
 
     def restore(self, state: list[Seen]) -> None:
-        """All steps of the run before it was resumed."""
-        self.history = list(state)
+        """All steps of the run before it was resumed; raises LocusError for those of other parts."""
+        if self.curriculum and any(len(seen) != len(self.tasks) for seen in state):
+            raise LocusError("task.curriculum: the run began with other task.parts: resume with those")
+        self.history = list(state) if self.curriculum else []
 
     # --- What is recorded -------------------------------------------------------------------------------------
     def row(self, example: PartExample) -> Mapping[str, Any]:
@@ -274,7 +276,7 @@ class Mixture(Task[PartExample]):
 def _trained(parts: Mapping[str, Task], shares: Mapping[str, float]) -> tuple[list[Task], np.ndarray]:
     """The tasks that are trained on, the main one first, and their shares [K], which add up to 1.
 
-    Raises LocusError for shares that cannot be meant.
+    Raises LocusError for shares that cannot be meant, and for two tasks of one name.
     """
     said = f"task.shares={dict(shares)}"
     if set(shares) != set(parts) or MAIN not in parts:
@@ -283,13 +285,17 @@ def _trained(parts: Mapping[str, Task], shares: Mapping[str, float]) -> tuple[li
         raise LocusError(f"{said}: give numbers, none below 0")
     if not shares[MAIN]:
         raise LocusError(f"{said}: {MAIN} gives the run's headline; give it a share above 0, or choose another task")
-    tasks: dict[str, Task] = {}
+    first: dict[str, str] = {}
     weights: dict[str, float] = defaultdict(float)
-    for part in sorted(parts, key=lambda name: name != MAIN):
+    for part in sorted((part for part in parts if shares[part]), key=lambda name: name != MAIN):
         name = parts[part].name
-        if shares[part] and name in tasks:
-            log.info("task.parts.%s is %s, as a part before it: they are one, with the shares of both", part, name)
-        if shares[part]:
-            tasks.setdefault(name, parts[part])
-            weights[name] += shares[part]
-    return list(tasks.values()), np.array(list(weights.values())) / sum(weights.values())
+        earlier = first.setdefault(name, part)
+        if earlier != part and not asks_alike(parts[earlier], parts[part]):
+            raise LocusError(
+                f"task.parts.{part} and task.parts.{earlier} are both called {name}, but ask other things: give one of "
+                "them a share of 0 in task.shares"
+            )
+        if earlier != part:
+            log.info("task.parts.%s is %s, as %s: they are one, with the shares of both", part, name, earlier)
+        weights[name] += shares[part]
+    return [parts[part] for part in first.values()], np.array(list(weights.values())) / sum(weights.values())

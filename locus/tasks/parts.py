@@ -9,7 +9,8 @@ from typing import TypeVar, overload
 
 import numpy as np
 
-from locus.types import Example, RolloutGroup
+from locus.tasks.task import Task
+from locus.types import Example, Frame, RolloutGroup
 
 T = TypeVar("T")
 
@@ -63,3 +64,13 @@ def by_part(groups: Sequence[RolloutGroup]) -> defaultdict[int, list[RolloutGrou
         inner = replace(group.sample, example=group.sample.example.inner)
         parts[group.sample.example.part].append(replace(group, sample=inner))
     return parts
+
+
+def asks_alike(one: Task, other: Task) -> bool:
+    """Whether both ask the same, as told by their first training example."""
+    asked = []
+    for task in (one, other):
+        example = task.example(next(task.batches(1, seed=0))[0])
+        query = task.prompt(example, Frame.FILE)
+        asked.append((example.example_id, query.text, *((image.size, image.tobytes()) for image in query.images)))
+    return asked[0] == asked[1]

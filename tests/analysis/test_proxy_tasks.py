@@ -72,7 +72,7 @@ def test_scores_by_hand(diagnosis: ProxyTasks, tmp_path: Path):
 
 
 def test_only_answers_that_are_boxes_have_evidence(diagnosis: ProxyTasks):
-    """The crop's box drawn as the true one over turned or shuffled pictures, where it is not; attention judged by it."""
+    """The crop's box drawn over turned or shuffled pictures, where it is not; attention judged by it."""
     evidence = {
         name: [item.evidence for item in TaskBenchmark(task, "processed").items()]
         for name, task in diagnosis.tasks.items()

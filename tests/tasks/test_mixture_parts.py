@@ -15,12 +15,15 @@ from locus.errors import LocusError
 from locus.tasks.blind import blind_reward
 from locus.tasks.by_spread import LAG, BySpread
 from locus.tasks.cue_search.task import CueSearch
+from locus.tasks.datamodule import SampleMaker, TaskDataModule
 from locus.tasks.mixture import Mixture
+from locus.tasks.proxies.jigsaw import Jigsaw
 from locus.tasks.proxies.rotation import Rotation
 from locus.tasks.task import Task
 from locus.types import Frame, Response, View
 from tests.support.interrupted import cut
-from tests.support.miniature import scenes
+from tests.support.miniature import FAMILY, scenes
+from tests.support.models import FAMILIES, builder
 from tests.support.runs import differences, metrics, resume, train, warm_policy
 
 SEED, VIEW = 0, View(Frame.FILE)
@@ -70,6 +73,11 @@ def test_parts_over_one_corpus_stay_apart():
     names = [example.example_id for example in validation]
     assert len(set(names)) == len(names) == 2 * len(task.tasks[0].examples("validation"))
     assert [task.part(example) for example in (validation[0], validation[-1])] == ["rotation", "cue_search"]
+    make = SampleMaker(task, builder(FAMILY), FAMILIES[FAMILY][1])
+    data = TaskDataModule(make, 8, validation_batch=4, steps=1, workers=0, seed=SEED)
+    for split in ("train", "validation"):  # what the pre-flight looks at
+        assert [[one.example.part for one in data.first(split, count)] for count in (1, 4)] == [[0, 1], [0, 1, 0, 1]]
+    assert [len(data.first(split, 99)) for split in ("train", "validation")] == [99, len(names)]
     batch = [task.example(key) for key in next(task.batches(8, SEED))]
     crops = [{example.inner.example_id for example in batch if example.part == part} for part in (0, 1)]
     assert not crops[1] <= crops[0]
@@ -128,8 +136,24 @@ def test_a_step_follows_the_steps_up_to_the_lag():
     again.restore(task.state()[:1])
     with pytest.raises(LocusError, match="resume with the curriculum"):
         again.shares_at(5)
+    three = Mixture({"main": turns(), "b": cues(), "c": named("c")[0]}, dict(main=1, b=1, c=1), task.curriculum)
+    with pytest.raises(LocusError, match=r"began with other task\.parts"):
+        three.restore(task.state())
+    plain = both()
+    plain.restore(task.state())  # resumed without: what it saw is not logged as a step's
+    assert plain.state() is None and not plain.history
     with pytest.raises(LocusError, match=r"algorithm=sft"):
         task.check_targets()
+
+
+def test_another_task_of_one_name_is_refused():
+    """A part that is left out, silently, as if it were the one before it: nine pieces for four, a file for scenes."""
+    source, corpus = scenes()
+    small, large = Jigsaw(corpus, source), Jigsaw(corpus, source, grid=(3, 3))
+    assert Mixture({"main": small, "other": Jigsaw(corpus, source)}, {"main": 1, "other": 1}).tasks == [small]
+    with pytest.raises(LocusError, match=r"task\.parts\.other and task\.parts\.main .* jigsaw"):
+        Mixture({"main": small, "other": large}, {"main": 1, "other": 1})
+    assert Mixture({"main": small, "other": large}, {"main": 1, "other": 0}).tasks == [small]
 
 
 MIXED = (

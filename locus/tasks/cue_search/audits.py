@@ -23,6 +23,7 @@ from locus.images.sources import LISTED, ImageFiles, ImageSource, drop_images, k
 from locus.tasks.cue_search.corpus import Corpus
 from locus.tasks.cue_search.crops import CropStrategy, pairs_within_images
 from locus.tasks.cue_search.drawing import build_corpus
+from locus.tasks.cue_search.sharing import shared
 from locus.types import CueExample, ImageTable
 
 log = logging.getLogger("locus")
@@ -117,6 +118,7 @@ def audited_corpus(
     return replace(corpus, audits=audits)
 
 
+@shared
 def corpus_of(
     source: ImageSource,
     crop: CropStrategy,

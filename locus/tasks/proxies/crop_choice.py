@@ -42,10 +42,15 @@ class CropChoice(ChoiceTask):
             )
         self.images = {split: len(examples.counts("image_id")) for split, examples in corpus.splits.items()}
         for split, images in self.images.items():
-            if images == 1:
+            if images == 1 and self.needs_others:
                 raise LocusError(f"task {self.name}: all {split} examples are of one image; use data with more images")
         self.candidates, self.side = candidates, side
         self.options = tuple(str(number) for number in range(2, candidates + 2))
+
+    @property
+    def needs_others(self) -> bool:
+        """Whether squares of other images are shown."""
+        return True
 
     def outline(self, example: CueExample, frame: Frame) -> tuple[str, list[tuple[int, int]]]:
         """As `CorpusTask.outline`, without the other images."""

@@ -37,15 +37,20 @@ class PatchFit(CropChoice):
         distractors: Literal["elsewhere", "same_image"] = "elsewhere",
         **shared: Any,
     ) -> None:
-        super().__init__(corpus, source, **shared)
         if distractors not in ("elsewhere", "same_image"):
             raise LocusError(f"task.distractors={distractors}: give elsewhere or same_image")
         self.distractors = distractors
+        super().__init__(corpus, source, **shared)
         last = self.options[-1]
         self.question = (
             f"A part of Image 1 is hidden under a gray box. Which of Images 2 to {last} is the part? "
             "Answer with its number."
         )
+
+    @property
+    def needs_others(self) -> bool:
+        """Not with ``same_image``."""
+        return self.distractors == "elsewhere"
 
     def pictures(
         self, example: CueExample, image: Image.Image, right: int, rng: np.random.Generator

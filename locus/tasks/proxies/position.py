@@ -7,7 +7,6 @@ the cell of the centre counts.
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Sequence
 from typing import Any
 
@@ -19,6 +18,7 @@ from locus.images.sources import ImageSource
 from locus.tasks.choices import ChoiceTask
 from locus.tasks.cue_search.corpus import Corpus
 from locus.tasks.cue_search.cues import render_cue
+from locus.tasks.questions import best_constants
 from locus.types import CueExample
 
 
@@ -58,5 +58,14 @@ class Position(ChoiceTask):
         return row * columns + column
 
     def chance(self, examples: Sequence[CueExample]) -> float:
-        """The share of the commonest cell, for crops do not lie evenly."""
-        return max(Counter(self.answer(example) for example in examples).values()) / len(examples)
+        """As `best_constants`, of crops whose size leaves the same cells: a large one has its centre in the middle."""
+        return best_constants((self._possible(example), self.answer(example)) for example in examples)
+
+    def _possible(self, example: CueExample) -> tuple[tuple[int, int], ...]:
+        """The first and the last row, and column, that the centre of a crop of this size can lie in."""
+        x1, y1, x2, y2 = example.box
+        halves = (y2 - y1) / 2 / example.height, (x2 - x1) / 2 / example.width
+        return tuple(
+            (int(half * cells), min(int((1 - half) * cells), cells - 1))
+            for half, cells in zip(halves, self.grid, strict=True)
+        )

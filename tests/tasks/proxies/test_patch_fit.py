@@ -56,6 +56,14 @@ def test_the_hole_may_be_at_any_candidate():
     assert at_crop < 20
 
 
+def test_one_image_has_squares_enough_of_its_own():
+    """An image that is refused for others that are not needed."""
+    task = task_of(PatchFit, 1, distractors="same_image")
+    assert len(shown(task, task.examples("train")[0])) == 5
+    with pytest.raises(LocusError, match="all train examples are of one image"):
+        task_of(PatchFit, 1)
+
+
 def test_wrong_settings():
     """Distractors of a kind that there is not."""
     with pytest.raises(LocusError, match=r"task\.distractors=near: give elsewhere or same_image"):

@@ -51,6 +51,15 @@ def test_form_and_chance():
     assert len(blind) == 9
 
 
+def test_chance_of_large_crops():
+    """Blind answers that tell a large crop's cell by its size alone, and are taken for ones that saw the picture."""
+    task = task_of(Position)
+    boxes = [(0, 0, 8, 6)] * 4 + [(2, 3, 60, 46)] * 3 + [(40, 1, 48, 43), (1, 2, 9, 44)]  # two oblong ones: 6 and 4
+    examples = [replace(task.examples("train")[0], box=tuple(map(float, box))) for box in boxes]
+    assert [task.answer(one) for one in examples] == ["1"] * 4 + ["5"] * 3 + ["6", "4"]
+    assert task.chance(examples) == pytest.approx(8 / 9)
+
+
 def test_wrong_settings():
     """A grid of one cell."""
     with pytest.raises(LocusError, match=r"task\.grid=\[1, 1\]: give rows and columns of at least 2 cells"):
