@@ -30,7 +30,7 @@ class Mixture(Task[PartExample]):
     """Several tasks at once: each step's prompts are divided among them.
 
     Metrics of the main part have no prefix; those of another are ``train/<name>_<metric>`` and, where it has examples
-    for validation, ``val/<name>_<headline>``. Two parts of one task name are one: the first, with the shares of both.
+    for validation, ``val/<name>_<headline>``. Two parts that are the same task are one, with the shares of both.
 
     Args:
         parts: name -> task; the one named ``main`` gives the headline.
