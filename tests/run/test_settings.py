@@ -38,7 +38,7 @@ def test_a_real_backbone_alone_is_the_papers(compose_app):
 
 def test_diagnoses_of_a_real_backbone_are_those_asked_for(compose_app):
     """A default that cannot be overruled, in either direction."""
-    asked = {"scenes": True, "claims": True, "questions": True, "none": False, "default": False}
+    asked = {"scenes": True, "claims": True, "questions": True, "tasks": True, "none": False, "default": False}
     for option, enabled in asked.items():
         assert compose_app("train", [*REAL, f"diagnoses={option}"]).diagnoses.enabled is enabled
     assert set(asked) == {file.stem for file in (CONF / "diagnoses").glob("*.yaml")}
