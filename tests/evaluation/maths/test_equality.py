@@ -95,6 +95,7 @@ def test_refused_before_it_is_worked_out(text):
 )  # fmt: skip
 def test_hostile_text_returns_soon(hostile):
     """A policy's text that hangs a run, or ends it with an exception."""
+    assert equal("2", "2.0")  # what is imported at the first comparison is not of this text
     start = time.monotonic()
     assert not equal(hostile, "2") and not equal("x^2+1", hostile)
     equal(hostile, f"0+{hostile}")
