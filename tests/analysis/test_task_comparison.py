@@ -95,7 +95,7 @@ def test_effects_are_found_and_named(both):
     said = "\n".join(lines(both[0]))
     assert "Crowded mean, against the base: raised by cue_search (+" in said
     assert "Cue search alone: raises " in said and "Cost, completions: 80 a run." in said
-    assert "Large mean, against the base: not told apart: cue_search, rotation and cue_search + jigsaw." in said
+    assert "Large mean, against the base: not distinguished: cue_search, rotation and cue_search + jigsaw." in said
     shown = {section.title: section for _, section, _ in task_sections(both, ["7"])}
     table = shown["Against cue search alone, equal completions (80)"].table
     assert table["setting"].tolist() == ["cue_search less base", "rotation", "cue_search + jigsaw"]

@@ -153,7 +153,7 @@ class Oblong(Rotation):
 
 
 def test_a_shape_that_gives_the_answer_away_is_caught():
-    """A guess that cannot find what is there: with two of four turns told apart it earns twice as much."""
+    """A guess that cannot find what is there: with two of four turns known it earns twice as much."""
     task = Oblong(built("rotation").corpus, built("rotation").source)
     examples, limit = list(task.examples("validation")), luckiest(0.25, 128)
     means = guessed(task, examples)

@@ -177,8 +177,8 @@ def by_chance(cells: pd.DataFrame) -> str:
     known = int(cells["p"].notna().sum())
     apart, held = (int((cells[name] != OPEN).sum()) for name in ("verdict", "holm"))
     return (
-        f"of {known} cells {apart} are told apart from 0, {held} after Holm's correction; without any effect about "
-        f"{LEVEL * known:.0f} would be."
+        f"of {known} cells {apart} differ from 0, {held} after Holm's correction; without any effect about "
+        f"{LEVEL * known:.0f} would."
     )
 
 
@@ -215,7 +215,7 @@ def lines(one: Comparison) -> list[str]:
 
 
 def _sentence(cells: pd.DataFrame, column: str, words: tuple[str, str], other: str) -> str:
-    """What is better and worse, with its change, and what is not told apart."""
+    """What is better and worse, with its change, and what is not distinguished."""
     said = []
     for verdict, word in zip((BETTER, WORSE), words, strict=True):
         its = cells[cells["verdict"] == verdict].sort_values("change", ascending=verdict == WORSE, kind="stable")
@@ -225,7 +225,7 @@ def _sentence(cells: pd.DataFrame, column: str, words: tuple[str, str], other: s
     rest = [str(name) for name in cells.loc[cells["verdict"] == OPEN, column]]
     if rest:
         named = f"the other {len(rest)}" if said and len(rest) > 3 else _list(rest)
-        said.append(f"not told apart{' ' * bool(other)}{other}: {named}")
+        said.append(f"not distinguished{' ' * bool(other)}{other}: {named}")
     return "; ".join(said) + "."
 
 
