@@ -92,7 +92,7 @@ PUBLISHED = (
 
 
 def published_table(scores: pd.DataFrame) -> pd.DataFrame:
-    """What was published beside what locus measured, in percent; None where there is no number.
+    """Published scores beside our own, in percent; None where there is no number.
 
     Args:
         scores: of ``scores.csv``, columns policy, benchmark and value; others are ignored. It may be empty.
