@@ -151,10 +151,16 @@ def test_crop_strategy(built):
 
 def test_backbone(built, folder):
     """It declares its frame and its own weights, and has the rest from its family."""
-    backbone = built("train", ["backbone=qwen2_5_vl_3b"], "backbone")
-    family = built("train", ["backbone=qwen2_5_vl_7b"], "backbone")
-    assert (backbone.path, backbone.frame) == ("Qwen/Qwen2.5-VL-3B-Instruct", "processed")
+    backbone = built("train", ["backbone=qwen3_vl_2b_instruct"], "backbone")
+    family = built("train", ["backbone=qwen3_vl_4b_instruct"], "backbone")
+    assert (backbone.path, backbone.frame) == ("Qwen/Qwen3-VL-2B-Instruct", "unit1000")
     assert backbone.gradient_checkpointing == family.gradient_checkpointing
+
+
+def test_no_example_is_one_of_confs_own(page, repo):
+    """A file that Hydra passes over for an option of the same name in conf: nothing of it would be used."""
+    options = [Path(block.file).relative_to("ideas") for block in blocks(page) if block.file.endswith(".yaml")]
+    assert len(options) >= 5 and not [option for option in options if (repo / option).exists()]
 
 
 @pytest.mark.slow
