@@ -1,4 +1,4 @@
-"""Diagnoses of policies: ``python -m locus.analyze analysis=...`` (conf/analyze.yaml). Entry point."""
+"""Diagnoses policies: ``python -m locus.analyze analysis=...`` (conf/analyze.yaml). Entry point."""
 
 from __future__ import annotations
 
@@ -29,14 +29,14 @@ log = logging.getLogger("locus")
 
 
 def labels(policies: list[str]) -> list[str]:
-    """A short name of each: of a run's ``policy/`` the run, else the last part; whole where two would be alike."""
+    """A short name of each: of a run's ``policy/`` the run, else the last part; whole if two would be alike."""
     paths = [Path(policy) for policy in policies]
     short = [path.parent.name if path.name == "policy" else path.name for path in paths]
     return short if len(set(short)) == len(short) else policies
 
 
 def resolved(cfg: DictConfig) -> dict[str, DictConfig]:
-    """Label -> configuration of each policy; raises LocusError for what would fail only after hours of decoding."""
+    """Label -> configuration of each policy; raises LocusError for what would fail after hours of decoding."""
     policies = [cfg.policies] if isinstance(cfg.policies, str) else [str(policy) for policy in cfg.policies]
     if not policies or len(set(policies)) < len(policies):
         raise LocusError(f"policies={policies}: give one or more, each once")

@@ -1,4 +1,4 @@
-"""Evaluates a policy on a benchmark: ``python -m locus.evaluate`` (conf/evaluate.yaml)."""
+"""Evaluates a policy on a benchmark: ``python -m locus.evaluate`` (conf/evaluate.yaml). Entry point."""
 
 from __future__ import annotations
 

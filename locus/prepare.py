@@ -1,8 +1,10 @@
-"""``python -m locus.prepare``: images and boxes -> audited cue corpus (``corpus.parquet``, ``corpus.json``).
+"""Draws and audits a corpus of crops: ``python -m locus.prepare`` (conf/prepare.yaml). Entry point.
 
-With ``rationales=``, rationales for its training examples, too (``targets.jsonl``); validation is not trained on.
-With ``cue=text_endpoint``, expressions of both for ``cue=text_file`` (``expressions.jsonl``).
-With ``leak.against=``, the training images that also stand in benchmarks (``leaks.jsonl``), left out if that is asked.
+It writes ``corpus.parquet`` and ``corpus.json``, and
+- with ``rationales=``, rationales of the training examples (``targets.jsonl``);
+- with ``cue=text_endpoint``, expressions of all examples, for ``cue=text_file`` (``expressions.jsonl``);
+- with ``leak.against=``, the training images that are also in benchmarks (``leaks.jsonl``);
+  ``leak.exclude=true`` leaves them out.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Makes the embedded backbone: ``python -m locus.pretrain`` (conf/pretrain.yaml). Entry point."""
+"""Makes a tiny backbone from random weights: ``python -m locus.pretrain`` (conf/pretrain.yaml). Entry point."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Writes a benchmark's prompts and pictures for another engine: ``python -m locus.prompts`` (conf/prompts.yaml)."""
+"""Writes a benchmark's prompts for another engine: ``python -m locus.prompts`` (conf/prompts.yaml). Entry point."""
 
 from __future__ import annotations
 

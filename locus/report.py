@@ -1,4 +1,4 @@
-"""Runs -> tables, figures and one page: ``python -m locus.report runs=...`` (conf/report.yaml). Entry point."""
+"""Shows runs on one page, with tables: ``python -m locus.report runs=...`` (conf/report.yaml). Entry point."""
 
 from __future__ import annotations
 

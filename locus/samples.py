@@ -1,4 +1,4 @@
-"""Copies small sample files of every benchmark that is read from files, each in one of its true forms.
+"""Copies small sample files of every benchmark that is read from files, to try them all. Entry point.
 
     python -m locus.samples outputs/samples
     python -m locus.evaluate -m 'benchmark=glob(*)' benchmarks=outputs/samples benchmark.rows=null

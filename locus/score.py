@@ -1,4 +1,4 @@
-"""Scores predictions without a model: ``python -m locus.score`` (conf/score.yaml)."""
+"""Scores predictions without a model: ``python -m locus.score`` (conf/score.yaml). Entry point."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Post-trains a policy: ``python -m locus.train`` (conf/train.yaml). The algorithm lives in `training.grpo`."""
+"""Post-trains a policy: ``python -m locus.train`` (conf/train.yaml). Entry point; the algorithm: `training.grpo`."""
 
 from __future__ import annotations
 
@@ -101,7 +101,7 @@ def check_task(cfg: DictConfig, backbone: Backbone, data: TaskDataModule) -> Non
 
 
 def build_diagnoses(cfg: DictConfig) -> Mapping[str, Diagnosis]:
-    """What follows the run; wrong settings are found before step 1."""
+    """What follows the run, built now so that wrong settings are found before step 1."""
     if not cfg.diagnoses.get("enabled", True):
         return {}
     with corpora_shared():
@@ -164,7 +164,7 @@ def export(run: RunFolder, module: PolicyModule, data: TaskDataModule) -> None:
 
 
 def base_policy(cfg: DictConfig, backbone: Backbone) -> VLM:
-    """The policy as it was before the run, in as many bits: in more, a card that the run fits would not hold both."""
+    """The policy as it was before the run, in as many bits: with more, a card that fits the run could not hold both."""
     policy = backbone.load()
     if adapt := instantiate(cfg.weights):
         adapt.prepare(policy)
@@ -181,7 +181,7 @@ def report(
     diagnoses: Mapping[str, Diagnosis],
     device: torch.device,
 ) -> None:
-    """Base against trained policy: tables in the terminal, a parquet file a diagnosis, and ``report.html``."""
+    """Base against trained policy: tables in the terminal, a parquet file per diagnosis, and ``report.html``."""
     tasks = by_task(pd.read_parquet(run.path / "validation.parquet"), data.task.name)
     sections = [validation_section(rows, f"{name.replace('_', ' ').capitalize()}, held out") for name, rows in tasks]
     for section in sections:
@@ -252,7 +252,7 @@ def trained(cfg: DictConfig, run: RunFolder) -> Trained:
 
 
 def announce(cfg: DictConfig, settings: TrainSettings) -> None:
-    """Logs the choices that a user should know of."""
+    """Logs the choices that a user should know about."""
     for line in chosen(cfg):
         log.info(line)
     log.info("a step: %s", settings.step_sizes)
