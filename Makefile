@@ -35,7 +35,7 @@ train: setup ## run the main job; overrides in ARGS
 test: setup ## fast tests: CPU, no network
 	$(RUN) -m pytest $(ARGS)
 
-test-slow: setup ## tests of minutes: learning, resume, the README's commands
+test-slow: setup ## tests of minutes: learning, resume, the documents' commands
 	$(RUN) -m pytest -m "slow and not gpu" $(ARGS)
 
 lint: setup ## ruff: rules and format; mypy: types; nothing changed

@@ -180,7 +180,7 @@ def export(
         "lessons": f"{cfg.lessons.patch_lessons} of patches with {cfg.lessons.patch_images} images each, then "
         f"{cfg.trainer.steps - cfg.lessons.patch_lessons} of questions with {cfg.lessons.question_images} images each "
         f"and {cfg.lessons.seen_images} beside them whose patches are told",
-        "questions an image": sum(cfg.lessons.questions.values()),
+        "questions per image": sum(cfg.lessons.questions.values()),
         "cue-search prompts": f"{cfg.lessons.cues_per_lesson} per lesson in the last "
         f"{cfg.trainer.steps - cfg.lessons.first_cue_lesson}, of {cfg.lessons.cue_examples} different ones",
         "thoughts before answers": THOUGHTS[lessons.thoughts],
@@ -214,9 +214,9 @@ CPU cores. It answers `<think>...</think><answer>...</answer>`, writes boxes as 
 processed image, and knows nothing but generated scenes of coloured, patterned shapes on clutter. Not for any other use.
 
 Trained from random weights, supervised, on generated scenes alone. It has learned what is at each patch of sparse and
-crowded scenes alike, but has been asked about sparse ones only: so it sees a crowded scene well and answers questions
+crowded scenes alike, but has been asked about sparse ones only. So it sees a crowded scene well and answers questions
 about it badly. This is the paper's visual context rot by construction, and what local visual cue search in crowded
-scenes is to mend.
+scenes should mend.
 
 {told}
 
