@@ -19,19 +19,18 @@ def over_seeds(
     runs: pd.DataFrame,
     by: Sequence[str],
     measures: Mapping[str, str],
-    paper: Mapping[str, Mapping[str, float]] | None = None,
 ) -> pd.DataFrame:
     """One row per setting: the mean of its finished runs and half the 95 % interval of that mean.
+
+    A run that lacks a measure counts for the others only.
 
     Args:
         runs: of `runs.load`.
         by: columns of the settings that make a row.
         measures: column -> what it is called.
-        paper: the first setting's value -> column -> the paper's number.
 
     Returns:
-        Columns ``by``, ``runs``, and for each measure its name, ``<name> ±`` (NaN for one run) and, where the paper has
-        it, ``<name> paper``.
+        Columns ``by``, ``runs``, and for each measure its name and ``<name> ±`` (NaN for one run).
     """
     finished = runs[runs["status"] == "finished"]
     rows = []
@@ -39,15 +38,13 @@ def over_seeds(
         row = dict(zip(by, values, strict=True)) | {"runs": len(group)}
         for column, name in measures.items():
             row |= {name: float(group[column].mean()), f"{name} ±": half_interval(group[column])}
-            if paper is not None:
-                row[f"{name} paper"] = paper.get(str(values[0]), {}).get(column, math.nan)
         rows.append(row)
     return pd.DataFrame(rows)
 
 
 def half_interval(values: Sequence[float]) -> float:
-    """Half the width of the 95 % interval of a mean by Student's t; NaN for fewer than two values."""
-    numbers = pd.Series(values, dtype=float)
+    """Half the width of the 95 % interval of a mean by Student's t; NaN for fewer than two values. NaN is no value."""
+    numbers = pd.Series(values, dtype=float).dropna()
     if len(numbers) < 2:
         return math.nan
     return float(t_95(len(numbers) - 1) * numbers.std(ddof=1) / math.sqrt(len(numbers)))

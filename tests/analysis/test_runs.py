@@ -74,17 +74,23 @@ def test_wrong_input(sweep, tmp_path):
 
 def test_over_seeds_by_hand(sweep):
     """The spread of runs in place of the mean's interval; unfinished runs counted."""
-    paper = {"0.1": {"val/mean_iou": 0.43}}
-    table = ablations.over_seeds(runs.load(sweep), ["optimizer.lr"], {"val/mean_iou": "IoU"}, paper)
+    table = ablations.over_seeds(runs.load(sweep), ["optimizer.lr"], {"val/mean_iou": "IoU"})
     assert table["runs"].tolist() == [2, 2] and table["IoU"].tolist() == pytest.approx([0.5, 0.7])
     # Two values 0.4 and 0.6: standard deviation 0.1414, of the mean 0.1, times t(1) = 12.706.
     assert table["IoU ±"].tolist() == pytest.approx([1.2706, 0.0], abs=1e-9)
-    assert table["IoU paper"].iloc[0] == 0.43 and math.isnan(table["IoU paper"].iloc[1])
     assert math.isnan(ablations.half_interval([0.5]))
     assert [ablations.t_95(n) for n in (9, 10, 20, 60)] == pytest.approx([2.262, 2.228, 2.086, 2.000], abs=3e-3)
     wide = np.random.default_rng(0).normal(0, 1, (4000, 3))
     covered = np.mean([abs(row.mean()) <= ablations.half_interval(row) for row in wide])
     assert covered == pytest.approx(0.95, abs=0.015)
+
+
+def test_a_run_without_a_score_narrows_no_interval():
+    """A mean of two runs with the interval of three: a third seed whose benchmark nobody has scored."""
+    frame = pd.DataFrame({"seed": [1, 2, 3], "status": "finished", "lr": 0.1, "score": [0.4, 0.6, math.nan]})
+    (row,) = ablations.over_seeds(frame, ["lr"], {"score": "score"}).to_dict("records")
+    assert row["score"] == pytest.approx(0.5) and row["score ±"] == pytest.approx(1.2706)
+    assert math.isnan(ablations.half_interval([0.4, math.nan]))
 
 
 def test_saved_tables(sweep, tmp_path):
