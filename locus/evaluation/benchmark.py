@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import io
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -187,8 +188,7 @@ class TaskBenchmark:
             )
         for example in examples:
             query, row = self.task.prompt(example, frame), self.task.row(example)
-            keys = (f"{example.example_id}-image{number or ''}" for number in range(len(query.images)))
-            pictures = tuple(picture_of(key, image) for key, image in zip(keys, query.images, strict=True))
+            pictures = tuple(stored(_png(image)) for image in query.images)
             evidence = (file_box(row["target"], *query.images[0].size),) if "target" in row else ()
             groups = {"bin": self.task.group(example), "image": str(row.get("image_id", example.example_id))}
             yield Item(example.example_id, query.text, "", pictures, groups=groups, evidence=evidence, example=example)
@@ -198,21 +198,27 @@ class TaskBenchmark:
         return self.verdict(item, self.task.grade(item.example, response, view), answer_block(response.text))
 
     def verdict(self, item: Item, grade: Grade, said: str | None) -> Verdict:
-        """A grade with its parts as columns: right where the headline's part, or else the whole reward, is 1."""
-        columns: dict[str, str | float] = {**item.groups, "reward": grade.total, **grade.parts}
-        correct = float(grade.parts.get(self.task.headline, grade.total) >= 1 - ROUNDING)
+        """A grade with its scalars of validation as columns: right where the headline is 1."""
+        scalars = self.task.summary([grade])
+        columns: dict[str, str | float] = {**item.groups, **scalars}
+        correct = float(scalars[self.task.headline] >= 1 - ROUNDING)
         read = Extracted(said if grade.status is Status.OK else None, READINGS.get(grade.status, Reading.NONE))
         return Verdict(item.item_id, read, correct, columns)
 
     def statistics(self) -> Mapping[str, Statistic]:
-        """Means of the reward and of each part that the gold answer has."""
+        """Means of the scalars of validation, which the gold answer has, too; the headline is one of them."""
         example, view = self.task.examples("validation")[0], View(Frame.FILE)
         grade = self.task.grade(example, Response(self.task.gold(example, view)), view)
-        return {name: by_column(name, accuracy()) for name in ("reward", *grade.parts)}
+        return {name: by_column(name, accuracy()) for name in self.task.summary([grade])}
 
     def unit(self) -> Sequence[str]:
         """An image: several examples may be of one."""
         return ("image",)
+
+
+def stored(data: bytes) -> Picture:
+    """A picture file in memory, told from others by its content."""
+    return Picture(hashlib.blake2b(data, digest_size=16).hexdigest(), data)
 
 
 def picture_of(key: str, image: Image.Image) -> Picture:

@@ -5,9 +5,17 @@ from __future__ import annotations
 import pytest
 
 from locus.evaluation.benchmark import TaskBenchmark
+from locus.evaluation.items import ItemsRead
+from locus.evaluation.predictions import Prediction
 from locus.evaluation.reading.extractors import LOCUS
+from locus.evaluation.scores import judged, scores
 from locus.scenes.source import SceneSource
+from locus.tasks.cue_search.crops import CropStrategy
+from locus.tasks.cue_search.drawing import build_corpus
+from locus.tasks.cue_search.task import CueSearch
+from locus.tasks.proxies.difference import Difference
 from locus.types import Frame, Response, View
+from tests.support.miniature import scenes
 from tests.tasks.unmirrored import Unmirrored
 
 
@@ -36,3 +44,30 @@ def test_items_and_scores(benchmark):
     assert [item.item_id for item in items] == [f"puzzle-{index}" for index in range(2, 6)]
     assert all(len(item.pictures) == 5 for item in items)
     assert set(benchmark.statistics()) == {"reward", "accuracy", "format"} and benchmark.headline == "accuracy"
+
+
+def test_a_task_of_boxes_has_its_headline():
+    """An evaluation of hours that ends in a KeyError: a mean IoU is no part of the reward."""
+    source, corpus = scenes()
+    task = Difference(corpus, source)
+    benchmark, view = TaskBenchmark(task, "file"), View(Frame.FILE)
+    items = list(benchmark.items())
+    said = [(task.gold if place else task.foil)(item.example, view) for place, item in enumerate(items)]
+    answers = {item.item_id: Prediction(item.item_id, text) for item, text in zip(items, said, strict=True)}
+    headline = scores(benchmark, judged(benchmark, items, answers), resamples=20)["headline"]
+    assert headline["name"] == "mean_iou"
+    assert headline["value"] == pytest.approx(100 * (len(items) - 1 + 1 / 7) / len(items), abs=0.01)
+
+
+def test_a_picture_is_known_by_what_it_shows():
+    """Answers to other pictures taken for these, since ids and prompts are the same; an image under as many names as
+    it has crops, so that an interval takes them for images of their own."""
+    source, corpus = scenes()
+    one, other = (ItemsRead(TaskBenchmark(Difference(corpus, source, seed=seed), "file")) for seed in (0, 1))
+    assert [item.item_id for item in one.items] == [item.item_id for item in other.items]
+    assert one.digest != other.digest and one.digest == ItemsRead(one.benchmark).digest
+    source = SceneSource(6, 96, 96, [3, 3], [12, 20], seed=0)  # three objects in each image
+    corpus = build_corpus(source.table(), CropStrategy({"any": (0, 1)}, {"any": 1}, 8, {}, {}), 6, 6, seed=0)
+    crops = list(TaskBenchmark(CueSearch(corpus, source), "file").items())
+    images = {(item.groups["image"], item.pictures[0].key) for item in crops}
+    assert len({name for name, _ in images}) == len({key for _, key in images}) == len(images) < len(crops)

@@ -8,7 +8,6 @@ from __future__ import annotations
 import ast
 import binascii
 import csv
-import hashlib
 import json
 import math
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
@@ -20,7 +19,7 @@ import pyarrow as pa
 from PIL import Image
 
 from locus.errors import LocusError
-from locus.evaluation.benchmark import Picture
+from locus.evaluation.benchmark import Picture, stored
 from locus.evaluation.benchmarks.formats import References, cells_of, files_of
 
 REFERENCE = 64
@@ -129,7 +128,7 @@ class Row:
         if isinstance(value, dict):  # Hugging Face's image type: the bytes, or the path of a file beside the table
             value = value.get("bytes") or value.get("path")
         if isinstance(value, bytes):
-            return _stored(value)
+            return stored(value)
         if not isinstance(value, str) or not value:
             raise self.error("the picture is empty; fetch the file again")
         if "." in value[-6:]:  # base64 has no dot, a file name has one
@@ -138,7 +137,7 @@ class Row:
             value = self._referred(value)
         try:
             encoded = value.partition(",")[2] if value.startswith("data:") else value
-            return _stored(binascii.a2b_base64("".join(encoded.split()), strict_mode=True))
+            return stored(binascii.a2b_base64("".join(encoded.split()), strict_mode=True))
         except ValueError as error:
             raise self.error(f"the picture's base64 is broken ({error}); fetch the file again") from None
 
@@ -178,10 +177,6 @@ def _in_either_case(path: Path) -> Path:
         return path
     endings = (path.suffix.upper(), path.suffix.lower())
     return next((one for ending in endings if (one := path.with_suffix(ending)).is_file()), path)
-
-
-def _stored(data: bytes) -> Picture:
-    return Picture(hashlib.blake2b(data, digest_size=16).hexdigest(), data)
 
 
 def _absent(value: Any) -> bool:
