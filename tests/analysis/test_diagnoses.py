@@ -76,6 +76,27 @@ def test_context_suppression_by_hand():
     ]
 
 
+class ByPicture(SceneQuestions):
+    """Items are drawn together by their pictures, as those of V*Bench are."""
+
+    def judge(self, item, response, view, extractor):
+        verdict = super().judge(item, response, view, extractor)
+        return replace(verdict, columns={**verdict.columns, "picture": item.pictures[0].key})
+
+    def unit(self):
+        return ("picture",)
+
+
+def test_questions_about_one_picture_stay_together_without_their_context():
+    """Suppressed pictures taken for pictures of their own: two questions about one count as two, and intervals are too
+    narrow."""
+    benchmark = ByPicture("scenes", scenes(colour, shape).scenes)
+    measured = ContextSuppression(benchmark).measure(Scripted(lambda item: item.answer))
+    assert measured.groupby("item")["unit"].nunique().eq(1).all()
+    assert measured.groupby("image")["unit"].nunique().tolist() == [measured["unit"].nunique()] * 2
+    assert measured["unit"].nunique() < measured["item"].nunique()
+
+
 def test_grounding_vs_answers_by_hand():
     """Right where it finds the object, wrong elsewhere: bins, means and frames."""
     benchmark, places = scenes(colour), {}

@@ -38,10 +38,12 @@ class ContextSuppression:
     def measure(self, evaluator: Evaluator) -> pd.DataFrame:
         """Columns: item, unit, kind, image (full or suppressed), response, correct."""
         items = located(self.benchmark, self.limit)
-        rows = []
+        rows, units = [], dict[str, str]()
         for image, shown in ((FULL, items), (SUPPRESSED, [suppressed(item) for item in items])):
             for item, prediction, verdict in answered(evaluator, self.benchmark, shown):
-                row = {"item": item.item_id, "unit": unit_of(self.benchmark, verdict), "kind": kind_of(item)}
+                # The whole picture's: the suppressed one is another, and no two items share it.
+                unit = units.setdefault(item.item_id, unit_of(self.benchmark, verdict))
+                row = {"item": item.item_id, "unit": unit, "kind": kind_of(item)}
                 rows.append(row | {"image": image, "response": prediction.response, "correct": verdict.correct})
         return pd.DataFrame(rows)
 
