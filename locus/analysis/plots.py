@@ -39,8 +39,8 @@ def as_picture(figure: Figure) -> Image.Image:
 def curves(axes: Axes, measured: pd.DataFrame, along: str, column: str) -> None:
     """Mean of a column along another with its 95 % interval, one curve per policy."""
     for index, (policy, rows) in enumerate(measured.groupby("policy", sort=False)):
-        places, parts = zip(*rows.groupby(along)[column], strict=True)
-        means, errors = zip(*map(_mean, parts), strict=True)
+        places, parts = zip(*rows.groupby(along), strict=True)
+        means, errors = zip(*(_mean(part, column) for part in parts), strict=True)
         colour, marker = COLOURS[index % len(COLOURS)], MARKERS[index % len(MARKERS)]
         axes.errorbar(places, means, np.transpose(errors), color=colour, marker=marker, capsize=2, linewidth=1.2,
                       label=str(policy))  # fmt: skip
@@ -48,9 +48,13 @@ def curves(axes: Axes, measured: pd.DataFrame, along: str, column: str) -> None:
     axes.legend(fontsize="small", frameon=False)
 
 
-def _mean(values: pd.Series) -> tuple[float, list[float]]:
-    """The mean, and how far below and above it its interval reaches."""
-    found = score(pd.DataFrame({"correct": values.to_numpy(float)}), accuracy(), ())
+def _mean(rows: pd.DataFrame, column: str) -> tuple[float, list[float]]:
+    """The mean, and how far below and above it its interval reaches.
+
+    Rows alike in a column ``unit`` are drawn together, as in `tables.paired_table`.
+    """
+    unit = [name for name in ("unit",) if name in rows]
+    found = score(rows[unit].assign(correct=rows[column].astype(float)), accuracy(), unit)
     reach = (found.value - found.low, found.high - found.value)
     return found.value / 100, [max(0.0, one) / 100 for one in reach]  # below 0 by rounding, where all values are alike
 
@@ -62,10 +66,10 @@ def bars(axes: Axes, measured: pd.DataFrame, along: str, column: str, over: str 
     for index, condition in enumerate(conditions):
         label: str | None = str(condition)
         for place, name in enumerate(places):
-            values = measured[(measured[over] == condition) & (measured[along] == name)][column]
-            if not len(values):
+            rows = measured[(measured[over] == condition) & (measured[along] == name)]
+            if not len(rows):
                 continue
-            mean, error = _mean(values)
+            mean, error = _mean(rows, column)
             x = place + (index - (len(conditions) - 1) / 2) * width
             errors = np.reshape(error, (2, 1))
             axes.bar(x, mean, width, yerr=errors, capsize=2, color=COLOURS[index % len(COLOURS)], label=label)

@@ -16,6 +16,7 @@ from locus.analysis.diagnoses.cue_search import CueSearchOnEvidence
 from locus.analysis.diagnoses.grounding_vs_answers import GroundingVsAnswers, bin_of
 from locus.analysis.diagnoses.shared import before_answer, located
 from locus.analysis.pictures import MARGIN, TRUE, WIDTH, blend, overlay_picture
+from locus.analysis.plots import bars, curves, panels
 from locus.analysis.tables import as_text, paired_table
 from locus.errors import LocusError
 from locus.evaluation.benchmark import Item
@@ -173,6 +174,17 @@ def test_items_are_taken_evenly():
     assert len(located(scenes(colour), 100)) == 6
     with pytest.raises(LocusError, match="analysis.limit=0"):
         located(scenes(colour), 0)
+
+
+def test_figures_have_the_intervals_of_tables():
+    """Bars and curves that take ten questions about one scene for ten scenes: a quarter of the interval beside them."""
+    rows = pd.DataFrame({"policy": "p", "kind": 0, "unit": ["a"] * 10 + ["b"] * 10, "right": [1.0] * 10 + [0.0] * 10})
+    (_, (bar,)), (_, (curve,)) = panels(), panels()
+    bars(bar, rows, "kind", "right")
+    curves(curve, rows, "kind", "right")
+    for drawn in (bar.containers[0], curve.containers[0]):
+        (line,) = drawn.lines[2][0].get_segments()
+        assert line[:, 1].tolist() == [0, 1]  # of two scenes a resample may hold either alone
 
 
 def test_one_scale_for_all_policies():

@@ -93,8 +93,9 @@ def layer_curves(measured: pd.DataFrame) -> Image.Image:
     """Attention in box and peak in box over the layers, one curve per policy; dotted: the boxes' own area."""
     layers = [name for name in measured if name.startswith("layer ")]
     figure, axes = panels(2)
+    kept = [name for name in ("policy", "item", "unit") if name in measured]
     for one, prefix, label in zip(axes, ("", "peak, "), ("attention in box", "peak in box"), strict=True):
-        long = measured.melt(["policy", "item"], [prefix + name for name in layers], "layer", label)
+        long = measured.melt(kept, [prefix + name for name in layers], "layer", label)
         long["layer"] = long["layer"].str.rsplit(" ", n=1).str[-1].astype(int)
         curves(one, long, "layer", label)
         one.axhline(measured["area"].mean(), color="grey", linestyle=":", linewidth=1)

@@ -103,8 +103,9 @@ def attention_by_layer(folders: Sequence[tuple[str, Path]]) -> Image.Image | Non
     ]
     if not frames:
         return None
-    means = pd.concat(frames).groupby(["policy", "item"], sort=False).mean(numeric_only=True)
-    return layer_curves(means.reset_index())
+    rows = pd.concat(frames)
+    keys = [name for name in ("policy", "item", "unit") if name in rows]
+    return layer_curves(rows.groupby(keys, sort=False).mean(numeric_only=True).reset_index())
 
 
 def dynamics(metrics: pd.DataFrame, settings: Mapping[str, str] | None = None) -> Image.Image | None:
@@ -147,7 +148,7 @@ def dynamics(metrics: pd.DataFrame, settings: Mapping[str, str] | None = None) -
 
 
 def rollouts_of(run: Path) -> pd.DataFrame:
-    """The cue-search rows of a run's ``rollouts.parquet``; raises LocusError when it cannot be read."""
+    """The rows of a run's ``rollouts.parquet`` that are answered by a box; raises LocusError when it cannot be read."""
     try:
         return pd.read_parquet(run / "rollouts.parquet").dropna(subset=["target", "image_path"], ignore_index=True)
     except (OSError, ValueError) as error:
