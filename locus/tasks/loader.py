@@ -70,7 +70,7 @@ class BatchLoader(Generic[Item]):
             return
         pool: list[_Worker] = []
         try:
-            for part in _parts(first, min(self.workers, len(first))):
+            for part in _parts(first, max(1, min(self.workers, len(first)))):  # a rank's share may begin empty
                 pool.append(_Worker(self.items, self.timeout))
                 pool[-1].ask(part)
             for keys in batches:

@@ -88,12 +88,13 @@ def gone(processes: set[int], seconds: float = 20) -> bool:
 # --- What comes out -------------------------------------------------------------------------------------------
 @pytest.mark.parametrize("workers", [0, 1, 2, 3, 8])
 def test_the_same_batches_with_any_number_of_workers(workers):
-    """A batch in the order of its workers, a part lost where they do not divide it, or the shorter last batch."""
+    """A batch in the order of its workers, a part lost where they do not divide it, the shorter last batch, or all that
+    follow an empty one."""
     batches = [[3, 1, 4, 15, 9], [2, 6, 5, 35, 8], [97, 93]]
     made = [numbers(batch) for batch in loader(Squares(), batches, workers)]
     assert made == [[key * key for key in batch] for batch in batches]
     assert list(loader(Squares(), [], workers)) == []
-    assert list(loader(Squares(), [[]], workers)) == [[]]
+    assert [numbers(batch) for batch in loader(Squares(), [[], [2, 3]], workers)] == [[], [4, 9]]
     assert len(BatchLoader(Squares(), batches, workers, 60)) == 3
 
 
