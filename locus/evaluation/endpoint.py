@@ -43,7 +43,8 @@ class EndpointPolicy:
         seed: sent where the temperature is not 0.
         requests: at a time.
         extra: further fields of every request, for this kind of server.
-        check: refuse a prompt in which the server counts other tokens than the builder.
+        check: refuse a prompt in which the server counts other tokens than the builder, and, without one, a picture
+            that is sent in another size than the file's to a policy that writes boxes in the file's pixels.
         pixels: limits of the pictures that are sent; by default those of the builder.
     """
 
@@ -108,9 +109,15 @@ class EndpointPolicy:
 
     def _expected(self, item: Item, text: str) -> tuple[int | None, tuple[float, float] | None, str]:
         """Tokens of the prompt, size of the first picture as the policy sees it, and what the template opens."""
-        if self.builder is None:
-            return None, None, ""
         sizes = [picture.size for picture in item.pictures]
+        if self.builder is None:
+            if self.check and self.frame is Frame.FILE and any(self.pixels.size(*size) != size for size in sizes):
+                raise LocusError(
+                    "its boxes are read in pixels of the file (backbone.frame=file), and it would see another size: "
+                    "leave out pixels.min_pixels and pixels.max_pixels, give backbone= of what is served, or pass "
+                    "endpoint.check=false where no boxes are asked for"
+                )
+            return None, None, ""
         with self._tokenizer:  # which threads must not share
             try:
                 prompt = self.builder.prompt(item.item_id, self.builder.blank(sizes), text)

@@ -19,7 +19,7 @@ from locus.evaluation.evaluator import Evaluator
 from locus.evaluation.predictions import Prediction
 from locus.files.chat_endpoint import ChatServer
 from locus.policy.prompts import PixelLimits, PromptBuilder
-from locus.types import Sampling
+from locus.types import Frame, Sampling
 from tests.support.benchmark_files import picture
 from tests.support.chat_server import endpoint
 from tests.support.models import FAMILIES, backbone, builder, tiny_vlm
@@ -129,6 +129,20 @@ def test_another_prompt_is_refused():
     assert seen[-1]["top_k"] == 1 and seen[-1]["messages"][0]["content"][-1]["type"] == "text"
     sent = seen[0]["messages"][0]["content"][0]["image_url"]["url"]
     assert base64.b64decode(sent.partition(",")[2]) in {one.pictures[0].source for one in items() if one.pictures}
+
+
+def test_boxes_in_the_files_pixels_need_the_files_picture():
+    """A box of the picture that was sent, read in pixels of the file: nothing says by how much it was made smaller."""
+    with endpoint(reply()) as (url, seen):
+
+        def asked(limit: int | None, **settings: object) -> list[Prediction]:
+            server = ChatServer("endpoint", url, "tiny")
+            pixels = PixelLimits(max_pixels=limit)
+            return answers(EndpointPolicy(server, GREEDY, Frame.FILE, pixels=pixels, **settings), items()[:1])
+
+        with pytest.raises(LocusError, match=r"item 0: .*backbone\.frame=file.*pixels\.max_pixels"):
+            asked(1000)
+        assert not seen and asked(None)[0].frame == asked(1000, check=False)[0].frame == "file"
 
 
 def test_what_a_reply_says():
