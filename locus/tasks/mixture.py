@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence, Set
 from dataclasses import replace
 from functools import cached_property
@@ -15,13 +14,12 @@ from locus.errors import LocusError
 from locus.tasks.blind import blind_reward
 from locus.tasks.by_spread import LAG, BySpread, Seen
 from locus.tasks.order import whole_parts
-from locus.tasks.parts import PartExample, PartExamples, asks_alike, by_part, interleaved
+from locus.tasks.parts import PartExample, PartExamples, by_part, interleaved, trained_on
 from locus.tasks.task import Key, Split, Task
 from locus.types import Frame, Grade, Query, Response, RolloutGroup, Sample, View
 
 log = logging.getLogger("locus")
 
-MAIN = "main"
 APART = 2**20
 """Between the seeds of parts, so that two tasks over one corpus have other examples of it in a step."""
 
@@ -30,7 +28,8 @@ class Mixture(Task[PartExample]):
     """Several tasks at once: each step's prompts are divided among them.
 
     Metrics of the main part have no prefix; those of another are ``train/<name>_<metric>`` and, where it has examples
-    for validation, ``val/<name>_<headline>``. Two parts that are the same task are one, with the shares of both.
+    for validation, ``val/<name>_<headline>``. Two parts that are the same task, asked and rewarded alike, are
+    one, with the shares of both.
 
     Args:
         parts: name -> task; the one named ``main`` gives the headline.
@@ -52,7 +51,7 @@ class Mixture(Task[PartExample]):
     ) -> None:
         if normalise not in ("none", "chance"):
             raise LocusError(f"task.normalise={normalise}: give none or chance")
-        self.tasks, self.weights = _trained(parts, shares)
+        self.tasks, self.weights = trained_on(parts, shares)
         self.normalise = normalise
         self.curriculum = curriculum
         self.history: list[Seen] = []
@@ -271,31 +270,3 @@ class Mixture(Task[PartExample]):
 
     def _of_part(self, part: int, samples: Sequence[Sample]) -> list[Sample]:
         return [replace(one, example=one.example.inner) for one in samples if one.example.part == part]
-
-
-def _trained(parts: Mapping[str, Task], shares: Mapping[str, float]) -> tuple[list[Task], np.ndarray]:
-    """The tasks that are trained on, the main one first, and their shares [K], which add up to 1.
-
-    Raises LocusError for shares that cannot be meant, and for two tasks of one name.
-    """
-    said = f"task.shares={dict(shares)}"
-    if set(shares) != set(parts) or MAIN not in parts:
-        raise LocusError(f"{said} of the parts {', '.join(parts)}: give each a share, one of them named {MAIN}")
-    if not all(isinstance(share, int | float) and 0 <= share < float("inf") for share in shares.values()):
-        raise LocusError(f"{said}: give numbers, none below 0")
-    if not shares[MAIN]:
-        raise LocusError(f"{said}: {MAIN} gives the run's headline; give it a share above 0, or choose another task")
-    first: dict[str, str] = {}
-    weights: dict[str, float] = defaultdict(float)
-    for part in sorted((part for part in parts if shares[part]), key=lambda name: name != MAIN):
-        name = parts[part].name
-        earlier = first.setdefault(name, part)
-        if earlier != part and not asks_alike(parts[earlier], parts[part]):
-            raise LocusError(
-                f"task.parts.{part} and task.parts.{earlier} are both called {name}, but ask other things: give one of "
-                "them a share of 0 in task.shares"
-            )
-        if earlier != part:
-            log.info("task.parts.%s is %s, as %s: they are one, with the shares of both", part, name, earlier)
-        weights[name] += shares[part]
-    return [parts[part] for part in first.values()], np.array(list(weights.values())) / sum(weights.values())

@@ -14,6 +14,7 @@ from locus.analysis.run_metrics import by_task, task_curves
 from locus.errors import LocusError
 from locus.tasks.blind import blind_reward
 from locus.tasks.by_spread import LAG, BySpread
+from locus.tasks.cue_search.reward import BoxReward
 from locus.tasks.cue_search.task import CueSearch
 from locus.tasks.datamodule import SampleMaker, TaskDataModule
 from locus.tasks.mixture import Mixture
@@ -61,6 +62,15 @@ def test_one_trained_part_is_that_task_alone(parts, shares):
     assert [key for _, key in task.fresh(2, 0, 3, SEED, used)] == alone.fresh(2, 0, 3, SEED, used)
     for mine, own in zip(task.examples("validation"), alone.examples("validation"), strict=True):
         assert mine.example_id == own.example_id and task.row(mine) == alone.row(own)
+
+
+def test_tasks_of_one_name_are_one_only_if_they_pay_alike():
+    """A reward that was asked for and is not used, since the part before it asks the same question."""
+    source, corpus = scenes()
+    for other in (BoxReward(alpha=0.5), BoxReward(localisation="giou")):
+        parts = {"main": cues(), "other": CueSearch(corpus, source, other)}
+        with pytest.raises(LocusError, match=r"parts\.other and task\.parts\.main are both called cue_search"):
+            Mixture(parts, {"main": 1, "other": 1})
 
 
 def test_parts_over_one_corpus_stay_apart():
