@@ -11,8 +11,9 @@ from PIL import Image
 
 from locus.images.sources import ImageSource
 from locus.tasks.answers import THINK_ANSWER, completion_text, normalised, parse_text
-from locus.tasks.corpus_task import CorpusTask, SftTargets, generator
+from locus.tasks.corpus_task import CorpusTask, SftTargets
 from locus.tasks.cue_search.corpus import Corpus
+from locus.tasks.cue_search.cues import generator
 from locus.tasks.order import Order
 from locus.types import CueExample, Frame, Grade, Query, Response, View
 

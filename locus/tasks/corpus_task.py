@@ -5,7 +5,6 @@ Tasks of one corpus have the same images in the same order, so they can be compa
 
 from __future__ import annotations
 
-import hashlib
 from abc import abstractmethod
 from collections.abc import Iterator, Mapping, Sequence, Set
 from itertools import islice
@@ -17,7 +16,7 @@ from PIL import Image
 from locus.errors import LocusError
 from locus.images.sources import ImageSource
 from locus.tasks.cue_search.corpus import Corpus, CueTable
-from locus.tasks.cue_search.cues import open_image
+from locus.tasks.cue_search.cues import generator, open_image
 from locus.tasks.order import Order, Uniform, batches, check_pools, whole_parts
 from locus.tasks.task import Key, Split, Task
 from locus.types import CueExample, Frame, Query, Sample
@@ -121,12 +120,6 @@ class CorpusTask(Task[CueExample]):
     def facts(self) -> Mapping[str, Any]:
         """Hash and audits of the corpus."""
         return {"corpus_hash": self.corpus.content_hash, "audits": self.corpus.audits}
-
-
-def generator(seed: int, name: str) -> np.random.Generator:
-    """Random numbers of an example's own, the same at every access, whatever was drawn before."""
-    digest = hashlib.sha256(f"{seed}/{name}".encode()).digest()
-    return np.random.default_rng(int.from_bytes(digest[:8], "little"))
 
 
 def elsewhere(corpus: Corpus, example: CueExample, rng: np.random.Generator) -> CueExample:

@@ -14,17 +14,16 @@ Shapes: M images, N boxes of the table, R regions, K bins of the mixture. Boxes 
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 
 import numpy as np
 
 from locus.boxes import area, iou
 from locus.errors import LocusError
-from locus.tasks.cue_search.cues import whole_pixels
+from locus.tasks.cue_search.cues import Range, whole_pixels
 from locus.types import ImageTable
 
-Range = Sequence[float]
 SCALED = {
     "cue": "the size of the cue's picture, as a multiple of the crop's",
     "window": "the sides of the crop around the object's centre",

@@ -83,7 +83,7 @@ class ShuffledCue:
     def other(self, example: CueExample) -> CueExample:
         """The example whose crop is shown."""
         assert self.examples is not None, "`over` gives them"
-        rng = _generator(self.seed, example.example_id)
+        rng = generator(self.seed, example.example_id)
         return self.examples[int(rng.choice(np.flatnonzero(self._images != example.image_id)))]
 
     def expression(self, example: CueExample) -> str:
@@ -107,9 +107,9 @@ class ShuffledCue:
         return np.array(self.examples.columns["image_id"].to_pylist())
 
 
-def _generator(seed: int, example_id: str) -> np.random.Generator:
-    """Random numbers of an example's own, the same at every access."""
-    digest = hashlib.sha256(f"{seed}/{example_id}".encode()).digest()
+def generator(seed: int, name: str) -> np.random.Generator:
+    """Random numbers of an example's own, the same at every access, whatever was drawn before."""
+    digest = hashlib.sha256(f"{seed}/{name}".encode()).digest()
     return np.random.default_rng(int.from_bytes(digest[:8], "little"))
 
 
@@ -160,6 +160,7 @@ def render_cue(image: Image.Image, box: tuple[float, float, float, float], scale
 
 
 Range = Sequence[float]
+"""[low, high]."""
 LIMITS = {
     "scale": (1e-3, float("inf")),
     "brightness": (0.0, float("inf")),
@@ -205,7 +206,7 @@ class CueAugmentation:
 
     def __call__(self, cue: Image.Image, example_id: str) -> Image.Image:
         """The example's cue, changed."""
-        rng = _generator(self.seed, example_id)
+        rng = generator(self.seed, example_id)
         drawn = {name: float(rng.uniform(*getattr(self, name))) for name in LIMITS}
         size = [max(1, round(side * drawn["scale"])) for side in (cue.height, cue.width)]
         cue = functional.resize(cue, size, functional.InterpolationMode.BICUBIC)

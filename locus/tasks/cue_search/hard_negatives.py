@@ -15,7 +15,8 @@ import numpy as np
 
 from locus.boxes import area
 from locus.errors import LocusError
-from locus.tasks.cue_search.crops import CropStrategy, Range, Regions, pairs_within_images
+from locus.tasks.cue_search.crops import CropStrategy, Regions, pairs_within_images
+from locus.tasks.cue_search.cues import Range
 from locus.types import ImageTable
 
 LEAST_WORDS = 3

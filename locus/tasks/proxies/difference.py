@@ -11,9 +11,9 @@ from locus.errors import by_name
 from locus.images.sources import ImageSource
 from locus.tasks.answers import COORDINATE_WORDS, THINK_ANSWER
 from locus.tasks.box_task import BoxTask
-from locus.tasks.corpus_task import SftTargets, elsewhere, generator
+from locus.tasks.corpus_task import SftTargets, elsewhere
 from locus.tasks.cue_search.corpus import Corpus
-from locus.tasks.cue_search.cues import open_image, whole_pixels
+from locus.tasks.cue_search.cues import generator, open_image, whole_pixels
 from locus.tasks.cue_search.reward import BoxReward
 from locus.tasks.order import Order
 from locus.types import Box, CueExample, Frame, Query

@@ -9,8 +9,8 @@ import pytest
 from PIL import Image
 
 from locus.errors import LocusError
-from locus.tasks.corpus_task import generator
 from locus.tasks.cue_search.corpus import Corpus
+from locus.tasks.cue_search.cues import generator
 from locus.tasks.proxies.difference import Difference, filled, shows
 from locus.types import CueExample, Frame, Response, View
 from tests.support.models import NoiseImages, cue_task, example
