@@ -17,10 +17,10 @@ from locus.scenes.questions import Ask, AskedScene, SceneQuestion, draw_question
 from locus.scenes.render import render
 from locus.scenes.scene import Scene
 from locus.scenes.source import SceneSource
+from locus.tasks.cue_search.audits import corpus_of
 from locus.tasks.cue_search.crops import CropStrategy
 from locus.tasks.cue_search.reward import BoxReward
 from locus.tasks.cue_search.task import CueSearch as CueSearchTask
-from locus.tasks.cue_search.task import cue_search
 from locus.types import Box, Frame, Grade, Response, View
 
 
@@ -111,8 +111,8 @@ def cue_search_benchmark(
 ) -> CueSearch:
     """On the corpus that ``python -m locus.prepare`` made; empty draws ``rows`` examples of the source now."""
     # The one training example is never used: a corpus has some.
-    task = cue_search(source, crop, 1, rows or 500, seed, corpus or None)
-    return CueSearch(task, frame, rows, max_new_tokens)
+    examples = corpus_of(source, crop, 1, rows or 500, seed, corpus or None)
+    return CueSearch(CueSearchTask(examples, source), frame, rows, max_new_tokens)
 
 
 def item_of(shown: Scene, question: SceneQuestion, item_id: str, picture: Picture, /, **groups: str) -> Item:

@@ -16,9 +16,7 @@ from locus.images.sources import ImageSource
 from locus.tasks.answers import box_text, completion_text
 from locus.tasks.box_task import BoxTask, best_blind_iou
 from locus.tasks.corpus_task import SftTargets
-from locus.tasks.cue_search.audits import AUDITS, AuditSettings, corpus_of
 from locus.tasks.cue_search.corpus import Corpus
-from locus.tasks.cue_search.crops import CropStrategy
 from locus.tasks.cue_search.cues import PLAIN, Cue
 from locus.tasks.cue_search.expressions import PLACES as PLACE_WORDS
 from locus.tasks.cue_search.prompts import PAPER, CuePrompt
@@ -119,19 +117,3 @@ class CueSearch(BoxTask):
 def _named_place(expression: str) -> str:
     """The words for a ninth of the image in an expression; empty where there are none."""
     return next((words for row in PLACE_WORDS for words in row if f" {words}" in expression), "")
-
-
-def cue_search(
-    source: ImageSource,
-    crop: CropStrategy,
-    train_examples: int,
-    validation_examples: int,
-    seed: int,
-    corpus: str | None = None,
-    validation_crop: CropStrategy | None = None,
-    audit: AuditSettings = AUDITS,
-    **parts: Any,
-) -> CueSearch:
-    """The task of a configuration, on the corpus of `corpus_of`; ``parts``: see `CueSearch`."""
-    examples = corpus_of(source, crop, train_examples, validation_examples, seed, corpus, validation_crop, audit)
-    return CueSearch(examples, source, **parts)

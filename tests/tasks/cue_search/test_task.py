@@ -8,10 +8,11 @@ import pytest
 
 from locus.errors import LocusError
 from locus.tasks.box_task import shifted
+from locus.tasks.cue_search.audits import corpus_of
 from locus.tasks.cue_search.corpus import CueTable
 from locus.tasks.cue_search.rationales import TemplateRationales, rationale
 from locus.tasks.cue_search.reward import BoxReward
-from locus.tasks.cue_search.task import CueSearch, cue_search
+from locus.tasks.cue_search.task import CueSearch
 from locus.types import Box, Frame, Grade, Response, Rollout, RolloutGroup, Sample, View
 from tests.support.miniature import scenes
 from tests.support.models import cue_task, example
@@ -109,14 +110,14 @@ def test_a_corpus_without_validation_is_refused(tmp_path):
     none = CueTable(corpus.validation.columns.slice(0, 0), "validation")
     replace(corpus, validation=none).save(tmp_path)
     with pytest.raises(LocusError, match=r"no validation examples; prepare it with some \(data\.validation_examples\)"):
-        cue_search(source, None, 12, 4, seed=0, corpus=str(tmp_path))
+        corpus_of(source, None, 12, 4, seed=0, corpus=str(tmp_path))
 
 
 def test_a_prepared_corpus_is_the_one_drawn(tmp_path):
     """A corpus that changes, or splits that are exchanged, on the way through its file."""
     source, corpus = scenes()
     corpus.save(tmp_path)
-    task = cue_search(source, None, 0, 0, seed=0, corpus=str(tmp_path))
+    task = CueSearch(corpus_of(source, None, 0, 0, seed=0, corpus=str(tmp_path)), source)
     for split in ("train", "validation"):
         own = list(corpus.splits[split])
         assert list(task.examples(split)) == own and {one.split for one in own} == {split}
