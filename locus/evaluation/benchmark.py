@@ -181,11 +181,7 @@ class TaskBenchmark:
     def items(self) -> Iterator[Item]:
         """In the task's order. Raises LocusError when they are not ``rows``."""
         examples, frame = self.task.examples("validation"), parse_frame(self.frame)
-        if self.rows is not None and len(examples) != self.rows:
-            raise LocusError(
-                f"{self.name} has {self.rows} examples, found {len(examples)}: give another number of benchmark.rows, "
-                "or null for any"
-            )
+        check_rows(self.name, self.rows, len(examples))
         for example in examples:
             query, row = self.task.prompt(example, frame), self.task.row(example)
             pictures = tuple(stored(_png(image)) for image in query.images)
@@ -214,6 +210,14 @@ class TaskBenchmark:
     def unit(self) -> Sequence[str]:
         """An image: several examples may be of one."""
         return ("image",)
+
+
+def check_rows(name: str, rows: int | None, found: int) -> None:
+    """Raises LocusError unless a benchmark that is drawn has as many items as it was asked to have; None for any."""
+    if rows is not None and found != rows:
+        raise LocusError(
+            f"{name} has {rows} examples, found {found}: give another number of benchmark.rows, or null for any"
+        )
 
 
 def stored(data: bytes) -> Picture:

@@ -38,7 +38,7 @@ BINS = {"tiny": (0.0, 0.01), "small": (0.01, 0.05), "medium": (0.05, 0.1), "larg
 
 def scenes(*kinds: object, number: int = 6, frame: str = "processed") -> SceneQuestions:
     source = SceneSource(**SOURCE, width=128, objects=(4, 7), seed=5)
-    return SceneQuestions("scenes", SceneBenchmark("scenes", source, kinds, number), frame)
+    return SceneQuestions("scenes", SceneBenchmark(source, kinds, number), frame)
 
 
 def test_the_answer_is_what_comes_next():

@@ -149,7 +149,7 @@ def test_numbers_of_objects_grow_up_to_the_scenes(objects):
 def test_equal_keys_mean_equal_pictures():
     """Features are kept by the pictures' keys: those of another question's evidence would be taken for this one's."""
     kinds = kinds_of(["colour", "relation", "shape"])
-    benchmark = SceneQuestions("scenes", SceneBenchmark("scenes", crowd(), kinds, 6), "file")
+    benchmark = SceneQuestions("scenes", SceneBenchmark(crowd(), kinds, 6), "file")
     items = list(benchmark.items())
     cues = [cue for item in items for cue in CueSearchOnEvidence(benchmark, {}, "file")._cues(item)]
     pictures: dict[str, bytes] = {}

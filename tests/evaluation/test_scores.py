@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import inspect
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -33,7 +34,7 @@ def vstar(tmp_path) -> Path:
 
 def scenes(frame: str, *kinds: object) -> SceneQuestions:
     source = SceneSource(1, 64, 64, [2, 3], [10, 16], seed=7)
-    return SceneQuestions("scenes", SceneBenchmark("scenes", source, kinds, 3), frame)
+    return SceneQuestions("scenes", SceneBenchmark(source, kinds, 3), frame)
 
 
 # --- Scores ---------------------------------------------------------------------------------------------------
@@ -67,6 +68,14 @@ def test_no_number_is_null():
     made = scores(benchmark, judged(benchmark, items, {}), resamples=10)
     assert made["scores"]["locus"]["grounding"]["value"] is None
     json.dumps(made, allow_nan=False)
+
+
+def test_scenes_have_the_number_that_is_asked_for():
+    """``benchmark.rows`` obeyed by every other benchmark and not looked at here."""
+    benchmark = scenes("unit1000", colour, shape)
+    assert len(list(replace(benchmark, rows=6).items())) == 6
+    with pytest.raises(LocusError, match=r"scenes has 7 examples, found 6: .*benchmark\.rows"):
+        next(replace(benchmark, rows=7).items())
 
 
 def test_predictions_of_another_benchmark(vstar):

@@ -8,7 +8,7 @@ from functools import lru_cache
 from typing import ClassVar
 
 from locus.boxes import parse_frame
-from locus.evaluation.benchmark import READINGS, Item, Picture, TaskBenchmark, Verdict, picture_of
+from locus.evaluation.benchmark import READINGS, Item, Picture, TaskBenchmark, Verdict, check_rows, picture_of
 from locus.evaluation.reading.extractors import Extractor
 from locus.evaluation.reading.responses import Extracted, Reading
 from locus.evaluation.statistics import Statistic, accuracy, by_column
@@ -26,12 +26,11 @@ from locus.types import Box, Frame, Grade, Response, View
 
 @dataclass(frozen=True)
 class SceneBenchmark:
-    """One benchmark: questions of some kinds about one family of scenes.
+    """Questions of some kinds about one family of scenes.
 
-    Example: ``SceneBenchmark("attributes", source, ("colour", "shape", "pattern"), 400)``.
+    Example: ``SceneBenchmark(source, ("colour", "shape", "pattern"), 400)``.
     """
 
-    name: str
     source: SceneSource
     kinds: Sequence[str | Ask]
     questions: int
@@ -69,8 +68,10 @@ class SceneQuestions:
         parse_frame(self.frame)
 
     def items(self) -> Iterator[Item]:
-        """Drawn alike for a seed."""
-        for number, entry in enumerate(self.scenes.draw(self.seed)):
+        """Drawn alike for a seed. Raises LocusError when they are not ``rows``."""
+        drawn = self.scenes.draw(self.seed)
+        check_rows(self.name, self.rows, len(drawn))
+        for number, entry in enumerate(drawn):
             scene = str(entry.scene.background_seed)  # no two scenes have the same
             picture = scene_picture(self.scenes.source, entry.index)
             key = f"{self.name}-{self.seed}-{number}"
