@@ -75,7 +75,7 @@ def by_part(groups: Sequence[RolloutGroup]) -> defaultdict[int, list[RolloutGrou
 def trained_on(parts: Mapping[str, Task], shares: Mapping[str, float]) -> tuple[list[Task], np.ndarray]:
     """The tasks that are trained on, the main one first, and their shares [K], which add up to 1.
 
-    Raises LocusError for shares that cannot be meant, and for two tasks of one name.
+    Raises LocusError for shares that cannot be meant, a main part without held-out examples, and two tasks of one name.
     """
     said = f"task.shares={dict(shares)}"
     if set(shares) != set(parts) or MAIN not in parts:
@@ -84,6 +84,11 @@ def trained_on(parts: Mapping[str, Task], shares: Mapping[str, float]) -> tuple[
         raise LocusError(f"{said}: give numbers, none below 0")
     if not shares[MAIN]:
         raise LocusError(f"{said}: {MAIN} gives the run's headline; give it a share above 0, or choose another task")
+    if not len(parts[MAIN].examples("validation")):
+        raise LocusError(
+            f"task.parts.{MAIN}: {parts[MAIN].name} has the headline and no held-out examples: make another "
+            f"part {MAIN}, or hold some out"
+        )
     first: dict[str, str] = {}
     weights: dict[str, float] = defaultdict(float)
     for part in sorted((part for part in parts if shares[part]), key=lambda name: name != MAIN):

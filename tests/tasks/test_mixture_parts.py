@@ -12,6 +12,7 @@ import pytest
 
 from locus.analysis.run_metrics import by_task, task_curves
 from locus.errors import LocusError
+from locus.scenes.questions import colour
 from locus.tasks.blind import blind_reward
 from locus.tasks.by_spread import LAG, BySpread
 from locus.tasks.cue_search.reward import BoxReward
@@ -20,6 +21,7 @@ from locus.tasks.datamodule import SampleMaker, TaskDataModule
 from locus.tasks.mixture import Mixture
 from locus.tasks.proxies.jigsaw import Jigsaw
 from locus.tasks.proxies.rotation import Rotation
+from locus.tasks.questions import GeneratedQuestions, Questions
 from locus.tasks.task import Task
 from locus.types import Frame, Response, View
 from tests.support.interrupted import cut
@@ -71,6 +73,14 @@ def test_tasks_of_one_name_are_one_only_if_they_pay_alike():
         parts = {"main": cues(), "other": CueSearch(corpus, source, other)}
         with pytest.raises(LocusError, match=r"parts\.other and task\.parts\.main are both called cue_search"):
             Mixture(parts, {"main": 1, "other": 1})
+
+
+def test_the_main_part_can_be_validated():
+    """A first validation, of a part that is only trained on, that ends in an IndexError."""
+    lacking = Questions(GeneratedQuestions([scenes()[0]], [colour], 0), think=False, alpha=0.1)
+    with pytest.raises(LocusError, match=r"task\.parts\.main: questions .*no held-out examples"):
+        Mixture({"main": lacking, "other": cues()}, {"main": 1, "other": 1})
+    assert Mixture({"main": cues(), "other": lacking}, {"main": 1, "other": 1}).shares()["questions"] == 0.5
 
 
 def test_parts_over_one_corpus_stay_apart():
