@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
+from locus.errors import number
 from locus.images.sources import ImageSource
 from locus.tasks.answers import THINK_ANSWER, completion_text, normalised, parse_text
 from locus.tasks.corpus_task import CorpusTask, SftTargets
@@ -42,6 +43,7 @@ class ChoiceTask(CorpusTask):
         sft_targets: SftTargets = "gold",
     ) -> None:
         super().__init__(corpus, source, order, sft_targets)
+        number("task.alpha", alpha, 0, 1)
         self.alpha, self.seed = alpha, seed
 
     @abstractmethod

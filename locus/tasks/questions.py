@@ -17,7 +17,7 @@ from typing import Any, Protocol
 import numpy as np
 from PIL import Image
 
-from locus.errors import LocusError
+from locus.errors import LocusError, number
 from locus.images.sources import ImageFiles
 from locus.scenes.questions import Ask, grounding, kinds_of
 from locus.scenes.render import render
@@ -220,6 +220,7 @@ class Questions(Task[ImageQuestion]):
         validation_questions: int = 0,
         sft_thoughts: bool = False,
     ) -> None:
+        number("task.alpha", alpha, 0, 1)
         self.source, self.think, self.alpha, self.sft_thoughts = source, think, alpha, sft_thoughts
         keys = validation.keys(0, 0, validation_questions) if validation else []
         self._held_out = tuple(validation.question(key) for key in keys) if validation else ()

@@ -21,9 +21,11 @@ from locus.scenes.questions import KINDS, SceneQuestion, grounding, kinds_of, re
 from locus.scenes.render import render
 from locus.scenes.source import SceneSource
 from locus.tasks.answers import THINK_ANSWER, normalised, parse_text
+from locus.tasks.proxies.rotation import Rotation
 from locus.tasks.questions import FileQuestions, GeneratedQuestions, ImageQuestion, Questions, QuestionSource
 from locus.tasks.task import Key
 from locus.types import Frame, Grade, ParsedAnswer, Response, Status, View
+from tests.support.choice_tasks import task_of
 from tests.support.paths import CONF
 from tests.support.scene_answers import derived
 
@@ -97,6 +99,14 @@ def test_alpha_and_the_opened_template():
     """The run's alpha, not a fixed one; a thought that the template opened is no error of format."""
     assert earned("<answer>red</answer>", alpha=0.3)[0] == pytest.approx(0.7)
     assert earned("<think>\nt</think><answer>red</answer>") == pytest.approx((1, 1, 1))
+
+
+@pytest.mark.parametrize("alpha", [-0.5, 1.5])
+def test_a_weight_that_is_none_is_refused(alpha):
+    """A right answer in the wrong form that earns more than the whole reward: the pre-flight's gold answer earns 1."""
+    for make in (lambda: Questions(Asked(), think=False, alpha=alpha), lambda: task_of(Rotation, alpha=alpha)):
+        with pytest.raises(LocusError, match=r"task\.alpha=.*from 0 on, up to 1"):
+            make()
 
 
 def test_texts_are_compared_normalised():
