@@ -51,9 +51,15 @@ _STATED = re.compile(
 _NOUN = r"(?:an?|one|two|three|four|five|six|several|some|many|multiple|at least|\d{1,3}|indeed|clearly|also)\b"
 _CLAIMS = re.compile(
     rf"\bthere(?: is|'s| are) (?:(?:indeed|clearly|actually|definitely|in fact),? )?(?:{_NOUN})"
-    rf"|\bi (?:can )?(?:clearly )?see {_NOUN}"
+    rf"|\bi (?:can |do )?(?:clearly )?see {_NOUN}"
     r"|\b(?:image|picture|photo|scene)(?: (?:clearly|does|also))? "
     rf"(?:shows?|contains?|includes?|has|have|features?|depicts?) {_NOUN}"
+)
+# "No dog is visible" says no: a dog that is says yes, to whoever asks for a dog.
+_IN_SIGHT = re.compile(
+    rf"(?<![\w-])(?:{_NOUN}|the\b)(?! (?:words?|text)\b)(?: [a-z-]{{1,20}}){{1,6}} (?:is|are|can be) "
+    r"(?:(?:indeed|clearly|also|partly|fully) )?"
+    r"(?:visible|present|shown|seen|depicted|in the (?:image|picture|photo|scene|background|foreground))\b"
 )
 _SENTENCES = re.compile(r"(?<=[.!?])(?=\s|$)|\n")
 # Words with which a thing may be named because it is not there: anywhere in a response, or beside what is.
@@ -86,8 +92,8 @@ def extract_yes_no(response: Response, question: str = "") -> Extracted:
 
     Two answer words that differ are ambiguous unless the response corrects itself between them, and so is "yes or no".
     Where there is none, what is said of the thing itself counts: "Correct", "it is false", "there is no cat". That
-    "there is a cat" does where the question asks for a cat; where nobody says what is asked, only as the sole or last
-    sentence. It never does beside a word such as "missing", "while" or "not".
+    "there is a cat" does where the question asks for a cat, as "a cat is visible" then; where nobody says what is
+    asked, only as the sole or last sentence. It never does beside a word such as "missing", "while" or "not".
     """
     span = half_width(final_span(response))
     box = boxed(span, response.finished)
@@ -139,7 +145,7 @@ def _shown(text: str, sentences: list[str], question: str) -> bool:
         return False
     told = [one for one in sentences if not one.endswith("?")]
     for one in told if asked else told[-1:]:
-        claim = _CLAIMS.search(one)
+        claim = _CLAIMS.search(one) or (_IN_SIGHT.search(one) if things else None)
         if claim and not _UNSURE.search(one) and not _BESIDE.search(one):
             said = set(re.findall(r"[a-z]+(?:-[a-z]+)*", _LIKENED.sub("", one[claim.start() :])))
             if all(names & said for names in things):

@@ -134,6 +134,23 @@ def test_boxed():
     assert boxed(r"\boxed{1", finished=False) is None and boxed("\\boxed{1\nx")[0] == "1"
 
 
+def test_what_is_in_sight_is_read_as_readily_as_what_is_not():
+    """A policy that says in a sentence what is there, scored as silent where the denial in the same words is right."""
+    question = "Is there a dog in the image?"
+    for said, answer in {
+        "{} dog is visible.": "A",
+        "{} brown dog can be seen on the sofa.": "A",
+        "{} dog is in the picture.": "The",
+        "{} dogs are clearly shown.": "Two",
+    }.items():
+        for first, expected in ((answer, "yes"), ("No", "no")):
+            assert LOCUS.yes_no(Response(said.format(first)), question).answer == expected, (said, first)
+    others = "A cat is visible.", "A place for a dog is visible.", "A dog might be visible.", "The word dog is shown."
+    for said in others:
+        assert LOCUS.yes_no(Response(said), question).answer is None, said
+    assert LOCUS.yes_no(Response("The dog is in the picture.")).answer is None, "of whatever was asked"
+
+
 def test_short_gold_answers_pass_their_own_reading():
     """Gold answers that the normalisation turns into something else could never be hit."""
     golds = {"Yes": "yes", "3": "3", "1,200": "1200", "Left": "left", "The bus.": "bus", "three": "3", "25 mph": "25"}
