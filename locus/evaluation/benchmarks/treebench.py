@@ -26,7 +26,9 @@ ABILITIES = {
 }
 DIRECTLY = "Answer with the correct option's letter directly. \n"
 """VLMEvalKit's instruction for it, with its trailing space."""
-_WRITTEN = re.compile(r"<box>\s*\[\s*(\d+)\s*,\s*(\d+)\s*,\s*(\d+)\s*,\s*(\d+)\s*\]")
+_SIDE = r"\s*(\d+(?:\.\d+)?)\s*"
+_WRITTEN = re.compile(rf"<box>\s*\[{','.join([_SIDE] * 4)}\]")
+"""Ours: fractions, too, which policies write whose frame is ``unit``."""
 _STRICT = re.compile(r"<box>\s*\[(\d+),(\d+),(\d+),(\d+)\]")
 
 

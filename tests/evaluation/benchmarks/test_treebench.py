@@ -73,6 +73,8 @@ def test_treebench_boxes_in_the_frame_of_the_policy(tmp_path):
         assert verdict.correct == 1, "letters are scored without a frame, or a size of the processed one"
         found = verdict.columns["iou"]
         assert math.isnan(found) if iou is None else found == pytest.approx(iou, abs=0.01)
+    shares = Prediction(item.item_id, "<box>[0, 0.0, 0.5, 0.667]</box> B", frame="unit")
+    assert scoring.verdict_of(bench, item, shares, LOCUS).columns["iou"] == pytest.approx(1, abs=0.01)
     unknown = replace(bench, box_frame=None)
     made = scoring.scores(unknown, scoring.judged(unknown, unknown.items(), {item.item_id: said}), resamples=20)
     assert made["scores"]["locus"]["mean_iou"]["value"] is None and made["scores"]["locus"]["accuracy"]["value"] == 50
