@@ -91,12 +91,7 @@ def audited_corpus(
     duplicate = duplicate_boxes(table, audit.duplicate_iou)
     table = keep_boxes(table, ~duplicate)
     audits["duplicate_boxes"] = {"dropped": int(duplicate.sum()), "least_iou": audit.duplicate_iou}
-    if isinstance(source, ImageFiles):
-        audits["source"] = source.audit
-        dropped = {name: count for name, count in source.audit.items() if isinstance(count, int) and count}
-        if dropped:
-            log.warning("left out: %s", ", ".join(f"{name} {count}" for name, count in dropped.items()))
-    audits |= strategy.audit(table)
+    audits |= _left_out(source) | dict(strategy.audit(table))
     build = partial(
         build_corpus,
         strategy=strategy,
@@ -145,6 +140,16 @@ def corpus_of(
     if not examples.validation:
         raise LocusError(f"corpus={corpus}: no validation examples; prepare it with some (data.validation_examples)")
     return examples
+
+
+def _left_out(source: ImageSource) -> dict[str, Any]:
+    """What a source of files left out of its table, which is logged; nothing of generated scenes."""
+    if not isinstance(source, ImageFiles):
+        return {}
+    dropped = {name: count for name, count in source.audit.items() if isinstance(count, int) and count}
+    if dropped:
+        log.warning("left out: %s", ", ".join(f"{name} {count}" for name, count in dropped.items()))
+    return {"source": source.audit}
 
 
 def _of_sound_images(
