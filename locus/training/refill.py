@@ -24,8 +24,10 @@ def refilled(
 ) -> tuple[list[Rolled | None], int]:
     """Replaces groups without spread by fresh prompts' groups, ``attempts`` times; good ones are kept.
 
-    Returns the groups, as many as before, and how many of the first draw had no spread. Those of other ranks are
-    None here and there: all ranks keep, draw and count alike, and each rolls out its share of what is fresh.
+    A fresh group takes the place of one without spread, so that those that remain, and a mixture's fresh prompts, stay
+    among the mini-batches as they were dealt. Returns the groups, as many as before, and how many of the first draw
+    had no spread. Those of other ranks are None here and there: all ranks keep, draw and count alike, and each rolls
+    out its share of what is fresh.
 
     Args:
         groups: of the step.
@@ -33,7 +35,8 @@ def refilled(
         draw: (attempt, count, ids used) -> this rank's share of fresh samples.
         roll_out: this rank's samples -> their groups.
     """
-    kept, empty = _split_by_spread(groups)
+    kept = list(groups)
+    empty = [place for place, good in enumerate(_have_spread(groups)) if not good]
     without_spread = len(empty)
     used = set(ranks.gathered([entry and entry[0].sample.prompt.prompt_id for entry in groups]))
     for attempt in range(attempts):
@@ -44,17 +47,17 @@ def refilled(
         if not names:
             break
         used |= set(names)
-        more, _ = _split_by_spread(ranks.laid_out(roll_out(fresh)))
-        kept, empty = kept + more, empty[len(more) :]
-    return (kept + empty if attempts else list(groups)), without_spread
+        more = ranks.laid_out(roll_out(fresh))
+        good = [entry for entry, differs in zip(more, _have_spread(more), strict=True) if differs]
+        for place, entry in zip(empty, good, strict=False):  # at most as many as were asked for
+            kept[place] = entry
+        empty = empty[len(good) :]
+    return kept, without_spread
 
 
-def _split_by_spread(groups: Sequence[Rolled | None]) -> tuple[list[Rolled | None], list[Rolled | None]]:
-    """Groups whose rewards differ, and those whose rewards do not; those of other ranks are None among them."""
-    spread = [None if entry is None else differ(entry[0]) for entry in groups]
-    flags = ranks.gathered(spread)
-    kept = [entry for entry, good in zip(groups, flags, strict=True) if good]
-    return kept, [entry for entry, good in zip(groups, flags, strict=True) if not good]
+def _have_spread(groups: Sequence[Rolled | None]) -> list[bool]:
+    """Whether the rewards of each group differ, those of other ranks' groups too."""
+    return ranks.gathered([None if entry is None else differ(entry[0]) for entry in groups])
 
 
 def differ(group: RolloutGroup) -> bool:
