@@ -179,11 +179,17 @@ class TrainSettings:
         check_seed(self.seed)
         whole("preflight_prompts", self.preflight_prompts)
         whole("preflight_blind", self.preflight_blind, 0)
-        parts = self.algorithm.mini_batches if isinstance(self.algorithm, Algorithm) else 1
-        if parts > self.trainer.prompts_per_step:
+        if not isinstance(self.algorithm, Algorithm):
+            return
+        if self.algorithm.mini_batches > self.trainer.prompts_per_step:
             raise LocusError(
-                f"algorithm.mini_batches={parts} of {self.trainer.prompts_per_step} prompts a step: lower it, or raise "
-                "trainer.prompts_per_step"
+                f"algorithm.mini_batches={self.algorithm.mini_batches} of {self.trainer.prompts_per_step} prompts a "
+                "step: lower it, or raise trainer.prompts_per_step"
+            )
+        if self.rollout.sampling.temperature == 0:
+            raise LocusError(
+                "rollout.sampling.temperature=0: a group's rollouts would all be the same, and teach nothing; give a "
+                "number above 0, such as the paper's 1"
             )
 
     @classmethod

@@ -100,6 +100,7 @@ def test_both_readings_of_table_8_are_what_the_page_says(preset, column, compose
     [
         ("rollout.sampling.max_new_tokens=0", "rollout.sampling.max_new_tokens=0: give a whole number from 1 on"),
         ("rollout.validation.top_p=1.5", "rollout.validation.top_p=1.5: give a number above 0, up to 1"),
+        ("rollout.sampling.temperature=0", "rollout.sampling.temperature=0: a group's rollouts would all be the same"),
         ("rollout.validation.temperature=hot", "rollout.validation.temperature=hot: give a number from 0 on"),
         ("trainer.steps=true", "trainer.steps=True: give a whole number"),
         ("trainer.workers=-1", "trainer.workers=-1: give a whole number from 0 on"),
