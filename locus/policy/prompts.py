@@ -35,6 +35,11 @@ class PixelLimits:
         for name in ("min_pixels", "max_pixels"):
             if (limit := getattr(self, name)) is not None and limit < 1:
                 raise LocusError(f"pixels.{name}={limit}: give at least 1, or null for none")
+        if self.min_pixels is not None and self.max_pixels is not None and self.min_pixels > self.max_pixels:
+            raise LocusError(
+                f"pixels.min_pixels={self.min_pixels} is above pixels.max_pixels={self.max_pixels}: lower the first, "
+                "or give null for none"
+            )
 
     def __call__(self, image: Image.Image) -> Image.Image:
         """Returns the image, resized (bicubic) only where a limit asks for it."""

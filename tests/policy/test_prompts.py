@@ -136,6 +136,13 @@ def test_no_limits_leave_the_image_alone():
     assert PixelLimits()(image) is image
 
 
+def test_limits_that_contradict_each_other_are_refused():
+    """``pixels.max_pixels=`` below the recipe's least area: small images beyond the budget that it was lowered for."""
+    with pytest.raises(LocusError, match=r"pixels\.min_pixels=262144 is above pixels\.max_pixels=131072: lower the"):
+        PixelLimits(262144, 131072)
+    assert PixelLimits(100, 100).size(20, 20) == (10, 10)
+
+
 @FAMILY
 @pytest.mark.parametrize("pixels", PIXELS)
 def test_extreme_aspect_ratio_is_one_clear_error(family: str, pixels: str):
