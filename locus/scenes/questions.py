@@ -17,7 +17,7 @@ from itertools import count as count_from
 
 import numpy as np
 
-from locus.errors import by_name
+from locus.errors import LocusError, by_name
 from locus.scenes.scene import Scene
 from locus.scenes.source import ATTRIBUTES, SceneSource
 from locus.types import Box
@@ -27,6 +27,8 @@ LARGEST_COUNT = 3
 """Counting asks for 0 to this many."""
 TRIES = 64
 """Questions drawn of a scene where its wanted answer is to be found if it has one."""
+SEARCHED = 10_000
+"""Scenes in a row without a question that is wanted, after which there is taken to be none."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -170,6 +172,9 @@ def draw_questions(
         seed: of the questions.
         first: index of the scene to begin with.
         tries: questions drawn of a scene, until the answer of one is still wanted. With many, few scenes are left out.
+
+    Raises:
+        LocusError: the scenes do not have so many, as where none has three objects to count.
     """
     asked: list[AskedScene] = []
     answers: Counter[str] = Counter()
@@ -181,6 +186,11 @@ def draw_questions(
     for index in count_from(first):
         if len(asked) == number:
             break
+        if index - (asked[-1].index if asked else first) > SEARCHED:
+            raise LocusError(
+                f"{ask.__name__}: {SEARCHED:,} scenes after question {len(asked)} of {number} have none whose answer "
+                "is still wanted: ask fewer, leave the kind out, or draw scenes of more objects"
+            )
         scene, rng = source.scene(index), np.random.default_rng([seed, index])
         drawn = (ask(scene, rng) for _ in range(tries))
         question = next((one for one in drawn if one is not None and wanted(one)), None)

@@ -7,8 +7,9 @@ from collections import Counter, defaultdict
 import numpy as np
 import pytest
 
+from locus.errors import LocusError
 from locus.policy.tiny_tokenizer import tiny_tokenizer
-from locus.scenes.questions import KINDS, LARGEST_COUNT, SceneQuestion, draw_questions
+from locus.scenes.questions import KINDS, LARGEST_COUNT, SceneQuestion, count, draw_questions, relation
 from locus.scenes.scene import Scene
 from locus.scenes.source import SceneSource
 from tests.support.scene_answers import derived, named
@@ -104,6 +105,17 @@ def test_many_tries_leave_few_scenes_out(ask):
     answers, choices = Counter(entry.question.answer for entry in drawn), drawn[0].question.choices
     assert not choices or max(answers.values()) <= -(-60 // len(choices))
     assert [source().scene(index) for index in indices] == [entry.scene for entry in drawn]
+
+
+def test_questions_that_no_scene_has_are_refused(monkeypatch: pytest.MonkeyPatch):
+    """A command that searches for ever, without a word: what of three is to be counted where there are two objects?"""
+    monkeypatch.setattr("locus.scenes.questions.SEARCHED", 300)
+    pairs = SceneSource(1, 64, 64, [2, 2], [16, 20], seed=2)
+    with pytest.raises(LocusError, match=r"count: 300 scenes after question \d of 8 have none whose answer is still"):
+        draw_questions(pairs, count, 8, seed=3)
+    with pytest.raises(LocusError, match="question 0 of 1"):
+        draw_questions(SceneSource(1, 64, 64, [1, 1], [16, 20], seed=2), relation, 1, seed=3)
+    assert len(draw_questions(pairs, relation, 8, seed=3)) == 8
 
 
 def test_existence_differs_as_its_name_says(asked):
