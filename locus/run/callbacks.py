@@ -203,6 +203,25 @@ class RunCheckpoint(Checkpoint):
             remove(old)
 
 
+class StopAt(Callback):
+    """Ends the run with the first validation whose headline reaches a value.
+
+    Lightning's EarlyStopping wants it passed, which an accuracy never does to 1, and ends a run for other reasons, too.
+
+    Args:
+        headline: name of the scalar, more of which is better.
+        least: the value to reach.
+    """
+
+    def __init__(self, headline: str, least: float):
+        self.headline, self.least = headline, least
+
+    def on_validation_end(self, trainer: Trainer, module: Module) -> None:
+        """The validation before step 1 ends nothing."""
+        if trainer.state.fn == TrainerFn.FITTING:
+            trainer.should_stop |= bool(trainer.callback_metrics[self.headline] >= self.least)
+
+
 class ProgressLines(Callback):
     """Logs the progress of a training and of each of its validations (see `locus.files.progress`).
 

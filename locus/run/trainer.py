@@ -6,13 +6,13 @@ import sys
 
 from hydra.utils import instantiate
 from lightning import Trainer
-from lightning.pytorch.callbacks import Callback, EarlyStopping
+from lightning.pytorch.callbacks import Callback
 from omegaconf import DictConfig
 
 from locus import ranks
 from locus.files.run_files import AtomicCheckpointIO
 from locus.run.blind_check import BlindCheck
-from locus.run.callbacks import ProgressLines, RolloutTable, RunCheckpoint, ValidationTable
+from locus.run.callbacks import ProgressLines, RolloutTable, RunCheckpoint, StopAt, ValidationTable
 from locus.run.launch import ObeysSigterm, environment
 from locus.run.runtime import RunFolder
 from locus.run.settings import PRECISIONS, TrainerSettings
@@ -37,8 +37,7 @@ def build_trainer(cfg: DictConfig, settings: TrainerSettings, run: RunFolder, ta
     if cfg.preflight_blind:
         callbacks.append(BlindCheck(cfg.preflight_blind))
     if settings.stop_at is not None:
-        headline, patience = f"val/{task.headline}", settings.steps
-        callbacks.append(EarlyStopping(headline, mode="max", patience=patience, stopping_threshold=settings.stop_at))
+        callbacks.append(StopAt(f"val/{task.headline}", settings.stop_at))
     return Trainer(
         accelerator=settings.accelerator,
         precision=PRECISIONS[settings.precision],
