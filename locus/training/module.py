@@ -241,7 +241,7 @@ class PolicyModule(LightningModule):
         """One rollout per held-out prompt, with the same random numbers at every validation."""
         own = [group for group, _ in self.roll_out(samples, self.validation_sampling, 1, step=-1)]
         groups = groups_of_all(ranks.laid_out(own))
-        self._validated += groups
+        self._validated += map(_without_pixels, groups)  # all pictures of a validation may be gigabytes
         return {"groups": groups}
 
     def on_validation_epoch_end(self) -> None:

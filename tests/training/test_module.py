@@ -163,6 +163,16 @@ def test_validation_is_the_same_each_time_and_leaves_training_alone(spread: None
     assert [g.rewards for g, _ in run.steps[0]["groups"]] == [g.rewards for g, _ in fresh.steps[0]["groups"]]
 
 
+def test_validation_holds_no_pictures_but_its_batchs():
+    """The pixels of all held-out prompts at once: 6 GB of 500 pictures of 4 million pixels each."""
+    module, data = grpo()
+    summarise, held = module.task.validation_metrics, []
+    module.task.validation_metrics = lambda groups: held.extend(groups) or summarise(groups)
+    trainer = Trainer(accelerator="cpu", logger=False, enable_checkpointing=False, enable_progress_bar=False)
+    trainer.validate(module, data, verbose=False)
+    assert len(held) == 4 and sum(group.sample.prompt.pixels.levels.numel() for group in held) == 0
+
+
 def test_rollouts_of_a_phase_share_one_copy_that_no_update_leaves_stale():
     """Adapters merged at every call; or, worse, rollouts of the weights before the update."""
     module, data = grpo()
