@@ -22,6 +22,7 @@ from torch.utils.data import DataLoader
 
 from locus.analysis.diagnoses.context_suppression import FULL, SUPPRESSED
 from locus.analysis.diagnoses.shared import measure
+from locus.analysis.run_metrics import read_metrics, validations
 from locus.boxes import parse_frame
 from locus.evaluation.evaluator import Evaluator
 from locus.files.run_files import AtomicCheckpointIO, write_text
@@ -128,7 +129,7 @@ def pretrain(cfg: DictConfig) -> None:
     train = LessonLoader(lessons, cfg.trainer.steps, run.last_step, *loading)
     validation: DataLoader[Any] = DataLoader(cast(Any, held_out), batch_size=None, collate_fn=lambda batch: batch)
     trainer.fit(module, train, validation, ckpt_path=run.checkpoint, weights_only=True)
-    final = {name: float(value) for name, value in trainer.callback_metrics.items() if name.startswith("val/")}
+    final = final_scores(read_metrics(run.path))
     finish_record(run, record, {})
     evaluator = Evaluator(policy, lessons.builder, GREEDY, VALIDATION_BUDGET)
     context = measure(instantiate(cfg.context, _convert_="all"), evaluator, "the policy")
@@ -137,6 +138,12 @@ def pretrain(cfg: DictConfig) -> None:
     export(cfg, run, policy, lessons, final, (context_table(context), probe_table(read)))
     write_summary(run, final)
     log.info("run folder: %s", run.path)
+
+
+def final_scores(metrics: pd.DataFrame) -> dict[str, float]:
+    """``val/…`` scalars of the last validation, also where a resumed run had no lesson left; each kind has its row."""
+    last = validations(metrics).iloc[-1]
+    return {name: float(last[name]) for name in metrics if name.startswith("val/")}
 
 
 def context_table(measured: pd.DataFrame) -> str:

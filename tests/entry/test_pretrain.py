@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import pandas as pd
+import pytest
 import torch
 from transformers import AutoModelForImageTextToText, AutoProcessor
 
 from locus.files.run_files import BEGUN_WITH
+from locus.pretrain import final_scores
 from tests.support.runs import command, succeeded, weights
 
 SMALLEST = (
@@ -50,3 +52,17 @@ def test_the_command(tmp_path):
     succeeded(command("pretrain", f"resume={parts}", "trainer.steps=4"))
     one, two = weights(whole), weights(parts)
     assert one.keys() == two.keys() and all(torch.equal(one[name], two[name]) for name in one)
+
+
+def test_the_cards_numbers_are_the_last_validations():
+    """None at all, where a run that was stopped after its last lesson is resumed; or those of another validation."""
+    nan = float("nan")
+    rows = pd.DataFrame(
+        {
+            "step": [2, 2, 3, 4, 4],
+            "val/colour": [0.1, nan, nan, 0.5, nan],
+            "val/cue_iou": [nan, 0.2, nan, nan, 0.6],
+            "train/patch_loss": [nan, nan, 1.0, nan, nan],
+        }
+    )
+    assert final_scores(rows) == pytest.approx({"val/colour": 0.5, "val/cue_iou": 0.6})
