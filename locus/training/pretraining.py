@@ -266,14 +266,27 @@ class PretrainModule(LightningModule):
         ]
         return optimizers, [LambdaLR(optimizer, self.rate) for optimizer in optimizers]
 
+    def on_train_start(self) -> None:
+        """Rates and decay are as configured now; a checkpoint brings those of its own run."""
+        optimizers = cast(list[LightningOptimizer], self.optimizers())
+        schedules = cast(list[LambdaLR], self.lr_schedulers())
+        for optimizer, schedule, highest in zip(optimizers, schedules, (self.muon_lr, self.lr), strict=True):
+            schedule.base_lrs = [highest]
+            now = highest * self.rate(schedule.last_epoch)
+            optimizer.param_groups[0].update(initial_lr=highest, lr=now, weight_decay=self.weight_decay)
+
     def apply_update(self, loss: torch.Tensor) -> None:
-        """One step of both optimisers, the gradient clipped."""
+        """One step of both optimisers, the gradient clipped; raises LocusError for one that is not finite."""
         optimizers = cast(list[LightningOptimizer], self.optimizers())
         schedules = cast(list[LRScheduler], self.lr_schedulers())
         for optimizer in optimizers:
             optimizer.zero_grad()
         self.manual_backward(loss)
-        torch.nn.utils.clip_grad_norm_(self.parameters(), CLIP_NORM)
+        if not torch.nn.utils.clip_grad_norm_(self.parameters(), CLIP_NORM).isfinite():
+            raise LocusError(
+                f"the gradient of lesson {self.finished_steps} is not finite: resume with a lower module.lr and "
+                "module.muon_lr"
+            )
         for optimizer, schedule in zip(optimizers, schedules, strict=True):
             optimizer.step()
             schedule.step()
