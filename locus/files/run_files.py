@@ -207,11 +207,16 @@ def checkpoint_path(folder: Path, step: int) -> Path:
     return folder / "checkpoints" / f"step-{step:06d}.ckpt"
 
 
+def checkpoints(folder: Path) -> list[Path]:
+    """A run's checkpoints, the newest last: by length first, as steps may have more digits than names are filled to."""
+    return sorted((folder / "checkpoints").glob("step-*.ckpt"), key=lambda path: (len(path.name), path.name))
+
+
 def latest_checkpoint(folder: Path) -> tuple[Path, int]:
     """Path and step of a run's newest checkpoint; raises LocusError when there is none, or it is corrupt."""
     if not folder.is_dir():
         raise LocusError(f"resume={folder}: no such folder; give the folder of a run, which holds config.yaml")
-    paths = sorted((folder / "checkpoints").glob("step-*.ckpt"))
+    paths = checkpoints(folder)
     if not paths:
         raise LocusError(f"resume={folder}: no checkpoint in {folder / 'checkpoints'}; start the run anew")
     path = paths[-1]

@@ -20,7 +20,7 @@ from locus.analysis.pictures import rollout_picture
 from locus.evaluation.benchmark import Benchmark
 from locus.evaluation.evaluator import Evaluator
 from locus.files.progress import Progress
-from locus.files.run_files import ROLLOUTS, VALIDATION, StepTable, checkpoint_path, remove, with_columns
+from locus.files.run_files import ROLLOUTS, VALIDATION, StepTable, checkpoint_path, checkpoints, remove, with_columns
 from locus.tasks.task import Task
 from locus.types import Rollout, RolloutGroup, Sample, Sampling
 
@@ -199,7 +199,7 @@ class RunCheckpoint(Checkpoint):
         trainer.save_checkpoint(checkpoint_path(self.folder, step), weights_only=False)
         if not trainer.is_global_zero:
             return
-        for old in sorted((self.folder / "checkpoints").glob("step-*.ckpt"))[: -self.keep]:
+        for old in checkpoints(self.folder)[: -self.keep]:
             remove(old)
 
 

@@ -35,7 +35,7 @@ from lightning.pytorch.utilities.exceptions import SIGTERMException
 from torch import distributed
 
 from locus.errors import LocusError
-from locus.files.run_files import write_json
+from locus.files.run_files import checkpoints, write_json
 from locus.ranks import is_lost, position
 from locus.run.runtime import in_words
 
@@ -222,7 +222,7 @@ class _Launched:
             if code < 0:
                 name = signal.Signals(-code).name
                 said = f"killed by {name}" + (", mostly for want of memory" if name == "SIGKILL" else "")
-            begun = any(self.folder.glob("checkpoints/step-*.ckpt"))
+            begun = checkpoints(self.folder)
             remedy = f"resume with resume={self.folder}" if begun else "start the run anew"
             return f"rank {rank} of {self.ranks} ended: {said or f'see {self.log(rank)}'}; {remedy}"
         return None

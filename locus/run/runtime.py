@@ -30,7 +30,7 @@ from omegaconf import DictConfig, OmegaConf
 
 from locus.errors import LocusError
 from locus.files.progress import INTERVAL, peak_memory_gb, set_interval
-from locus.files.run_files import BEGUN_WITH, latest_checkpoint, write_json, write_text
+from locus.files.run_files import BEGUN_WITH, checkpoints, latest_checkpoint, write_json, write_text
 from locus.run.help import CONF
 from locus.run.sweeps import in_sweep, record_failure, resume_point
 
@@ -148,7 +148,7 @@ def entry_point(main: Callable[[DictConfig], Any]) -> Callable[[DictConfig], Any
             if isinstance(error, SystemExit) and not stopped:
                 raise
             folder = run_folder(cfg)
-            begun = any(folder.glob("checkpoints/step-*.ckpt"))
+            begun = checkpoints(folder)
             remedy = f"resume with resume={folder}" if begun else "before the first checkpoint: start the run anew"
             if "folder" in cfg and any(folder.rglob("predictions.jsonl")):
                 remedy = f"resume with the same command and folder={cfg.folder}"

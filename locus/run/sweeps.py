@@ -22,7 +22,7 @@ from omegaconf.errors import InterpolationResolutionError
 
 from locus.analysis.runs import flat
 from locus.errors import LocusError
-from locus.files.run_files import BEGUN_WITH, latest_checkpoint, write_json
+from locus.files.run_files import BEGUN_WITH, checkpoints, latest_checkpoint, write_json
 
 log = logging.getLogger("locus")
 FAILURES = ".failures"
@@ -115,7 +115,7 @@ def resume_point(folder: Path, cfg: DictConfig) -> tuple[Path | None, int]:
     Without one (None, 0): what the run had written is removed. Raises LocusError when it has other settings.
     """
     check_same(folder, cfg)
-    if any((folder / "checkpoints").glob("step-*.ckpt")):
+    if checkpoints(folder):
         checkpoint, step = latest_checkpoint(folder)
         log.info("%s: begun by an earlier launch, resumes after step %d", folder, step)
         return checkpoint, step

@@ -13,7 +13,7 @@ import torch
 
 from locus.errors import LocusError
 from locus.files import run_files
-from locus.files.run_files import AtomicCheckpointIO, checkpoint_path, latest_checkpoint
+from locus.files.run_files import AtomicCheckpointIO, checkpoint_path, checkpoints, latest_checkpoint
 from tests.support.children import LIMIT, in_child
 
 
@@ -51,6 +51,12 @@ def test_a_checkpoint_that_does_not_fit(tmp_path):
         assert "free disk space, then resume" in message
         assert list(first.parent.iterdir()) == [first] and first.read_bytes() == before
     assert latest_checkpoint(tmp_path) == (first, 1)
+
+
+def test_the_newest_checkpoint_of_a_million(tmp_path):
+    """In the order of the alphabet step 1,000,000 comes first: removed as the oldest, and a resume that goes back."""
+    paths = [save(tmp_path, step, state(step)) for step in (999_999, 1_000_000)]
+    assert checkpoints(tmp_path) == paths and latest_checkpoint(tmp_path) == (paths[1], 1_000_000)
 
 
 class KillMyself:
