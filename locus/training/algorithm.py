@@ -43,7 +43,7 @@ class Algorithm:
             whole("algorithm.source_prompts_per_step", self.source_prompts_per_step)
         number("algorithm.overlong_penalty", self.overlong_penalty, 0)
         number("algorithm.overlong_buffer", self.overlong_buffer, 0, 1, above=True)
-        number("algorithm.loss.kl_coefficient", self.loss.kl_coefficient, 0)
+        number("algorithm.std_epsilon", self.std_epsilon, 0)
         if self.group_size == 1:
             raise LocusError("algorithm.group_size=1: a group of one has no advantage; give at least 2")
 

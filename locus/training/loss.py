@@ -12,7 +12,7 @@ from dataclasses import dataclass
 
 import torch
 
-from locus.errors import by_name
+from locus.errors import by_name, number
 from locus.types import LossTerms
 
 MAX_LOG_RATIO = 20.0
@@ -101,6 +101,13 @@ class Loss:
     def __post_init__(self) -> None:
         by_name("algorithm.loss.average", self.average, AVERAGES)
         by_name("algorithm.loss.kl_estimator", self.kl_estimator, KL_ESTIMATORS)
+        number("algorithm.loss.clip_low", self.clip_low, 0, 1)
+        number("algorithm.loss.clip_high", self.clip_high, 0)
+        number("algorithm.loss.kl_coefficient", self.kl_coefficient, 0)
+        if self.dual_clip is not None:
+            number("algorithm.loss.dual_clip", self.dual_clip, 1, above=True)
+        if self.kl_clamp is not None:
+            number("algorithm.loss.kl_clamp", self.kl_clamp, 0, above=True)
 
     def __call__(
         self,

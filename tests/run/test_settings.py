@@ -110,6 +110,8 @@ def test_both_readings_of_table_8_are_what_the_page_says(preset, column, compose
         ("optimizer.clip_norm=0", "optimizer.clip_norm=0: give a number above 0"),
         ("optimizer.max_skipped=0", "optimizer.max_skipped=0"),
         ("algorithm.loss.kl_estimator=k4", "algorithm.loss.kl_estimator=k4: give one of k1, k2, k3"),
+        ("algorithm.loss.dual_clip=0.5", "algorithm.loss.dual_clip=0.5: give a number above 1"),
+        ("algorithm.loss.clip_low=-0.2", "algorithm.loss.clip_low=-0.2: give a number from 0 on, up to 1"),
         ("seed=2000001", "seed=2000001: the scenes of seeds 1000000 to 3999999 are held out"),
         ("seed=-1", "seed=-1: give a whole number from 0 on"),
         ("algorithm.mini_batches=1.5", "algorithm.mini_batches=1.5: give a whole number from 1 on"),
