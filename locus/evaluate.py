@@ -37,6 +37,7 @@ from locus.evaluation.scores import (
     write_scores,
 )
 from locus.evaluation.shards import MERGE, Shard, merge
+from locus.files.run_files import alone
 from locus.run.asked import INSTRUCTIONS, AskedPolicy, asked_policy
 from locus.run.decoding_settings import DecodingSettings
 from locus.run.runtime import PACKAGES, entry_point, git_commit, hardware
@@ -217,10 +218,11 @@ def main(cfg: DictConfig) -> float | None:
         return None
     benchmark, row = ended
     folder.mkdir(parents=True, exist_ok=True)  # hydra.run.dir may have put the run elsewhere
-    add_row(folder / "scores.csv", row, ("policy", "benchmark"))
-    log.info("%s", folder / "scores.csv")
-    for pair in compared(benchmark, folder, cfg.resamples):
-        add_row(folder / "comparisons.csv", pair, ("benchmark", "before", "after", "extractor"))
+    with alone(folder / "scores.csv"):  # jobs of a sweep may end beside each other
+        add_row(folder / "scores.csv", row, ("policy", "benchmark"))
+        log.info("%s", folder / "scores.csv")
+        for pair in compared(benchmark, folder, cfg.resamples):
+            add_row(folder / "comparisons.csv", pair, ("benchmark", "before", "after", "extractor"))
     return row["value"]
 
 

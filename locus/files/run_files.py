@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import fcntl
 import json
 import os
 import shutil
 import zipfile
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -105,6 +107,15 @@ def write_lines(path: Path, rows: Iterable[Mapping[str, Any]]) -> None:
 def write_json(path: Path, content: dict[str, Any]) -> None:
     """Replaces the file in one move."""
     write_text(path, json.dumps(content, indent=2) + "\n")
+
+
+@contextmanager
+def alone(path: Path) -> Iterator[None]:
+    """Waits until no other process is inside for the same file: it may be read, and written anew, and loses nothing."""
+    with path.with_name(f".{path.name}.lock").open("w") as lock:
+        with suppress(OSError):  # some network file systems know no locks
+            fcntl.flock(lock, fcntl.LOCK_EX)  # until it is closed, or its process ends
+        yield
 
 
 class StepTable:

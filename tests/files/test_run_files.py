@@ -5,7 +5,9 @@ from __future__ import annotations
 import errno
 import json
 import os
+import time
 from collections.abc import Callable, Iterable
+from concurrent.futures import ThreadPoolExecutor
 from itertools import count
 from pathlib import Path
 from typing import Any
@@ -18,7 +20,7 @@ import torch
 
 from locus.errors import LocusError
 from locus.files import run_files
-from locus.files.run_files import ROLLOUTS, VALIDATION, XYXY, StepTable, with_columns, write_json
+from locus.files.run_files import ROLLOUTS, VALIDATION, XYXY, StepTable, alone, with_columns, write_json, write_text
 from tests.support.children import LIMIT, in_child
 
 SCHEMA = pa.schema({"step": pa.int64(), "text": pa.string(), "box": XYXY})
@@ -248,3 +250,19 @@ def test_a_tasks_own_columns_are_added_once():
     assert schema.names == [*ROLLOUTS.names, "piece"]
     with pytest.raises(LocusError, match="column text is string.*rename it"):
         with_columns(ROLLOUTS, {"text": float})
+
+
+def test_what_is_read_and_written_anew_by_many_loses_nothing(tmp_path):
+    """Two jobs of a sweep end at once, and one's row of scores.csv is gone."""
+    file = tmp_path / "count"
+    file.write_text("0")
+
+    def add_one(_: int) -> None:
+        with alone(file):
+            before = int(file.read_text())
+            time.sleep(0.01)
+            write_text(file, str(before + 1))
+
+    with ThreadPoolExecutor(8) as pool:
+        list(pool.map(add_one, range(16)))
+    assert file.read_text() == "16"
