@@ -51,9 +51,9 @@ class ImageFiles:
     def open(self, path: str) -> Image.Image:
         """The RGB image at ``path``, relative to the folder, wholly decoded, EXIF orientation not applied.
 
-        Raises LocusError naming the file when it is missing or cannot be decoded.
+        Raises LocusError naming the file when it is missing, cannot be decoded, or has more than 256 levels a pixel.
         """
-        return self._read(path, lambda image: image.convert("RGB"))
+        return self._read(path, _rgb)
 
     def size(self, path: str) -> tuple[int, int]:
         """Width and height in pixels from the file's header; raises LocusError as `open` does."""
@@ -89,6 +89,12 @@ class ImageFiles:
             reason = f"; the first: {unreadable[0]}" if unreadable else ""
             raise LocusError(f"{self.folder}: none of {len(paths)} images can be read{reason}")
         return rows
+
+
+def _rgb(image: Image.Image) -> Image.Image:
+    if image.mode.startswith(("I", "F")):  # converted, all from level 255 on would be white, or all of 0 to 1 black
+        raise ValueError(f"its pixels are of mode {image.mode}, with more than 256 levels: scale them to 8 bits")
+    return image.convert("RGB")
 
 
 class CocoSource(ImageFiles):

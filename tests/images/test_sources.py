@@ -121,6 +121,17 @@ def test_open_gives_rgb_as_stored_without_exif_orientation(tmp_path):
     assert image.size == (40, 20) and image.mode == "RGB"
 
 
+def test_a_picture_of_16_bits_is_refused(tmp_path):
+    """PIL clips its levels at 255: a policy that is trained on white pictures."""
+    grey = np.full((4, 4), 1000, dtype=np.uint16)
+    Image.fromarray(grey).save(tmp_path / "deep.png")
+    Image.fromarray(grey.astype(np.uint8)).save(tmp_path / "plain.png")
+    source = FolderSource(str(tmp_path))
+    with pytest.raises(LocusError, match=r"deep\.png: .* mode I;16, with more than 256 levels: scale them to 8 bits"):
+        source.open("deep.png")
+    assert source.open("plain.png").getpixel((0, 0)) == (232, 232, 232)
+
+
 def test_missing_and_unreadable_images_are_named_on_open(tmp_path):
     """A run that stops with PIL's words and without the file's name; a truncated file that opens half grey."""
     Image.effect_noise((64, 64), 50).save(tmp_path / "cut.jpg")
