@@ -110,7 +110,7 @@ class GRPOModule(PolicyModule):
         check_room([sample.prompt for sample in samples], self.sampling.max_new_tokens, self.token_budget)
         with phases("rollout"), self.rollout_phase():
             encoded = self.encode_for_update([sample.prompt for sample in samples])
-            own = self.roll_out(samples, self.sampling, self.algorithm.group_size, step, encoded)
+            own = self.rolled(samples, step, encoded)
             drawn = ranks.laid_out(own)
             self.task.observe(ranks.gathered([entry and self.seen(entry[0]) for entry in drawn]))
             groups, zero_spread = self.refill(drawn, step)
@@ -133,6 +133,11 @@ class GRPOModule(PolicyModule):
             metrics["length_penalty"] = penalties.mean().item()
         self.log_metrics({f"train/{name}": value for name, value in metrics.items()} | phases.costs())
         return {"groups": list(zip(everyone, advantages, strict=True))}
+
+    def rolled(self, samples: Sequence[Sample], step: int, encoded: EncodedPrompts | None = None) -> list[Rolled]:
+        """Samples -> groups of G rollouts, with the vision features where these stay valid while the policy changes."""
+        groups = self.roll_out(samples, self.sampling, self.algorithm.group_size, step, encoded)
+        return [(group, None) for group, _ in groups] if self.policy.train_vision else groups
 
     def encode_for_update(self, prompts: list[Prompt]) -> EncodedPrompts | None:
         """The prompts with their graph, for rollouts and update alike; None where the update cannot use them.
@@ -168,17 +173,17 @@ class GRPOModule(PolicyModule):
 
         def roll_out(fresh: list[Sample]) -> list[Rolled]:
             check_room([sample.prompt for sample in fresh], self.sampling.max_new_tokens, self.token_budget)
-            return self.roll_out(fresh, self.sampling, self.algorithm.group_size, step)
+            return self.rolled(fresh, step)
 
         return refilled(groups, self.algorithm.refill, partial(self.draw, step), roll_out)
 
     def with_advantages(self, group: RolloutGroup, features: VisionFeatures | None, place: int = 0) -> ScoredGroup:
-        """Attaches advantages, and the vision features if they stay valid while the policy changes."""
+        """Attaches advantages."""
         rewards = rewards_of(group)
         if self.algorithm.overlong_penalty:
             rewards = rewards + self.length_penalty(group)
         advantages = group_advantages(rewards, self.algorithm.divide_by_std, self.algorithm.std_epsilon)[0]
-        return ScoredGroup(group, advantages, None if self.policy.train_vision else features, place=place)
+        return ScoredGroup(group, advantages, features, place=place)
 
     def length_penalty(self, group: RolloutGroup) -> torch.Tensor:
         """[G], at most 0: what the group's completions lose by their length."""

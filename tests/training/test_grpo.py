@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import weakref
+from typing import Any
+
 import pytest
 import torch
 
 from locus.errors import LocusError
+from locus.policy.engines import Written
 from locus.policy.lora import LoRA
 from locus.policy.reference import FrozenCopy
 from locus.training.loss import Loss
@@ -148,6 +152,23 @@ def test_how_often_a_picture_is_encoded(spread: None, train_vision: bool, budget
         vlm.model.model.visual.register_forward_pre_hook(add, with_kwargs=True)
     fit(module, data)
     assert sum(images) == 2 * PROMPTS * 2 * expected  # two images a prompt, two steps
+
+
+@pytest.mark.parametrize("train_vision", [True, False])
+def test_features_that_no_update_can_use_are_gone_before_it(spread: None, train_vision: bool):
+    """Gigabytes of a step's pictures held through the update, where it encodes them anew: their tower has changed."""
+    module, data = grpo(train_vision=train_vision, budget=SMALL_BUDGET)
+    engine, update, features, alive = module.engine, module.update, [], []
+
+    def watched(*arguments: Any) -> Written:
+        completions, found = engine(*arguments)
+        features.extend(weakref.ref(one.embeddings) for one in found)
+        return completions, found
+
+    module.engine = watched
+    module.update = lambda *arguments: alive.append(sum(one() is not None for one in features)) or update(*arguments)
+    fit(module, data)
+    assert len(features) == PROMPTS and alive == [0 if train_vision else PROMPTS]
 
 
 def test_frozen_tower_stays_and_the_rest_trains(spread: None):
