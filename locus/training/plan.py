@@ -232,9 +232,10 @@ class Outlook:
     def record(self) -> dict[str, Any]:
         """As JSON has it."""
         hours = self.hours
+        sizes = [(name, size) for name, size in asdict(self.footprint).items() if not isinstance(size, bool)]
         return {
             "parameters": {"trained": self.trained, "frozen": self.frozen},
-            "memory_gb": {name: round(part / 1e9, 3) for name, part in asdict(self.footprint).items()},
+            "memory_gb": {name: round(size / 1e9, 3) for name, size in sizes},
             "peak_gb": {name: round(part / 1e9, 3) for name, part in self.footprint.phases.items()},
             "card_gb": None if self.memory is None else round(self.memory / 1e9, 3),
             "fits": self.fits,
