@@ -72,6 +72,11 @@ class GeneratedQuestions:
         if grounding in kinds_of(self.kinds):
             raise LocusError("questions: source.kinds: grounding is answered by a box, not by a text; leave it out")
 
+    @property
+    def origins(self) -> frozenset[str]:
+        """The families of scenes."""
+        return frozenset(source.family for source in in_order(self.scenes))
+
     def keys(self, step: int, attempt: int, count: int, used: Set[str] = frozenset()) -> list[Key]:
         """As the protocol says; no two of a run are of one id, so ``used`` excludes none."""
         return [(step, attempt, place) for place in range(count)]
@@ -106,6 +111,11 @@ class FileQuestions:
         self.files = ImageFiles(images or self.path.parent)
         self.rows = self._read()
         self.choices = _choices((text, answer) for _, _, text, answer in self.rows)
+
+    @property
+    def origins(self) -> frozenset[str]:
+        """The file."""
+        return frozenset([str(self.path.resolve())])
 
     def keys(self, step: int, attempt: int, count: int, used: Set[str] = frozenset()) -> list[Key]:
         """As the protocol says; raises LocusError when a step wants more than there are."""
@@ -202,7 +212,8 @@ class Questions(Task[ImageQuestion]):
         source: draws them.
         think: the prompt asks for ``<think> … </think><answer> … </answer>``, the format that the reward wants.
         alpha: weight of the format.
-        validation: draws those of validation, of other images; None where another task of a mixture is validated.
+        validation: draws those of validation, of other images (LocusError for the same scenes or the same file); None
+            where another task of a mixture is validated.
         validation_questions: how many.
         sft_thoughts: what supervised training learns thinks of what is asked about before the answer, as the bundled
             backbone does.
@@ -221,6 +232,9 @@ class Questions(Task[ImageQuestion]):
         sft_thoughts: bool = False,
     ) -> None:
         number("task.alpha", alpha, 0, 1)
+        trained, held_out = (getattr(one, "origins", frozenset[str]()) for one in (source, validation))
+        if shared := trained & held_out:
+            raise LocusError(f"task.validation asks what is trained on ({', '.join(sorted(shared))}): give it others")
         self.source, self.think, self.alpha, self.sft_thoughts = source, think, alpha, sft_thoughts
         keys = validation.keys(0, 0, validation_questions) if validation else []
         self._held_out = tuple(validation.question(key) for key in keys) if validation else ()

@@ -155,6 +155,17 @@ def test_questions_are_validated_on_other_scenes():
     assert task.summary(grades)[task.headline] == 1
 
 
+def test_what_is_trained_on_is_not_held_out(tmp_path):
+    """Validation on the very questions of step 0: those of one seed and one family of scenes, or of one file."""
+    with pytest.raises(LocusError, match=r"task\.validation asks what is trained on"):
+        Questions(generated(), False, 0.1, GeneratedQuestions((scenes(4, (1, 3)),), WORDED, 1), 6)
+    Image.new("RGB", (8, 8)).save(tmp_path / "a.png")
+    file = tmp_path / "q.jsonl"
+    file.write_text(json.dumps({"image": "a.png", "question": "What?", "answer": "red"}))
+    with pytest.raises(LocusError, match=r"q\.jsonl"):
+        Questions(FileQuestions(str(file), "", 0), False, 0.1, FileQuestions(str(file), "", 1), 1)
+
+
 def test_the_shipped_task_shares_no_scene():
     """A family of training, validation, pretraining or evaluation that two of them draw from."""
     with initialize_config_dir(str(CONF), version_base="1.3"):
