@@ -268,10 +268,17 @@ def differences(ours: DictConfig, group: str, preset: str) -> list[str]:
     """``key: ours (preset: theirs)`` for each setting in which a config group departs from one of its presets."""
     known = GlobalHydra.instance().is_initialized()
     with contextlib.nullcontext() if known else hydra.initialize_config_dir(str(CONF), version_base="1.3"):
-        theirs = hydra.compose("train", [f"{group}={preset}"])[group]
+        searched = GlobalHydra.instance().config_loader().get_search_path()
+        theirs = _preset(group, preset, str(searched))
     mine: Any = OmegaConf.to_container(ours)
-    other: Any = OmegaConf.to_container(theirs)
-    return _differences(mine, other, "")
+    return _differences(mine, theirs, "")
+
+
+@functools.cache
+def _preset(group: str, preset: str, searched: str) -> dict[str, Any]:
+    """What a config group is with this option; composed once for all runs of a process that search the same folders."""
+    settings: Any = OmegaConf.to_container(hydra.compose("train", [f"{group}={preset}"])[group])
+    return settings
 
 
 def _differences(ours: dict[str, Any], theirs: dict[str, Any], prefix: str) -> list[str]:
