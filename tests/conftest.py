@@ -13,16 +13,20 @@ import copy
 import ipaddress
 import socket
 from collections.abc import Callable, Iterator, Sequence
+from functools import lru_cache
 from pathlib import Path
 
 import pytest
 from hydra import compose, initialize_config_dir
 from hydra.core.global_hydra import GlobalHydra
 from hydra.core.hydra_config import HydraConfig
-from omegaconf import DictConfig, open_dict
+from omegaconf import DictConfig, OmegaConf, open_dict
 
 from locus.run.threads import IDLE
+from tests.support.composing import compose_quickly
 from tests.support.paths import REPO
+
+compose_quickly()
 
 # However busy the machine is: runs with other threads differ in the last bit.
 os.environ.setdefault("OMP_NUM_THREADS", str(IDLE))
@@ -72,6 +76,13 @@ def pytest_runtest_setup(item: pytest.Item) -> None:
             pytest.skip("needs a CUDA device")
 
 
+@lru_cache(maxsize=32)
+def _composed(app: str, overrides: tuple[str, ...], conf: Path) -> DictConfig:
+    """The same composition is asked for by several tests, and takes a fifth of a second; none of them gets this one."""
+    with initialize_config_dir(str(conf), version_base="1.3", job_name=app):
+        return compose(app, list(overrides), return_hydra_config=True)
+
+
 @pytest.fixture
 def compose_app(tmp_path: Path) -> Iterator[Callable[..., DictConfig]]:
     """``compose_app(app, overrides, conf)``: the configuration that ``python -m locus.<app> <overrides>`` gets.
@@ -83,12 +94,13 @@ def compose_app(tmp_path: Path) -> Iterator[Callable[..., DictConfig]]:
     outer = HydraConfig.instance().cfg
 
     def composed(app: str, overrides: Sequence[str] = (), conf: Path = REPO / "conf") -> DictConfig:
-        with initialize_config_dir(str(conf), version_base="1.3", job_name=app):
-            config = compose(app, list(overrides), return_hydra_config=True)
-        with open_dict(config):
-            config.hydra.runtime.output_dir = str(tmp_path)
-            config.hydra.job.id, config.hydra.job.num = "0", 0
-        HydraConfig.instance().set_config(copy.deepcopy(config))
+        whole = _composed(app, tuple(overrides), conf)
+        OmegaConf.set_readonly(whole.hydra, None)
+        with open_dict(whole):
+            whole.hydra.runtime.output_dir = str(tmp_path)
+            whole.hydra.job.id, whole.hydra.job.num = "0", 0
+        config = copy.deepcopy(whole)
+        HydraConfig.instance().set_config(whole)
         with open_dict(config):
             del config["hydra"]
         return config

@@ -15,15 +15,17 @@ from dataclasses import dataclass
 from functools import lru_cache
 from importlib import import_module
 from pathlib import Path
+from typing import Any
 from unittest import mock
 
 import pandas as pd
 import pyarrow.parquet as pq
 import torch
+from hydra._internal.hydra import Hydra
 from hydra.core.hydra_config import HydraConfig
 from safetensors.torch import load_file
 
-from tests.support.paths import REPO
+from tests.support.paths import CONF, REPO
 
 SMALLEST = (
     "logger=csv",
@@ -89,6 +91,27 @@ class Ended:
     stderr: str
 
 
+_get_mode = Hydra.get_mode
+_MODES: dict[tuple[str, ...], Any] = {}
+
+
+def _mode(hydra: Hydra, config_name: str, overrides: list[str]) -> Any:
+    """``hydra.mode`` of a command, for which Hydra composes all of it, and then again to run it.
+
+    Here, once for all commands that choose the same groups: no key of a run can set it.
+    """
+
+    def matters(override: str) -> bool:
+        key = override.partition("=")[0].lstrip("+~")
+        return (CONF / key.partition("@")[0]).is_dir() or (key.startswith("hydra") and not key.endswith(".dir"))
+
+    choices = list(filter(matters, overrides))
+    known = str(hydra.config_loader.get_search_path()), config_name, *choices
+    if known not in _MODES:
+        _MODES[known] = _get_mode(hydra, config_name, choices)
+    return _MODES[known]
+
+
 def command(app: str, *overrides: object) -> Ended:
     """``python -m locus.<app> <overrides>`` through its own entry point, in this process: no six seconds of imports."""
     if "algorithm=sft" in overrides:  # which has no groups
@@ -100,6 +123,7 @@ def command(app: str, *overrides: object) -> Ended:
     try:
         with (
             mock.patch.object(sys, "argv", [app, *map(str, overrides)]),
+            mock.patch.object(Hydra, "get_mode", _mode),
             mock.patch.dict(os.environ, HYDRA_MAIN_MODULE="__main__"),  # conf/ is then found as for python -m
             contextlib.redirect_stdout(out),
             contextlib.redirect_stderr(err),
