@@ -10,6 +10,8 @@ import inspect
 import json
 import re
 from collections.abc import Iterator, Sequence
+from functools import cache
+from itertools import takewhile
 from pathlib import Path
 from typing import Any
 
@@ -69,7 +71,8 @@ def options(conf: Path) -> list[tuple[str, str]]:
     return [(file.parent.as_posix(), file.stem) for file in files if file.parts[0] != "local"]
 
 
-def default_groups(file: Path, conf: Path) -> set[str]:
+@cache
+def default_groups(file: Path, conf: Path) -> frozenset[str]:
     """Groups that a config's defaults list names; not those that it puts elsewhere (``group@place``)."""
     own = file.parent.relative_to(conf).as_posix()
     names = set()
@@ -78,19 +81,20 @@ def default_groups(file: Path, conf: Path) -> set[str]:
             name = key.split()[-1]
             if "@" not in name and not key.startswith("override"):
                 names.add(name.lstrip("/") if name.startswith("/") or own == "." else f"{own}/{name}")
-    return names
+    return frozenset(names)
 
 
-def groups_of(app: str, conf: Path) -> set[str]:
+@cache
+def groups_of(app: str, conf: Path) -> frozenset[str]:
     """Groups that overrides of an app can choose from: those of its defaults list, and of theirs."""
     found: set[str] = set()
-    todo = default_groups(conf / f"{app}.yaml", conf)
+    todo = set(default_groups(conf / f"{app}.yaml", conf))
     while todo - found:
         group = (todo - found).pop()
         found.add(group)
         for file in (conf / group).glob("*.yaml"):
             todo |= default_groups(file, conf)
-    return found
+    return frozenset(found)
 
 
 def app_of(group: str, conf: Path) -> str | None:
@@ -128,6 +132,7 @@ def interpolated(conf: Path) -> set[str]:
     return {name.split(".")[-1] for name in re.findall(r"\$\{(?:oc\.select:)?\.*([\w.]+)\s*[,}]", text)}
 
 
+@cache
 def parameters(target: str) -> tuple[set[str], set[str]] | None:
     """Names that a ``_target_`` takes and those it must be given; None if it takes any name."""
     signature = inspect.signature(get_object(target)).parameters.values()
@@ -176,11 +181,7 @@ def missing(node: Any, path: str = "") -> Iterator[str]:
 
 def undocumented(file: Path) -> Iterator[str]:
     """Facts that an experiment's leading comments do not give."""
-    comments = []
-    for line in file.read_text().splitlines():
-        if not line.startswith("#"):
-            break
-        comments.append(line)
+    comments = list(takewhile(lambda line: line.startswith("#"), file.read_text().splitlines()))
     name = file.relative_to(next(folder for folder in file.parents if folder.name == "experiment")).with_suffix("")
     command = rf"Command: python -m locus\.\w+ .*\bexperiment=(\S+,)?{name.as_posix()}(,|\s|$)"
     for fact in (command, r"Expected: \S", r"Cost: \S"):
@@ -231,8 +232,7 @@ def inputs(tmp_path_factory) -> Path:
     (folder / "instances.json").write_text(json.dumps(coco))
     rows = [json.dumps({"image": f"images/{n}.png", "box": [4, 4, 24, 22], "label": "thing"}) for n in (1, 2)]
     (folder / "boxes.jsonl").write_text("\n".join(rows))
-    question = {"image": "images/1.png", "question": "What is shown?", "answer": "noise"}
-    (folder / "questions.jsonl").write_text(json.dumps(question))
+    (folder / "questions.jsonl").write_text('{"image": "images/1.png", "question": "What?", "answer": "noise"}')
     return folder
 
 

@@ -44,18 +44,18 @@ MARK = re.compile(r"run|run: needs (?P<needs>\S+)|run after: (?P<folder>\S+)")
 def jobs(arguments: list[str], conf: Path) -> Iterator[list[str]]:
     """Overrides of the jobs that an entry point's arguments start: one, or with -m as many as can differ in faults.
 
-    These are all combinations of a sweep's groups, which may not fit each other, and every value of its keys, in turn.
+    These are all combinations of a sweep's groups, which may not fit each other, and the values of its keys, in turn;
+    of numbers and words only the first, for a key takes all of them or none.
     """
     multirun = bool({"-m", "--multirun"} & set(arguments))
     loader = ConfigLoaderImpl(create_config_search_path(str(conf)))  # lists a group's glob
     overrides = OverridesParser.create(loader).parse_overrides([one for one in arguments if not one.startswith("-")])
-    axes = [
-        [f"{one.get_key_element()}={value}" for value in one.sweep_string_iterator()] or [one.input_line]
-        if multirun and one.is_sweep_override()
-        else [one.input_line]
-        for one in overrides
-    ]
     groups = [loader.repository.group_exists(one.key_or_group) for one in overrides]
+    axes = []
+    for one, group in zip(overrides, groups, strict=True):
+        sweep = list(one.sweep_string_iterator()) if multirun and one.is_sweep_override() else []
+        chosen = sweep if group else [value for value in sweep if value == sweep[0] or {"{", "$"} & set(value)]
+        axes.append([f"{one.get_key_element()}={value}" for value in chosen] or [one.input_line])
     combined = list(itertools.product(*(axis if group else [""] for axis, group in zip(axes, groups, strict=True))))
     for number in range(max([len(combined), *map(len, axes)])):
         job = combined[number % len(combined)]
