@@ -5,9 +5,9 @@
 
 **start_up**: from the end of the imports to the first batch of step 1, as ``locus.train`` does it on a prepared corpus
 of photographs, and on one of generated scenes that it draws itself; by stage. **group** and **image**: a step of
-`perf.step_time`'s workload, locus alone, for each G at one image and for each image at one G. Sizes are measured by
-turns, each time in a process of its own, so that a machine's drift meets all; look at the ratios, times are the
-machine's.
+`perf.step_time`'s workload, locus alone, for each G at the middle image, and for each image at one G. Sizes are
+measured by turns, each time in a process of its own, so that a machine's drift meets all; look at the ratios, times are
+the machine's.
 
 Prints one JSON object. Times are medians over the rounds.
 """
@@ -173,13 +173,17 @@ def main() -> None:
     parser.add_argument("--examples", type=int, nargs="+", default=(1_000, 10_000, 100_000))
     parser.add_argument("--groups", type=int, nargs="+", default=(4, 8, 16, 32))
     parser.add_argument("--widths", type=int, nargs="+", default=(308, 616, 1232), help="of 4:3 images, in pixels")
+    parser.add_argument("--new-tokens", type=int, default=Workload.new_tokens, help="T of the steps")
     parser.add_argument("--steps", type=int, default=2, help="measured steps per process")
     parser.add_argument("--threads", type=int, default=2)
     options = parser.parse_args()
-    work = Workload(steps=options.steps, threads=options.threads)
-    groups = {f"G={group}": replace(work, group=group) for group in options.groups}
     # Multiples of 28, which the processor leaves alone.
     sides = [(28 * round(width / 28), 28 * round(0.75 * width / 28)) for width in options.widths]
+    width, height = sides[(len(sides) - 1) // 2]
+    work = Workload(
+        new_tokens=options.new_tokens, width=width, height=height, steps=options.steps, threads=options.threads
+    )
+    groups = {f"G={group}": replace(work, group=group) for group in options.groups}
     images = {f"{width}x{height}": replace(work, width=width, height=height) for width, height in sides}
     parts = {
         "start_up": lambda: measure_start_up(options.examples, options.rounds),
