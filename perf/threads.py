@@ -1,4 +1,4 @@
-"""The default run's step, alone and beside a busy process: ``python -m perf.threads``.
+"""The default run's step, alone and beside a busy process: ``python -m perf.threads``; with overrides, another run's.
 
 Threads of one process wait for each other by spinning; beside another process that costs more than they give. So a run
 chooses its threads at its start, unless it is told (``default``). Each setting is a run of its own, by turns. Prints
@@ -14,7 +14,7 @@ import os
 import subprocess
 import sys
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from itertools import product
 from pathlib import Path
@@ -52,12 +52,12 @@ def busy_processes(count: int) -> Iterator[None]:
             process.wait()
 
 
-def step_seconds(threads: str, busy: int, steps: int) -> tuple[list[float], int | None]:
-    """Seconds of each counted step of a default run (python -m locus.train), and the threads it had."""
+def step_seconds(threads: str, busy: int, steps: int, overrides: Sequence[str]) -> tuple[list[float], int | None]:
+    """Seconds of each counted step of a run (python -m locus.train with overrides), and the threads it had."""
     environment = {name: value for name, value in os.environ.items() if name not in VARIABLES}
     environment |= {"CUDA_VISIBLE_DEVICES": ""} | ({} if threads == DEFAULT else {"OMP_NUM_THREADS": threads})
     with tempfile.TemporaryDirectory() as folder, busy_processes(busy):
-        command = [sys.executable, "-m", "locus.train", *SMALL, f"trainer.steps={WARMUP + steps}"]
+        command = [sys.executable, "-m", "locus.train", *SMALL, *overrides, f"trainer.steps={WARMUP + steps}"]
         command += [f"trainer.validate_every={WARMUP + steps}", f"hydra.run.dir={folder}"]
         done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
         if done.returncode:
@@ -72,13 +72,14 @@ def main() -> None:
     parser.add_argument("--threads", nargs="+", choices=THREADS, default=THREADS, help="of the runs")
     parser.add_argument("--steps", type=int, default=8, help="counted, of each run")
     parser.add_argument("--rounds", type=int, default=3, help="runs of each setting, by turns")
+    parser.add_argument("overrides", nargs="*", help="of the runs: KEY=VALUE")
     options = parser.parse_args()
     settings = list(product(options.threads, BUSY))
     seconds: dict[tuple[str, int], list[float]] = {setting: [] for setting in settings}
     had: dict[tuple[str, int], list[int | None]] = {setting: [] for setting in settings}
     for _ in range(options.rounds):
         for setting in settings:
-            steps, threads = step_seconds(*setting, options.steps)
+            steps, threads = step_seconds(*setting, options.steps, options.overrides)
             seconds[setting] += steps
             had[setting].append(threads)
     medians = {setting: median(seconds[setting]) for setting in settings}

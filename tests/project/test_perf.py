@@ -155,11 +155,12 @@ def test_gpu_is_needed():
 
 @pytest.mark.slow
 def test_threads():
-    """A default step with the threads that a run chooses and with one, alone and beside a busy process.
+    """A step with the threads that a run chooses and with one, alone and beside a busy process.
 
     Not with two: on a busy machine they take minutes.
     """
-    report = report_of("threads", "--threads", "default", "1", "--steps", "1", "--rounds", "1")
+    sizes = ("--steps=1", "--rounds=1", "trainer.prompts_per_step=2", "rollout.sampling.max_new_tokens=8")
+    report = report_of("threads", *sizes, "data.source.count=64", "data.train_examples=16", "--threads", "default", "1")
     rows = {(one["threads"], one["busy"]): one for one in report["settings"]}
     assert set(rows) == {(threads, busy) for threads in ("default", "1") for busy in (0, 1)}
     assert all(row["seconds_per_step"] > 0 and len(row["threads_of_runs"]) == 1 for row in rows.values())
@@ -184,7 +185,8 @@ def test_data():
 @pytest.mark.slow
 def test_scaling():
     """Stages that have lost one of a run's, or sizes that are not those asked for."""
-    sizes = ("--rounds=1", "--threads=1", "--steps=1", "--examples", "200", "400", "--groups", "2", "4")
+    sizes = ("--rounds=1", "--threads=1", "--steps=1", "--new-tokens=4")
+    sizes += ("--examples", "200", "400", "--groups", "2", "4")
     report = report_of("scaling", *sizes, "--widths", "224", "448")
     for rows in report["start_up"].values():
         assert list(rows) == ["200", "400"] and rows["200"]["ratio"] == 1
