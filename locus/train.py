@@ -265,7 +265,7 @@ def train(cfg: DictConfig) -> tuple[dict[str, Any], dict[str, Any]]:
     quiet_lightning()
     cfg, run = open_run(cfg)
     settings = TrainSettings.of(cfg)
-    with joined(run.path, settings.trainer.ranks, settings.trainer.num_nodes, alone=not settings.trainer.sharded):
+    with joined(run.path, settings.trainer.ranks, settings.trainer.num_nodes, alone=not settings.trainer.in_parts):
         send(cfg, run)
         end = trained(cfg, run)
     export(run, end.module, end.data)

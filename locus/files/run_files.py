@@ -24,6 +24,9 @@ BEGUN_WITH = ".hydra/resume.yaml"
 """The configuration with its interpolations; not Hydra's config.yaml, which any later call for this folder rewrites."""
 PARTS_POSITION = "meta.pt"
 """In a checkpoint whose ranks have written a part each: all that is no tensor (Lightning gives it this name)."""
+DEEPSPEED = "checkpoint"
+"""In one that DeepSpeed's engine has written: the folder with a file of the weights, and one of each rank's part of
+the optimiser's state (Lightning gives it this name)."""
 CHECKED = 2**31
 """Bytes of a checkpoint up to which all of it is read for its checksums before a run goes on from it: seconds."""
 XYXY = pa.list_(pa.float64())
@@ -199,9 +202,8 @@ class AtomicCheckpointIO(TorchCheckpointIO):
     def load_checkpoint(self, path: str | Path, *arguments: Any, **options: Any) -> dict[str, Any]:
         """Raises LocusError for one whose ranks have written a part each."""
         if Path(path).is_dir():
-            raise LocusError(
-                f"checkpoint {path} is in parts: resume with trainer.strategy=fsdp2, on any number of devices"
-            )
+            (strategy,) = reader_of(Path(path))
+            raise LocusError(f"checkpoint {path} is in parts: resume with trainer.strategy={strategy}")
         return super().load_checkpoint(path, *arguments, **options)
 
 
@@ -240,16 +242,35 @@ def latest_checkpoint(folder: Path) -> tuple[Path, int]:
     return path, step
 
 
+def reader_of(checkpoint: Path) -> tuple[str, ...]:
+    """The values of ``trainer.strategy`` that read it."""
+    if not checkpoint.is_dir():
+        return "auto", "ddp"
+    return ("deepspeed",) if (checkpoint / DEEPSPEED).is_dir() else ("fsdp2",)
+
+
 def _position_in_file(path: Path) -> dict[str, Any]:
     """The checkpoint, its tensors not yet read; raises an error of some kind where it is not whole."""
+    _check_file(path)
+    return torch.load(path, map_location="cpu", weights_only=True, mmap=True)
+
+
+def _check_file(path: Path) -> None:
     with zipfile.ZipFile(path) as archive:  # its directory is at the end of the file
         if path.stat().st_size <= CHECKED and (bad := archive.testzip()) is not None:
             raise ValueError(f"checksum of {bad}")
-    return torch.load(path, map_location="cpu", weights_only=True, mmap=True)
 
 
 def _position_in_parts(path: Path) -> dict[str, Any]:
     """The checkpoint without its tensors; raises an error of some kind where a part is missing or cut."""
+    if reader_of(path) == ("deepspeed",):
+        position = torch.load(path / PARTS_POSITION, map_location="cpu", weights_only=True)
+        written = list((path / DEEPSPEED).glob("*.pt"))
+        for file in written:
+            _check_file(file)
+        if len(written) != position["ranks"] + 1:  # the weights are one
+            raise ValueError(f"{len(written)} parts")
+        return position
     for place in FileSystemReader(path).read_metadata().storage_data.values():
         if (path / place.relative_path).stat().st_size < place.offset + place.length:
             raise ValueError(f"{place.relative_path} is cut")

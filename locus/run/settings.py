@@ -7,6 +7,7 @@ from typing import Any
 
 import torch
 from hydra.utils import instantiate
+from lightning_utilities.core.imports import RequirementCache
 from omegaconf import DictConfig
 
 from locus.errors import LocusError, by_name, number, whole
@@ -24,6 +25,8 @@ RESERVED_SEEDS = range(1_000_000, 4_000_000)
 PRECISIONS: dict[str, Any] = {"32-true": "32-true", "bf16-mixed": "bf16-mixed", "bf16-true": "32-true"}
 """Names of trainer.precision -> what Lightning is told. Its own bf16-true would cast adapters and prompts, too; here
 nothing is cast: frozen weights, and with them the arithmetic, are in backbone.dtype, adapters in float32."""
+DEEPSPEED = "deepspeed>=0.19.8"
+"""As tested; one that does not know `managed_gradient_accumulation` would sum within each backward pass, in silence."""
 
 
 @dataclass(frozen=True)
@@ -55,8 +58,8 @@ class TrainerSettings:
     order: Order | None = None
     """Which examples a step trains on; the task takes it."""
     strategy: str = "auto"
-    """auto (one process), ddp (one per device, each with its share of the prompts) or fsdp2 (each with its part of the
-    weights, too)."""
+    """auto (one process), ddp (one per device, each with its share of the prompts), deepspeed (and its part of the
+    optimiser's state) or fsdp2 (and of the weights)."""
     devices: int | str = 1
     """Of each node; auto for all GPUs that are visible."""
     num_nodes: int = 1
@@ -99,7 +102,7 @@ class TrainerSettings:
             )
 
     def _check_ranks(self) -> None:
-        by_name("trainer.strategy", self.strategy, dict.fromkeys(("auto", "ddp", "fsdp2")))
+        by_name("trainer.strategy", self.strategy, dict.fromkeys(("auto", "ddp", "deepspeed", "fsdp2")))
         if self.devices != "auto":
             whole("trainer.devices", self.devices)
         whole("trainer.num_nodes", self.num_nodes)
@@ -124,6 +127,11 @@ class TrainerSettings:
     def sharded(self) -> bool:
         """Whether the ranks share the weights."""
         return self.strategy == "fsdp2"
+
+    @property
+    def in_parts(self) -> bool:
+        """Whether a rank has a part of what trains, and writes a part of each checkpoint."""
+        return self.strategy in ("deepspeed", "fsdp2")
 
     @property
     def local_ranks(self) -> int:
@@ -198,8 +206,10 @@ class TrainSettings:
         sampling, validation = (sampling_of(cfg, f"rollout.{name}") for name in ("sampling", "validation"))
         built = (instantiate(cfg[name]) for name in ("optimizer", "algorithm"))
         trainer = instantiate(cfg.trainer, _convert_="all")
-        if trainer.sharded:
-            _check_sharded(cfg)
+        if trainer.strategy == "deepspeed":
+            check_deepspeed(trainer)
+        if trainer.in_parts:
+            _check_in_parts(cfg)
         decoding = RolloutDecoding(cfg.rollout.decode_budget, cfg.rollout.decode_step)
         engine = instantiate(cfg.rollout.engine)
         if isinstance(engine, LocalEngine) and (engine.token_budget, engine.decoding) != (
@@ -243,16 +253,28 @@ class TrainSettings:
         }
 
 
-def _check_sharded(cfg: DictConfig) -> None:
-    """Raises LocusError for what needs whole weights, before any are loaded."""
+def check_deepspeed(trainer: TrainerSettings) -> None:
+    """Raises LocusError where there is no DeepSpeed, or no GPU for it."""
+    if not trainer.on_gpu:
+        raise LocusError(
+            f"trainer=deepspeed is for GPUs, not for trainer.accelerator={trainer.accelerator}: choose trainer=ddp, or "
+            "trainer=fsdp2"
+        )
+    if not RequirementCache(DEEPSPEED):
+        raise LocusError(f"trainer=deepspeed needs {DEEPSPEED}: pip install '{DEEPSPEED}', or choose trainer=fsdp2")
+
+
+def _check_in_parts(cfg: DictConfig) -> None:
+    """Raises LocusError for what needs whole weights, or the optimiser's whole state, before any are loaded."""
+    strategy = cfg.trainer.strategy
     if cfg.weights and (kind := cfg.weights.get("quantization")):
         raise LocusError(
-            f"trainer=fsdp2 cannot share weights in four bits (weights.quantization={kind}): choose trainer=ddp, or "
+            f"trainer={strategy} takes no weights in four bits (weights.quantization={kind}): choose trainer=ddp, or "
             "weights.quantization=null"
         )
     if str(cfg.optimizer.make.get("_target_")).endswith(".adamw_8bit"):
         raise LocusError(
-            "trainer=fsdp2 shares the optimiser's state, adamw_8bit steps over whole weights: give "
+            f"trainer={strategy} shares the optimiser's state, adamw_8bit steps over whole weights: give "
             "optimizer.make._target_=torch.optim.AdamW, or choose trainer=ddp"
         )
 

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import sys
+from typing import Any
 
 from hydra.utils import instantiate
 from lightning import Trainer
 from lightning.pytorch.callbacks import Callback
+from lightning.pytorch.strategies import Strategy
 from omegaconf import DictConfig
 
 from locus import ranks
@@ -17,7 +19,7 @@ from locus.run.launch import ObeysSigterm, environment
 from locus.run.runtime import RunFolder
 from locus.run.settings import PRECISIONS, TrainerSettings
 from locus.tasks.task import Task
-from locus.training.parallel import DataParallel, Sharded
+from locus.training.parallel import DataParallel, PartedOptimizer, Sharded, WeightsAsTheyAre
 
 
 def build_trainer(cfg: DictConfig, settings: TrainerSettings, run: RunFolder, task: Task) -> Trainer:
@@ -38,19 +40,26 @@ def build_trainer(cfg: DictConfig, settings: TrainerSettings, run: RunFolder, ta
         callbacks.append(BlindCheck(cfg.preflight_blind))
     if settings.stop_at is not None:
         callbacks.append(StopAt(f"val/{task.headline}", settings.stop_at))
+    strategy: Strategy | str = DataParallel() if count > 1 else "auto"
+    plugins: list[Any] = [AtomicCheckpointIO(), *([environment()] if count > 1 or settings.in_parts else [])]
+    if settings.sharded:
+        strategy = Sharded(count)
+    if deepspeed := settings.strategy == "deepspeed":
+        strategy = PartedOptimizer(cfg.optimizer.clip_norm)
+        plugins.append(WeightsAsTheyAre(settings.precision == "bf16-mixed"))
     return Trainer(
         accelerator=settings.accelerator,
-        precision=PRECISIONS[settings.precision],
+        precision=None if deepspeed else PRECISIONS[settings.precision],
         devices=settings.local_ranks,
         num_nodes=settings.num_nodes,
-        strategy=Sharded(count) if settings.sharded else DataParallel() if count > 1 else "auto",
+        strategy=strategy,
         max_epochs=1,
         val_check_interval=settings.validate_every,
         check_val_every_n_epoch=None,
         num_sanity_val_steps=0,
         log_every_n_steps=1,
         logger=[make(run) for make in instantiate(cfg.logger).values()] if rank == 0 else [],
-        plugins=[AtomicCheckpointIO(), *([environment()] if count > 1 or settings.sharded else [])],
+        plugins=plugins,
         callbacks=callbacks,
         enable_model_summary=False,
         enable_progress_bar=sys.stdout.isatty(),

@@ -26,6 +26,7 @@ from locus.policy.vlm import VLM, EncodedPrompts, VisionFeatures
 from locus.tasks.rollouts import roll_out
 from locus.tasks.task import Task
 from locus.training.clock import StepClock
+from locus.training.parallel import PartedOptimizer
 from locus.types import Pixels, RolloutGroup, Sample, Sampling
 
 
@@ -211,16 +212,24 @@ class PolicyModule(LightningModule):
         """
         free(self.policy)  # its parameters are this rank's parts again, which have the gradients
         parameters = [parameter for parameter in self.policy.parameters() if parameter.requires_grad]
-        if self.policy.sharding is not None:
+        engine = self.trainer.strategy if isinstance(self.trainer.strategy, PartedOptimizer) else None
+        if self.policy.sharding is not None or engine:
             finite = all(ranks.exchanged(finite))
         elif ranks.position()[1] > 1:
             reduce = partial(self.trainer.strategy.reduce, reduce_op="sum")
             finite = ranks.sum_gradients(parameters, finite, reduce)
-        norm = clip_gradients(parameters, self.clip_norm) if finite else float("nan")
+        norm = float("nan")
+        if finite and engine:  # which clips and steps in one
+            engine.complete_gradients(parameters)
+            self.optimizer.step()
+            norm = engine.norm()
+        elif finite:
+            norm = clip_gradients(parameters, self.clip_norm)
         if norm == norm and norm != float("inf"):
             if self._inference:
                 self._inference.clear()
-            self.optimizer.step()
+            if not engine:
+                self.optimizer.step()
             cast(LRScheduler, self.lr_schedulers()).step()
             self.skipped_in_a_row = 0
             return norm

@@ -169,10 +169,12 @@ def test_released_backbones_have_the_same_keys(compose_app):
         (["optimizer.make._target_=locus.training.optimizers.adamw_8bit"], "optimizer.make._target_"),
     ],
 )
-def test_what_needs_whole_weights_is_refused_where_they_are_shared(overrides, says, compose_app):
+@pytest.mark.parametrize("trainer", ["fsdp2", "deepspeed"])
+def test_what_needs_whole_weights_is_refused_where_they_are_shared(trainer, overrides, says, compose_app, monkeypatch):
     """A traceback after the weights are loaded and the first rollout is written."""
-    shared = ["trainer=fsdp2", "trainer.accelerator=cpu", "trainer.devices=1", "trainer.precision=32-true"]
-    with pytest.raises(LocusError, match=says):
+    monkeypatch.setattr("locus.run.settings.check_deepspeed", lambda trainer: None)
+    shared = [f"trainer={trainer}", "trainer.accelerator=cpu", "trainer.devices=1", "trainer.precision=32-true"]
+    with pytest.raises(LocusError, match=f"trainer={trainer}.*{says}"):
         TrainSettings.of(compose_app("train", [*shared, *overrides]))
 
 

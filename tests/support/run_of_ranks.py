@@ -11,12 +11,13 @@ import pyarrow.parquet as pq
 import torch
 from torch.distributed.checkpoint.format_utils import dcp_to_torch_save
 
-from locus.files.run_files import latest_checkpoint
+from locus.files.run_files import DEEPSPEED as PARTS
+from locus.files.run_files import latest_checkpoint, reader_of
 from tests.support.interrupted import settings
 from tests.support.runs import metrics, weights
 
 _ON_CPU = ("trainer.accelerator=cpu", "trainer.precision=32-true", "trainer.workers=0")
-DDP, FSDP2 = (("trainer=ddp", *_ON_CPU), ("trainer=fsdp2", *_ON_CPU))
+DDP, FSDP2, DEEPSPEED = ((f"trainer={name}", *_ON_CPU) for name in ("ddp", "fsdp2", "deepspeed"))
 CASES = {
     "full": (
         "algorithm.mini_batches=2",
@@ -82,6 +83,10 @@ def written_once(folder: Path, ranks: int) -> None:
 def checkpointed(folder: Path) -> dict[str, torch.Tensor]:
     """The weights in a run's newest checkpoint."""
     path, _ = latest_checkpoint(folder)
+    if reader_of(path) == ("deepspeed",):
+        state = torch.load(path / PARTS / "mp_rank_00_model_states.pt", weights_only=False)["module"]
+        adapters = {name: tensor for name, tensor in state.items() if ".lora_" in name}
+        return adapters or state  # a tied head is in it, too
     if path.is_dir():
         dcp_to_torch_save(path, folder / "joined.pt")
         path = folder / "joined.pt"
