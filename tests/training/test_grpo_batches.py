@@ -119,8 +119,7 @@ def test_fixed_logprobs_belong_to_their_prompts(budget: int):
     with torch.no_grad():
         for parameter in module.policy.parameters():
             parameter *= 1.5
-    groups = module.roll_out(first_batch(data), module.sampling, GROUP, step=0)
-    scored = [module.with_advantages(group, features) for group, features in groups]
+    scored = [module.with_advantages(group, features) for group, features in module.rolled(first_batch(data), step=0)]
     order = [i for prompts in module.prompt_batches(scored) for i in prompts.groups]
     assert order != list(range(PROMPTS))  # another order than the batch's
     for entry in module.with_fixed_logprobs(scored):

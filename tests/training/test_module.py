@@ -188,6 +188,7 @@ def test_rollouts_of_a_phase_share_one_copy_that_no_update_leaves_stale():
             for layer in module.policy.adapters.values():
                 layer.lora_B["default"].weight.normal_(std=0.5)
 
+    module.trainer = Trainer(accelerator="cpu", logger=False, enable_progress_bar=False)
     module.optimizers = lambda: SimpleNamespace(step=step)
     module.lr_schedulers = lambda: SimpleNamespace(step=lambda: None)
     before, state = asked(), module.state_dict().keys()
