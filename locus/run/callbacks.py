@@ -204,7 +204,7 @@ class RunCheckpoint(Checkpoint):
 
 
 class StopAt(Callback):
-    """Ends the run with the first validation whose headline reaches a value.
+    """Ends the run with the first validation whose headline reaches a value; resumed, it takes no further step.
 
     Lightning's EarlyStopping wants it passed, which an accuracy never does to 1, and ends a run for other reasons, too.
 
@@ -215,11 +215,30 @@ class StopAt(Callback):
 
     def __init__(self, headline: str, least: float):
         self.headline, self.least = headline, least
+        self.reached = float("-inf")
+
+    def on_train_start(self, trainer: Trainer, module: Module) -> None:
+        """A run may have ended here already, and been cut off in what follows its steps."""
+        trainer.should_stop |= self.is_reached
 
     def on_validation_end(self, trainer: Trainer, module: Module) -> None:
         """The validation before step 1 ends nothing."""
         if trainer.state.fn == TrainerFn.FITTING:
-            trainer.should_stop |= bool(trainer.callback_metrics[self.headline] >= self.least)
+            self.reached = float(trainer.callback_metrics[self.headline])
+            trainer.should_stop |= self.is_reached
+
+    @property
+    def is_reached(self) -> bool:
+        """In float32, as scalars come: an accuracy of 0.9 reaches 0.9."""
+        return bool(torch.tensor(self.reached) >= self.least)
+
+    def state_dict(self) -> dict[str, float]:
+        """What the last validation has reached."""
+        return {"reached": self.reached}
+
+    def load_state_dict(self, state_dict: dict[str, float]) -> None:
+        """As it was; the value to reach is that of now."""
+        self.reached = state_dict["reached"]
 
 
 class ProgressLines(Callback):
