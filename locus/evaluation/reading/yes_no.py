@@ -69,7 +69,7 @@ _MISSED = re.compile(
 )
 _BESIDE = re.compile(
     r"\b(?:while|whereas|instead|rather|only|just|besides|apart|other than|excluding|chance|possibility|probably"
-    r"|likely)\b"
+    r"|likely|unlikely|impossible|doubt(?:s|ful)?)\b"
 )
 _EXISTS = re.compile(
     r"\b(?:is|are) there (?:(?:an?|any|some|the) )?([a-z][a-z -]{0,40}?)"

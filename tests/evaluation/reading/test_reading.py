@@ -146,7 +146,8 @@ def test_what_is_in_sight_is_read_as_readily_as_what_is_not():
         for first, expected in ((answer, "yes"), ("No", "no")):
             assert LOCUS.yes_no(Response(said.format(first)), question).answer == expected, (said, first)
     others = "A cat is visible.", "A place for a dog is visible.", "A dog might be visible.", "The word dog is shown."
-    for said in others:
+    doubted = "I doubt that a dog is visible.", "I doubt there is a dog.", "It seems unlikely that a dog is shown."
+    for said in (*others, *doubted):
         assert LOCUS.yes_no(Response(said), question).answer is None, said
     assert LOCUS.yes_no(Response("The dog is in the picture.")).answer is None, "of whatever was asked"
 
