@@ -92,7 +92,7 @@ PUBLISHED = (
 
 
 def published_table(scores: pd.DataFrame) -> pd.DataFrame:
-    """Published scores beside our own, in percent; None where there is no number.
+    """Published and our own scores in one table, in percent; None for a missing number.
 
     Args:
         scores: of ``scores.csv``, columns policy, benchmark and value; others are ignored. It may be empty.

@@ -8,12 +8,11 @@ import pytest
 import torch
 from lightning_utilities.core.imports import RequirementCache
 
-from locus.errors import LocusError
 from locus.files.run_files import DEEPSPEED as PARTS
-from locus.files.run_files import PARTS_POSITION, checkpoint_path, latest_checkpoint
+from locus.files.run_files import PARTS_POSITION, checkpoint_path
 from locus.run import settings
 from tests.support.deepspeed_on_cpu import ranks
-from tests.support.interrupted import cut
+from tests.support.interrupted import cut, refused_without
 from tests.support.run_of_ranks import DEEPSPEED, overrides, same_run
 from tests.support.runs import SMALLEST, command, refused, succeeded, train
 
@@ -74,14 +73,7 @@ def saved_by_engine(folder: Path, step: int) -> Path:
 @pytest.mark.parametrize("kept", [None, 0.9])
 def test_a_checkpoint_with_a_part_missing_or_cut_is_corrupt(tmp_path: Path, name: str, kept: float | None):
     """A run that goes on with a part of the optimiser's state from a checkpoint, and the rest from nothing."""
-    _, newest = (saved_by_engine(tmp_path, step) for step in (1, 2))
-    assert latest_checkpoint(tmp_path) == (newest, 2)
-    content = (newest / name).read_bytes()
-    (newest / name).unlink()
-    if kept is not None:
-        (newest / name).write_bytes(content[: int(len(content) * kept)])
-    with pytest.raises(LocusError, match=r"step-000002.ckpt is corrupt.*delete it to resume from step-000001.ckpt"):
-        latest_checkpoint(tmp_path)
+    refused_without(saved_by_engine, tmp_path, name, kept)
 
 
 def test_what_deepspeed_cannot_do_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):

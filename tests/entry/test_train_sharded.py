@@ -13,9 +13,8 @@ import torch
 from torch.distributed import checkpoint
 from transformers import AutoModelForImageTextToText
 
-from locus.errors import LocusError
 from locus.files.run_files import PARTS_POSITION, checkpoint_path, latest_checkpoint
-from tests.support.interrupted import cut, other_rank, wait_for
+from tests.support.interrupted import cut, other_rank, refused_without, wait_for
 from tests.support.run_of_ranks import FSDP2, overrides, same_run
 from tests.support.runs import SMALLEST, command, finish, refused, resume, spawn, train, weights
 
@@ -62,14 +61,7 @@ def saved_in_parts(folder: Path, step: int) -> Path:
 @pytest.mark.parametrize("kept", [None, 0.9])
 def test_a_checkpoint_with_a_part_missing_or_cut_is_corrupt(tmp_path: Path, name: str, kept: float | None):
     """A run that goes on from what a copy, a quota or a lost node has left of a checkpoint."""
-    _, newest = (saved_in_parts(tmp_path, step) for step in (1, 2))
-    assert latest_checkpoint(tmp_path) == (newest, 2)
-    content = (newest / name).read_bytes()
-    (newest / name).unlink()
-    if kept is not None:
-        (newest / name).write_bytes(content[: int(len(content) * kept)])
-    with pytest.raises(LocusError, match=r"step-000002.ckpt is corrupt.*delete it to resume from step-000001.ckpt"):
-        latest_checkpoint(tmp_path)
+    refused_without(saved_in_parts, tmp_path, name, kept)
 
 
 def test_what_cannot_be_shared_is_refused(tmp_path: Path):

@@ -12,7 +12,8 @@ from unittest import mock
 
 import pytest
 
-from locus.files.run_files import StepTable, remove
+from locus.errors import LocusError
+from locus.files.run_files import StepTable, latest_checkpoint, remove
 from tests.support.runs import warm_policy
 
 STEPS = 4
@@ -31,6 +32,25 @@ def cut(folder: Path, step: int) -> None:
             remove(path)
     shutil.rmtree(folder / "policy")
     (folder / "summary.json").unlink()
+
+
+def refused_without(save: Callable[[Path, int], Path], folder: Path, name: str, kept: float | None) -> None:
+    """The newest of two checkpoints is not resumed without this file, or with its first part alone.
+
+    Args:
+        save: folder and step -> a checkpoint written there.
+        folder: of the run.
+        name: of a file of the checkpoint.
+        kept: share of the file that is left; None where it is missing.
+    """
+    _, newest = (save(folder, step) for step in (1, 2))
+    assert latest_checkpoint(folder) == (newest, 2)
+    content = (newest / name).read_bytes()
+    (newest / name).unlink()
+    if kept is not None:
+        (newest / name).write_bytes(content[: int(len(content) * kept)])
+    with pytest.raises(LocusError, match=r"step-000002.ckpt is corrupt.*delete it to resume from step-000001.ckpt"):
+        latest_checkpoint(folder)
 
 
 class Killed(BaseException):
