@@ -10,6 +10,11 @@ RELATION_MARGIN = 0.05
 """Centres nearer than this share of the canvas's side have no clear order along it."""
 
 
+def in_words(shape: str, colour: str, pattern: str) -> str:
+    """An object's name, e.g. ``dotted red star``."""
+    return f"{pattern} {colour} {shape}"
+
+
 @dataclass(frozen=True, slots=True)
 class SceneObject:
     """One object of a scene. Example: ``SceneObject(Box(10, 20, 42, 60, Frame.FILE, 256, 256), "star", "red",
@@ -30,7 +35,7 @@ class SceneObject:
     @property
     def label(self) -> str:
         """The object in words, e.g. ``dotted red star``."""
-        return f"{self.pattern} {self.colour} {self.shape}"
+        return in_words(self.shape, self.colour, self.pattern)
 
     @property
     def size(self) -> tuple[float, float]:

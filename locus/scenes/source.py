@@ -11,7 +11,7 @@ from __future__ import annotations
 import hashlib
 import json
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import TypeVar
 
 import numpy as np
@@ -19,16 +19,23 @@ from PIL import Image
 
 from locus.errors import LocusError
 from locus.scenes.render import COLOURS, PATTERNS, SHAPES, render
-from locus.scenes.scene import Scene, SceneObject
-from locus.types import XYXY, Box, Frame, ImageTable
+from locus.scenes.scene import Scene, SceneObject, in_words
+from locus.types import Box, Frame, ImageTable
 
 Number = TypeVar("Number", int, float)
+Place = tuple[int, int, int, int]
+"""x1, y1, x2, y2 in pixels."""
+Words = tuple[str, ...]
+"""Of one object: shape, colour, pattern."""
 
 SCHEME = "scene://"
 ATTRIBUTES = (tuple(SHAPES), tuple(COLOURS), tuple(PATTERNS))
 """The words of each attribute: shapes, colours, patterns."""
+COUNTS = tuple(len(words) for words in ATTRIBUTES)
 TRIES = 64
 """Random positions tried for an object before the scene is laid out anew with smaller objects."""
+FEW = 8
+"""Of these tries are looked at first, as most objects find a place at once."""
 SHRINK = 0.8
 """The factor by which an overfull scene's objects get smaller."""
 COVER_LIMIT = 0.3
@@ -77,7 +84,7 @@ class SceneSource:
         if high > min(self.width, self.height):
             raise LocusError(f"data.source.object_side: {high} px is more than the {self.width}x{self.height} canvas: "
                              f"at most {min(self.width, self.height)}, or a larger width and height")  # fmt: skip
-        distinct = math.prod(len(words) for words in ATTRIBUTES) // 2
+        distinct = math.prod(COUNTS) // 2
         room = int(COVER_LIMIT * (self.width + self.gap) * (self.height + self.gap) / (low + self.gap) ** 2)
         if most > min(distinct, max(room, 1)):
             raise LocusError(
@@ -88,16 +95,15 @@ class SceneSource:
 
     def table(self) -> ImageTable:
         """All scenes and boxes as columns; draws no pixels. Labels are the objects in words."""
-        scenes = [self.scene(index) for index in range(self.count)]
-        items = [item for scene in scenes for item in scene.objects]
+        layouts = [self._layout(self._generator(index)) for index in range(self.count)]
         return ImageTable(
             image_id=tuple(f"scene-{self.seed}-{index}" for index in range(self.count)),
             path=tuple(map(self.path, range(self.count))),
             width=np.full(self.count, self.width, dtype=np.int64),
             height=np.full(self.count, self.height, dtype=np.int64),
-            box_image=np.repeat(np.arange(self.count, dtype=np.int64), [len(scene.objects) for scene in scenes]),
-            boxes=np.array([item.box.xyxy for item in items], dtype=np.float64),
-            labels=tuple(item.label for item in items),
+            box_image=np.repeat(np.arange(self.count, dtype=np.int64), [len(boxes) for boxes, _ in layouts]),
+            boxes=np.array([box for boxes, _ in layouts for box in boxes], dtype=np.float64),
+            labels=tuple(in_words(*words) for _, attributes in layouts for words in attributes),
         )
 
     def path(self, index: int) -> str:
@@ -116,7 +122,26 @@ class SceneSource:
 
     def scene(self, index: int) -> Scene:
         """Scene ``index`` of this seed, whatever was asked for before."""
-        rng = np.random.default_rng([self.seed, index])
+        rng = self._generator(index)
+        boxes, attributes = self._layout(rng)
+        return Scene(
+            width=self.width,
+            height=self.height,
+            objects=tuple(
+                SceneObject(Box(*map(float, box), Frame.FILE, self.width, self.height), *words)
+                for box, words in zip(boxes, attributes, strict=True)
+            ),
+            clutter=self.clutter,
+            background_seed=int(rng.integers(2**63)),
+            context=self.context,
+        )
+
+    def _generator(self, index: int) -> np.random.Generator:
+        """Which scene ``index`` is drawn from."""
+        return np.random.default_rng([self.seed, index])
+
+    def _layout(self, rng: np.random.Generator) -> tuple[list[Place], list[Words]]:
+        """Boxes and attributes of a scene's objects."""
         number = int(rng.integers(self.objects[0], self.objects[1] + 1))
         pairs = int(self.lookalikes * number / 2)
         attributes = _draw_attributes(number, pairs, rng)
@@ -126,17 +151,7 @@ class SceneSource:
         while boxes is None:
             sizes = np.maximum(SHRINK * sizes, self.object_side[0])
             boxes = self._place(sizes.round().astype(int).tolist(), rng)
-        return Scene(
-            width=self.width,
-            height=self.height,
-            objects=tuple(
-                SceneObject(Box(*box, Frame.FILE, self.width, self.height), *words)
-                for box, words in zip(boxes, attributes, strict=True)
-            ),
-            clutter=self.clutter,
-            background_seed=int(rng.integers(2**63)),
-            context=self.context,
-        )
+        return boxes, attributes
 
     def _draw_sizes(self, number: int, rng: np.random.Generator) -> np.ndarray:
         """[number, 2] widths and heights in pixels, unrounded."""
@@ -145,31 +160,34 @@ class SceneSource:
         ratio = np.exp(rng.uniform(-0.5, 0.5, size=(number, 1)) * math.log(self.stretch))
         return np.concatenate([sides * ratio, sides / ratio], axis=1).clip(low, high)
 
-    def _place(self, sizes: list[list[int]], rng: np.random.Generator) -> list[XYXY] | None:
+    def _place(self, sizes: list[list[int]], rng: np.random.Generator) -> list[Place] | None:
         """Random boxes of these sizes, inside the canvas and ``gap`` apart, largest first; None where one finds no
         place. Plain numbers, not arrays: ten times as fast for so few boxes."""
         draws = rng.random((len(sizes), TRIES, 2))
-        gap = self.gap
-        placed: dict[int, XYXY] = {}
+        first = draws[:, :FEW].tolist()
+        placed: dict[int, Place] = {}
+        taken: list[Place] = []  # each with the gap behind it
         for item in sorted(range(len(sizes)), key=lambda item: -sizes[item][0] * sizes[item][1]):
-            width, height = sizes[item]
-            for across, down in _rows(draws[item]):
-                x = int(across * ((self.width - width) // self.grid + 1)) * self.grid
-                y = int(down * ((self.height - height) // self.grid + 1)) * self.grid
-                right, bottom = x + width, y + height
-                if all(right + gap <= x1 or x2 + gap <= x or bottom + gap <= y1 or y2 + gap <= y
-                       for x1, y1, x2, y2 in placed.values()):  # fmt: skip
-                    placed[item] = (float(x), float(y), float(right), float(bottom))
-                    break
-            else:
+            box = self._free(first[item], *sizes[item], taken)
+            box = box or self._free(draws[item, FEW:].tolist(), *sizes[item], taken)
+            if box is None:
                 return None
+            placed[item] = box
+            taken.append((box[0], box[1], box[2] + self.gap, box[3] + self.gap))
         return [placed[item] for item in range(len(sizes))]
 
-
-def _rows(values: np.ndarray) -> Iterator[list[float]]:
-    """The rows of an array as plain numbers, a few at a time: most objects find a place at once."""
-    for start in range(0, len(values), 8):
-        yield from values[start : start + 8].tolist()
+    def _free(self, draws: list[list[float]], width: int, height: int, taken: list[Place]) -> Place | None:
+        """The first of these places, in shares of the room there is, that touches none that is taken."""
+        across, down = ((room // self.grid) + 1 for room in (self.width - width, self.height - height))
+        for horizontal, vertical in draws:
+            x, y = int(horizontal * across) * self.grid, int(vertical * down) * self.grid
+            right, bottom = x + width + self.gap, y + height + self.gap
+            for x1, y1, x2, y2 in taken:  # the innermost loop of a corpus's start-up: `any` takes twice as long
+                if x < x2 and x1 < right and y < y2 and y1 < bottom:
+                    break
+            else:
+                return x, y, x + width, y + height
+        return None
 
 
 def in_order(sources: Sequence[SceneSource] | Mapping[str, SceneSource]) -> tuple[SceneSource, ...]:
@@ -177,19 +195,19 @@ def in_order(sources: Sequence[SceneSource] | Mapping[str, SceneSource]) -> tupl
     return tuple(sources.values() if isinstance(sources, Mapping) else sources)
 
 
-def _draw_attributes(number: int, pairs: int, rng: np.random.Generator) -> list[tuple[str, ...]]:
+def _draw_attributes(number: int, pairs: int, rng: np.random.Generator) -> list[Words]:
     """``number`` distinct (shape, colour, pattern); the first 2 * ``pairs`` are pairs that differ in exactly one."""
-    drawn: dict[tuple[str, ...], None] = {}  # a set that keeps its order
-    while len(drawn) < number:
+    drawn: dict[Words, None] = {}  # a set that keeps its order
+    while len(drawn) < 2 * pairs:
         words = [group[rng.integers(len(group))] for group in ATTRIBUTES]
-        fresh = [tuple(words)]
-        if len(drawn) < 2 * pairs:
-            attribute = rng.integers(len(ATTRIBUTES))
-            others = [word for word in ATTRIBUTES[attribute] if word != words[attribute]]
-            words[attribute] = others[rng.integers(len(others))]
-            fresh.append(tuple(words))
-        if not any(words in drawn for words in fresh):
-            drawn.update(dict.fromkeys(fresh))
+        attribute = rng.integers(len(ATTRIBUTES))
+        others = [word for word in ATTRIBUTES[attribute] if word != words[attribute]]
+        other = [*words[:attribute], others[rng.integers(len(others))], *words[attribute + 1 :]]
+        if drawn.keys().isdisjoint(pair := (tuple(words), tuple(other))):
+            drawn.update(dict.fromkeys(pair))
+    while len(drawn) < number:  # as many as are missing at a time: what is drawn twice counts once
+        rows = rng.integers(COUNTS, size=(number - len(drawn), len(ATTRIBUTES))).tolist()
+        drawn.update(dict.fromkeys(tuple(group[i] for group, i in zip(ATTRIBUTES, row, strict=True)) for row in rows))
     return list(drawn)
 
 
