@@ -37,7 +37,7 @@ from locus.evaluation.scores import (
     write_scores,
 )
 from locus.evaluation.shards import MERGE, Shard, merge
-from locus.files.run_files import alone
+from locus.files.run_files import alone, only_writer
 from locus.run.asked import INSTRUCTIONS, AskedPolicy, asked_policy
 from locus.run.decoding_settings import DecodingSettings
 from locus.run.runtime import PACKAGES, entry_point, git_commit, hardware
@@ -80,15 +80,19 @@ def settings_of(asked: AskedPolicy, read: ItemsRead) -> dict[str, Any]:
 
 
 def predict(asked: AskedPolicy, part: ItemsPart, settings: dict[str, Any], folder: Path) -> PredictionFile:
-    """Writes the missing predictions of these items; the policy is loaded only if any is."""
+    """Writes the missing predictions of these items; the policy is loaded only if any is.
+
+    Raises LocusError where another process writes them at this moment.
+    """
     if asked.server is None:
         choose_threads(asked.cfg.device, folder / "manifest.json")
-    file = PredictionFile(folder, settings, part.ids, record(part.read.benchmark))
-    log.info("%s: %d of %d items are answered", part.name, file.done, len(part.ids))
-    if not file.finished:
-        asker, facts = asked.asker()
-        file.note(**facts)
-        evaluate(asker, part, file, shown=part.shown)
+    with only_writer(folder):
+        file = PredictionFile(folder, settings, part.ids, record(part.read.benchmark))
+        log.info("%s: %d of %d items are answered", part.name, file.done, len(part.ids))
+        if not file.finished:
+            asker, facts = asked.asker()
+            file.note(**facts)
+            evaluate(asker, part, file, shown=part.shown)
     return file
 
 

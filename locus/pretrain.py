@@ -116,7 +116,12 @@ def held_out(make: SampleMaker, names: dict[str, str]) -> HeldOut:
 def pretrain(cfg: DictConfig) -> None:
     """Runs the pretraining and writes the policy."""
     quiet_lightning()
-    cfg, run = open_run(cfg)
+    with open_run(cfg) as (cfg, run):
+        pretrained(cfg, run)
+
+
+def pretrained(cfg: DictConfig, run: RunFolder) -> None:
+    """As `pretrain`, in a folder that no other process writes into."""
     choose_threads(cfg.trainer.accelerator, run.path / "run.json")
     seed_everything(cfg.seed, verbose=False)
     backbone = instantiate(cfg.backbone)

@@ -263,7 +263,12 @@ def announce(cfg: DictConfig, settings: TrainSettings) -> None:
 def train(cfg: DictConfig) -> tuple[dict[str, Any], dict[str, Any]]:
     """Runs a training from its configuration; returns the final validation metrics and the objects made."""
     quiet_lightning()
-    cfg, run = open_run(cfg)
+    with open_run(cfg) as (cfg, run):
+        return trained_and_reported(cfg, run)
+
+
+def trained_and_reported(cfg: DictConfig, run: RunFolder) -> tuple[dict[str, Any], dict[str, Any]]:
+    """As `train`, in a folder that no other process writes into."""
     settings = TrainSettings.of(cfg)
     with joined(run.path, settings.trainer.ranks, settings.trainer.num_nodes, alone=not settings.trainer.in_parts):
         send(cfg, run)

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import errno
 import fcntl
 import json
 import os
+import platform
 import shutil
 import zipfile
 from collections.abc import Iterable, Iterator, Mapping
@@ -22,6 +24,8 @@ from locus.errors import LocusError
 
 BEGUN_WITH = ".hydra/resume.yaml"
 """The configuration with its interpolations; not Hydra's config.yaml, which any later call for this folder rewrites."""
+WRITER = ".writer"
+"""Who writes into the folder; it stays behind, and counts only while that process holds its lock."""
 PARTS_POSITION = "meta.pt"
 """In a checkpoint whose ranks have written a part each: all that is no tensor (Lightning gives it this name)."""
 DEEPSPEED = "checkpoint"
@@ -119,6 +123,34 @@ def alone(path: Path) -> Iterator[None]:
         with suppress(OSError):  # some network file systems know no locks
             fcntl.flock(lock, fcntl.LOCK_EX)  # until it is closed, or its process ends
         yield
+
+
+@contextmanager
+def only_writer(folder: Path) -> Iterator[None]:
+    """Keeps a second process from writing into a run's folder, which is made when missing, while this one does.
+
+    Raises LocusError that names the first one. A killed process keeps nobody out, nor do workers that outlive it: its
+    lock is of the kind (POSIX) that they do not inherit.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    path = folder / WRITER
+    with path.open("a+") as lock:
+        try:
+            fcntl.lockf(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError as error:  # others: a network file system that knows no locks
+            if error.errno in (errno.EACCES, errno.EAGAIN):
+                lock.seek(0)
+                raise LocusError(
+                    f"{folder}: {lock.read() or 'another process'} writes into it: wait for its end or stop it, or "
+                    f"give another folder; if there is no such process, remove {path}"
+                ) from error
+        lock.truncate(0)
+        lock.write(f"process {os.getpid()} on {platform.node()}")
+        lock.flush()
+        try:
+            yield
+        finally:
+            lock.truncate(0)
 
 
 class StepTable:

@@ -13,7 +13,7 @@ import subprocess
 import sys
 import time
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
@@ -30,7 +30,7 @@ from omegaconf import DictConfig, OmegaConf
 
 from locus.errors import LocusError
 from locus.files.progress import INTERVAL, peak_memory_gb, set_interval
-from locus.files.run_files import BEGUN_WITH, checkpoints, latest_checkpoint, write_json, write_text
+from locus.files.run_files import BEGUN_WITH, checkpoints, latest_checkpoint, only_writer, write_json, write_text
 from locus.run.help import CONF
 from locus.run.sweeps import in_sweep, record_failure, resume_point
 
@@ -52,40 +52,46 @@ class RunFolder:
     """Finished steps of the checkpoint; 0 for a new run."""
 
 
-def open_run(cfg: DictConfig) -> tuple[DictConfig, RunFolder]:
+@contextlib.contextmanager
+def open_run(cfg: DictConfig) -> Iterator[tuple[DictConfig, RunFolder]]:
     """The run's folder and configuration; with ``resume=`` those of the earlier run, with this call's dotted overrides.
 
     A job of a sweep whose folder holds a run of an earlier launch resumes it.
     ``config.yaml`` holds the configuration with every interpolation resolved.
-    Raises LocusError when there is nothing whole to resume from, or more than dotted keys is overridden on resume.
+    Raises LocusError when there is nothing whole to resume from, more than dotted keys is overridden on resume, or
+    another process has it open.
     """
-    if OmegaConf.is_missing(cfg, "resume"):
-        path = Path(HydraConfig.get().runtime.output_dir)
-        held = [name for name in ("checkpoints", "metrics.csv", "policy") if (path / name).exists()]
-        if in_sweep() and (path / BEGUN_WITH).exists():
-            folder = RunFolder(path, *resume_point(path, cfg))
-        elif held:
-            raise LocusError(f"{path} already holds a run ({', '.join(held)}): resume={path}, or give another folder")
-        else:
-            folder = RunFolder(path)
-        write_text(path / BEGUN_WITH, OmegaConf.to_yaml(cfg))
-    else:
-        path = Path(cfg.resume)
-        if not (path / "config.yaml").is_file():  # Hydra has made the folder by now
-            _remove_new_folder(path)
-            raise LocusError(f"resume={path}: no folder of a run; give one that holds config.yaml and checkpoints")
+    path = run_folder(cfg)
+    if not OmegaConf.is_missing(cfg, "resume") and not (path / "config.yaml").is_file():
+        _remove_new_folder(path)
+        raise LocusError(f"resume={path}: no folder of a run; give one that holds config.yaml and checkpoints")
+    with only_writer(path):
+        cfg, folder = _opened(cfg, path)
+        resolved = cfg.copy()
+        OmegaConf.resolve(resolved)
+        (path / "summary.json").unlink(missing_ok=True)  # of an earlier end
+        write_text(path / "config.yaml", OmegaConf.to_yaml(resolved))
+        yield cfg, folder
+
+
+def _opened(cfg: DictConfig, path: Path) -> tuple[DictConfig, RunFolder]:
+    if not OmegaConf.is_missing(cfg, "resume"):
         folder = RunFolder(path, *latest_checkpoint(path))
         changes = [text for text in HydraConfig.get().overrides.task if not text.startswith("resume=")]
-        cfg = _resumed(path, changes, {str(key) for key in cfg})
-    resolved = cfg.copy()
-    OmegaConf.resolve(resolved)
-    (folder.path / "summary.json").unlink(missing_ok=True)  # of an earlier end
-    write_text(folder.path / "config.yaml", OmegaConf.to_yaml(resolved))
+        return _resumed(path, changes, {str(key) for key in cfg}), folder
+    held = [name for name in ("checkpoints", "metrics.csv", "policy") if (path / name).exists()]
+    if in_sweep() and (path / BEGUN_WITH).exists():
+        folder = RunFolder(path, *resume_point(path, cfg))
+    elif held:
+        raise LocusError(f"{path} already holds a run ({', '.join(held)}): resume={path}, or give another folder")
+    else:
+        folder = RunFolder(path)
+    write_text(path / BEGUN_WITH, OmegaConf.to_yaml(cfg))
     return cfg, folder
 
 
 def _remove_new_folder(resumed: Path) -> None:
-    """Removes what Hydra made for this very call below a mistyped ``resume=``."""
+    """Removes what Hydra has made by now for this very call below a mistyped ``resume=``."""
     shutil.rmtree(HydraConfig.get().runtime.output_dir, ignore_errors=True)
     with contextlib.suppress(OSError):  # it holds something else
         resumed.rmdir()
@@ -180,10 +186,11 @@ def in_words(error: BaseException) -> str | None:
 
 
 def _record_end(cfg: DictConfig, status: str, message: str) -> None:
-    """Writes ``summary.json``, unless the folder is not this call's: it was refused, and holds a run that has ended."""
+    """Writes ``summary.json``, unless the folder is not this call's: it was refused, for it holds a run that has ended,
+    or that another process has open."""
     folder = run_folder(cfg)
     if (folder / "config.yaml").exists() and not (folder / "summary.json").exists():
-        with contextlib.suppress(OSError):  # the disk may be what is full
+        with contextlib.suppress(OSError, LocusError), only_writer(folder):  # the disk may be what is full
             write_json(folder / "summary.json", {"status": status, "message": message})
 
 

@@ -123,18 +123,21 @@ class SceneSource:
     def scene(self, index: int) -> Scene:
         """Scene ``index`` of this seed, whatever was asked for before."""
         rng = self._generator(index)
-        boxes, attributes = self._layout(rng)
+        places, attributes = self._layout(rng)
         return Scene(
             width=self.width,
             height=self.height,
             objects=tuple(
-                SceneObject(Box(*map(float, box), Frame.FILE, self.width, self.height), *words)
-                for box, words in zip(boxes, attributes, strict=True)
+                SceneObject(self._box(place), *words) for place, words in zip(places, attributes, strict=True)
             ),
             clutter=self.clutter,
             background_seed=int(rng.integers(2**63)),
             context=self.context,
         )
+
+    def _box(self, place: Place) -> Box:
+        x1, y1, x2, y2 = map(float, place)
+        return Box(x1, y1, x2, y2, Frame.FILE, self.width, self.height)
 
     def _generator(self, index: int) -> np.random.Generator:
         """Which scene ``index`` is drawn from."""
@@ -168,16 +171,17 @@ class SceneSource:
         placed: dict[int, Place] = {}
         taken: list[Place] = []  # each with the gap behind it
         for item in sorted(range(len(sizes)), key=lambda item: -sizes[item][0] * sizes[item][1]):
-            box = self._free(first[item], *sizes[item], taken)
-            box = box or self._free(draws[item, FEW:].tolist(), *sizes[item], taken)
+            box = self._free(first[item], sizes[item], taken)
+            box = box or self._free(draws[item, FEW:].tolist(), sizes[item], taken)
             if box is None:
                 return None
             placed[item] = box
             taken.append((box[0], box[1], box[2] + self.gap, box[3] + self.gap))
         return [placed[item] for item in range(len(sizes))]
 
-    def _free(self, draws: list[list[float]], width: int, height: int, taken: list[Place]) -> Place | None:
+    def _free(self, draws: list[list[float]], size: list[int], taken: list[Place]) -> Place | None:
         """The first of these places, in shares of the room there is, that touches none that is taken."""
+        width, height = size
         across, down = ((room // self.grid) + 1 for room in (self.width - width, self.height - height))
         for horizontal, vertical in draws:
             x, y = int(horizontal * across) * self.grid, int(vertical * down) * self.grid

@@ -14,6 +14,7 @@ from locus.evaluate import compared
 from locus.evaluation.benchmarks.vstar import VStar
 from locus.evaluation.predictions import Prediction, PredictionFile, read_predictions
 from locus.evaluation.scores import add_row, judged, read_rows, read_scores, scores, write_scores
+from tests.support.interrupted import written_by_another
 from tests.support.models import backbone
 from tests.support.runs import TINY, command, refused, succeeded
 from tests.support.vstar_six import ANSWERS, said, write, write_vstar_six
@@ -82,6 +83,13 @@ def test_interrupted(tmp_path, monkeypatch):
     assert 0 < len(paths[1].read_bytes()) < len(paths[0].read_bytes())
     evaluated(tmp_path / "cut", "limit=6", "token_budget=300")
     assert paths[1].read_bytes() == paths[0].read_bytes()
+
+
+def test_predictions_that_another_process_writes(tmp_path):
+    """The second one would answer the same items, and each line would stand there twice."""
+    (tmp_path / "scenes_attributes").mkdir()
+    with written_by_another(tmp_path / "scenes_attributes"):
+        refused(command("evaluate", *TINY, f"folder={tmp_path}", "limit=2"), "process 7 on here", "another folder")
 
 
 @pytest.mark.slow

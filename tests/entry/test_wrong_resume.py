@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 import torch
 
+from tests.support.interrupted import written_by_another
 from tests.support.runs import command, differences, refused, resume
 
 
@@ -55,6 +56,18 @@ def test_a_run_that_is_not_there(tmp_path):
     (tmp_path / "other").mkdir()
     for name in ("absent", "other"):
         refused(command("train", f"resume={tmp_path / name}"), f"resume={tmp_path / name}", "folder of a run")
+
+
+def test_a_run_that_goes_on(run, unbroken):
+    """Two processes would write the same tables; the first may end as if nobody had come."""
+    for name in ("summary.json", ".writer"):
+        (run / name).unlink()
+    before = {path: path.read_bytes() for path in run.rglob("*") if path.is_file()}
+    with written_by_another(run):
+        refused(command("train", f"resume={run}"), str(run), "process 7 on here", "wait for its end")
+    assert {path: path.read_bytes() for path in before} == before and not (run / "summary.json").exists()
+    resume(run)
+    assert list(differences(run, unbroken)) == []
 
 
 @pytest.mark.parametrize("lacks", ["checkpoints", ".hydra/resume.yaml"])

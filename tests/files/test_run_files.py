@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import json
 import os
+import signal
 import time
 from collections.abc import Callable, Iterable
 from concurrent.futures import ThreadPoolExecutor
@@ -20,7 +21,17 @@ import torch
 
 from locus.errors import LocusError
 from locus.files import run_files
-from locus.files.run_files import ROLLOUTS, VALIDATION, XYXY, StepTable, alone, with_columns, write_json, write_text
+from locus.files.run_files import (
+    ROLLOUTS,
+    VALIDATION,
+    XYXY,
+    StepTable,
+    alone,
+    only_writer,
+    with_columns,
+    write_json,
+    write_text,
+)
 from tests.support.children import LIMIT, in_child
 
 SCHEMA = pa.schema({"step": pa.int64(), "text": pa.string(), "box": XYXY})
@@ -266,3 +277,37 @@ def test_what_is_read_and_written_anew_by_many_loses_nothing(tmp_path):
     with ThreadPoolExecutor(8) as pool:
         list(pool.map(add_one, range(16)))
     assert file.read_text() == "16"
+
+
+def test_a_second_writer_is_refused(tmp_path):
+    """It would tear the tables of a run that goes on; once that has ended, or was killed, nobody is kept out."""
+
+    def enters() -> None:
+        with only_writer(tmp_path / "run"):
+            pass
+
+    def is_killed_inside() -> None:
+        with only_writer(tmp_path / "run"):
+            if os.fork() == 0:  # a worker that outlives it
+                time.sleep(20)
+                os._exit(0)
+            os.kill(os.getpid(), signal.SIGKILL)
+
+    with only_writer(tmp_path / "run"):
+        _, error = in_child(enters)
+    assert error.startswith(f"LocusError: {tmp_path / 'run'}: process {os.getpid()} on ") and ".writer" in error
+    assert in_child(enters) == (0, "")
+    assert in_child(is_killed_inside)[0] == signal.SIGKILL
+    assert in_child(enters) == (0, "")
+
+
+def test_a_file_system_without_locks_keeps_nobody_out(tmp_path, monkeypatch):
+    """Some that a cluster shares know none: a run there is as it was without."""
+
+    def unknown(*_: Any) -> None:
+        raise OSError(errno.ENOLCK, os.strerror(errno.ENOLCK))
+
+    monkeypatch.setattr(run_files.fcntl, "lockf", unknown)
+    with only_writer(tmp_path):
+        assert (tmp_path / ".writer").read_text().startswith(f"process {os.getpid()} on ")
+    assert (tmp_path / ".writer").read_text() == ""

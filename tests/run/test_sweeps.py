@@ -57,9 +57,9 @@ def sweep(folder: Path, trained: Callable[[DictConfig], float], *overrides: str)
 
     def train(cfg: DictConfig) -> tuple[dict[str, Any], dict[str, Any]]:
         jobs.append(cfg)
-        cfg, run = open_run(cfg)
-        final = {"headline": "val/mean_iou", "val/mean_iou": trained(cfg)}
-        write_summary(run, final)
+        with open_run(cfg) as (cfg, run):
+            final = {"headline": "val/mean_iou", "val/mean_iou": trained(cfg)}
+            write_summary(run, final)
         return final, {}
 
     with mock.patch.object(locus.train, "train", train):

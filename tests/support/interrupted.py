@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import shutil
 import subprocess
+import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 from unittest import mock
@@ -96,3 +98,14 @@ def other_rank(process: subprocess.Popen[str]) -> int:
     children = subprocess.run(["ps", "-o", "pid=", "--ppid", str(process.pid)], capture_output=True, text=True)
     (child,) = children.stdout.split()
     return int(child)
+
+
+@contextmanager
+def written_by_another(folder: Path) -> Iterator[None]:
+    """A process that goes on writing into this folder of a run, as `only_writer` tells it."""
+    holds = "import fcntl, sys; f = open(sys.argv[1], 'w'); fcntl.lockf(f, fcntl.LOCK_EX); print('process 7 on here', "
+    holds += "file=f, end='', flush=True); print(flush=True); sys.stdin.read()"
+    streams = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE}
+    with subprocess.Popen([sys.executable, "-c", holds, folder / ".writer"], **streams) as other:
+        other.stdout.readline()
+        yield
