@@ -18,6 +18,7 @@ from locus.evaluation.reading.extractors import Extractor
 from locus.evaluation.reading.responses import Extracted, Reading
 from locus.evaluation.statistics import Statistic, accuracy, by_column
 from locus.images.fingerprints import fingerprint
+from locus.images.sources import rgb
 from locus.tasks.answers import answer_block
 from locus.tasks.task import Task
 from locus.types import Box, Frame, Grade, Response, Status, View
@@ -40,7 +41,7 @@ class Picture:
 
     def open(self) -> Image.Image:
         """The decoded picture in RGB."""
-        return self._get(lambda image: image.convert("RGB"))
+        return self._get(rgb)
 
     @property
     def size(self) -> tuple[int, int]:
@@ -68,7 +69,9 @@ class Picture:
             with Image.open(io.BytesIO(self.source) if isinstance(self.source, bytes) else self.source) as image:
                 return part(image)
         except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
-            raise LocusError(f"picture {self.key} cannot be decoded ({error}): fetch the file again") from error
+            raise LocusError(
+                f"picture {self.key} cannot be decoded ({error}): fetch or convert the file again"
+            ) from error
 
 
 def _plain_kind(image: Image.Image) -> str:
@@ -150,6 +153,8 @@ class Benchmark(Questions, Protocol):
 
 READINGS = {Status.OK: Reading.OK, Status.TRUNCATED: Reading.TRUNCATED, Status.INVALID_BOX: Reading.OUT_OF_RANGE}
 """Of a task's answer block; the other statuses are none."""
+BOX_IS_RIGHT = "acc@0.5"
+"""The scalar of tasks whose answer is a box."""
 ROUNDING = 1e-6
 """By which a sum of parts that are all 1 may fall short of 1."""
 
@@ -194,10 +199,10 @@ class TaskBenchmark:
         return self.verdict(item, self.task.grade(item.example, response, view), answer_block(response.text))
 
     def verdict(self, item: Item, grade: Grade, said: str | None) -> Verdict:
-        """A grade with its scalars of validation as columns: right where the headline is 1."""
+        """A grade with its scalars of validation as columns: right where the headline is 1, a box from IoU 0.5 on."""
         scalars = self.task.summary([grade])
         columns: dict[str, str | float] = {**item.groups, **scalars}
-        correct = float(scalars[self.task.headline] >= 1 - ROUNDING)
+        correct = float(scalars.get(BOX_IS_RIGHT, scalars[self.task.headline]) >= 1 - ROUNDING)
         read = Extracted(said if grade.status is Status.OK else None, READINGS.get(grade.status, Reading.NONE))
         return Verdict(item.item_id, read, correct, columns)
 

@@ -53,7 +53,7 @@ class ImageFiles:
 
         Raises LocusError naming the file when it is missing, cannot be decoded, or has more than 256 levels a pixel.
         """
-        return self._read(path, _rgb)
+        return self._read(path, rgb)
 
     def size(self, path: str) -> tuple[int, int]:
         """Width and height in pixels from the file's header; raises LocusError as `open` does."""
@@ -91,7 +91,8 @@ class ImageFiles:
         return rows
 
 
-def _rgb(image: Image.Image) -> Image.Image:
+def rgb(image: Image.Image) -> Image.Image:
+    """In the mode that policies are shown; raises ValueError for one of more than 256 levels."""
     if image.mode.startswith(("I", "F")):  # converted, all from level 255 on would be white, or all of 0 to 1 black
         raise ValueError(f"its pixels are of mode {image.mode}, with more than 256 levels: scale them to 8 bits")
     return image.convert("RGB")

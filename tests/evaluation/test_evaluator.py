@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import io
 import json
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
+from PIL import Image
 
 from locus.errors import LocusError
 from locus.evaluation.benchmark import Item, Picture, Verdict
@@ -280,6 +283,9 @@ def test_broken_pictures_are_named():
     items = [Item("7", "What?", "A", (Picture("one.png", b"no picture"),))]
     with pytest.raises(LocusError, match=r"item 7: picture one\.png cannot be decoded"):
         predictions(evaluator("qwen3_vl"), items)
+    Image.fromarray(np.full((4, 4), 1000, dtype=np.uint16)).save(deep := io.BytesIO(), "PNG")
+    with pytest.raises(LocusError, match=r"picture one\.png .* more than 256 levels: scale them to 8 bits"):
+        Picture("one.png", deep.getvalue()).open()  # converted, it would be all white
     items = [Item("7", "What?", "A", (noise(1, (2000, 4)),))]
     with pytest.raises(LocusError, match="item 7: the processor refuses the image"):
         predictions(evaluator("qwen3_vl"), items)

@@ -59,6 +59,18 @@ def test_a_task_of_boxes_has_its_headline():
     assert headline["value"] == pytest.approx(100 * (len(items) - 1 + 1 / 7) / len(items), abs=0.01)
 
 
+def test_a_box_is_right_from_half_on():
+    """No policy answers a box to the last digit: McNemar's test would have nothing to count."""
+    source, corpus = scenes()
+    benchmark, view = TaskBenchmark(Difference(corpus, source), "file"), View(Frame.FILE)
+    item = next(benchmark.items())
+    x1, y1, x2, y2 = benchmark.task.box(item.example).xyxy
+    for share, right in ((0.9, 1.0), (0.4, 0.0)):
+        said = Response(f"<think></think><answer>[{x1}, {y1}, {x1 + share * (x2 - x1)}, {y2}]</answer>")
+        verdict = benchmark.judge(item, said, view, LOCUS)
+        assert (verdict.columns["mean_iou"], verdict.correct) == (pytest.approx(share), right)
+
+
 def test_a_picture_is_known_by_what_it_shows():
     """Answers to other pictures taken for these, since ids and prompts are the same; an image under as many names as
     it has crops, so that an interval takes them for images of their own."""
