@@ -119,6 +119,7 @@ def planned_run(cfg: DictConfig, prompts: Sequence[Prompt], held_out: int) -> Pl
     settings.trainer.check_weights(planned.outline)
     if isinstance(algorithm, SFT):
         return planned
+    rollout.check_room(sizes.prompts, algorithm.group_size)
     budgets = rollout.token_budget, rollout.decoding
     shared = shares_prompts(planned.outline, sizes.prompts, algorithm, most, *budgets, planned.sharded)
     return replace(planned, sizes=replace(sizes, shares_prompts=shared))
@@ -240,6 +241,7 @@ def plan(cfg: DictConfig) -> tuple[Outlook, dict[str, Any]]:
     check_plan(cfg)
     with corpora_shared():
         task = instantiate(cfg.task, _convert_="all")
+    task.check(cfg.trainer.prompts_per_step, cfg.trainer.steps)
     backbone = instantiate(cfg.backbone)
     builder = PromptBuilder(backbone.processor(), instantiate(cfg.pixels), backbone.family)
     prompts, held_out = step_prompts(cfg, task, builder), len(task.examples("validation"))

@@ -187,14 +187,15 @@ def export(
     half = policy.model.to(torch.bfloat16)  # type: ignore[arg-type]  # transformers' decorator hides the signature
     half.save_pretrained(folder)
     lessons.builder.processor.save_pretrained(folder)
+    patches, steps = min(cfg.lessons.patch_lessons, cfg.trainer.steps), cfg.trainer.steps
     facts = {
         "parameters": f"{sum(parameter.numel() for parameter in policy.parameters()):,}",
-        "lessons": f"{cfg.lessons.patch_lessons} of patches with {cfg.lessons.patch_images} images each, then "
-        f"{cfg.trainer.steps - cfg.lessons.patch_lessons} of questions with {cfg.lessons.question_images} images each "
+        "lessons": f"{patches} of patches with {cfg.lessons.patch_images} images each, then "
+        f"{steps - patches} of questions with {cfg.lessons.question_images} images each "
         f"and {cfg.lessons.seen_images} beside them whose patches are told",
         "questions per image": sum(cfg.lessons.questions.values()),
         "cue-search prompts": f"{cfg.lessons.cues_per_lesson} per lesson in the last "
-        f"{cfg.trainer.steps - cfg.lessons.first_cue_lesson}, of {cfg.lessons.cue_examples} different ones",
+        f"{max(0, steps - cfg.lessons.first_cue_lesson)}, of {cfg.lessons.cue_examples} different ones",
         "thoughts before answers": THOUGHTS[lessons.thoughts],
         "seed": cfg.seed,
     }

@@ -91,13 +91,15 @@ def build_data(cfg: DictConfig, backbone: Backbone, start_step: int) -> TaskData
     )
 
 
-def check_task(cfg: DictConfig, backbone: Backbone, data: TaskDataModule) -> None:
+def check_task(cfg: DictConfig, settings: TrainSettings, backbone: Backbone, data: TaskDataModule) -> None:
     """The pre-flight on the first samples of both splits; says what can be earned."""
     data.task.check(cfg.trainer.prompts_per_step, cfg.trainer.steps)
     for split in ("train", "validation"):
         samples = data.first(split, cfg.preflight_prompts)
         report = preflight(data.task, samples, data.make.builder, parse_frame(backbone.frame))
         log.info("pre-flight, %d samples of %s: %s", report.samples, split, report)
+        if split == "train" and not isinstance(settings.algorithm, SFT):
+            settings.rollout.check_room([sample.prompt for sample in samples], settings.algorithm.group_size)
 
 
 def build_diagnoses(cfg: DictConfig) -> Mapping[str, Diagnosis]:
@@ -231,7 +233,7 @@ def trained(cfg: DictConfig, run: RunFolder) -> Trained:
     with rank_zero_first():
         data = build_data(cfg, backbone, run.last_step)
     if first:
-        check_task(cfg, backbone, data)
+        check_task(cfg, settings, backbone, data)
     diagnoses = build_diagnoses(cfg) if first else {}
     if first:
         announce(cfg, settings)

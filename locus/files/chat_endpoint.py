@@ -13,6 +13,7 @@ import time
 import urllib.error
 import urllib.request
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -89,8 +90,9 @@ class ChatServer:
             except LocusError:  # what no later try changes
                 raise
             except urllib.error.HTTPError as error:
-                detail = error.read(300).decode("utf-8", errors="replace")
-                failure = f"status {error.code} {detail}"
+                failure = f"status {error.code}"
+                with suppress(*UNREADABLE):
+                    failure += " " + error.read(300).decode("utf-8", errors="replace")
                 if error.code < 500 and error.code not in WAIT_AGAIN:
                     break
             except UNREADABLE as error:

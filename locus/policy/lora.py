@@ -83,13 +83,19 @@ class LoRA:
 
     def _targets(self, policy: VLM) -> list[str]:
         patterns = [self.targets, self.vision_targets] if policy.train_vision else [self.targets]
-        found: dict[str, str] = {}
+        # The head may be tied to the embedding, from which an adapter would part it in the export; nothing flows back
+        # through a frozen vision tower.
+        left_out = {policy.lm_head}
+        if not policy.train_vision:
+            left_out |= set(policy.family.vision_tower(policy.model).modules())
+        layers = [
+            name for name, part in policy.model.named_modules() if isinstance(part, nn.Linear) and part not in left_out
+        ]
+        found: dict[str, None] = {}  # a set that keeps its order
         for pattern in patterns:
-            for name, part in policy.model.named_modules():
-                # The head may be tied to the embedding, from which an adapter would part it in the export.
-                if isinstance(part, nn.Linear) and part is not policy.lm_head and re.fullmatch(pattern, name):
-                    found.setdefault(name, pattern)
-            if pattern not in found.values():
+            matched = [name for name in layers if re.fullmatch(pattern, name)]
+            found |= dict.fromkeys(matched)
+            if not matched:
                 raise LocusError(
                     f"weights.targets={self.targets} weights.vision_targets={self.vision_targets}: {pattern} is the "
                     "whole name of no linear layer; one is called model.language_model.layers.0.mlp.up_proj"

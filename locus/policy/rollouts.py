@@ -93,14 +93,8 @@ def sample_in_turn(
     Raises:
         LocusError: a prompt alone exceeds the budget.
     """
+    check_decode_room(prompts, group, sampling.max_new_tokens, decoding.budget)
     order = sorted(range(len(prompts)), key=lambda i: (prompts[i].length, prompts[i].prompt_id))
-    longest = prompts[order[-1]]
-    tokens = longest.length + group * (sampling.max_new_tokens - 1)
-    if tokens > decoding.budget:
-        raise LocusError(
-            f"prompt {longest.prompt_id} and its completions have {tokens} tokens, the budget is {decoding.budget}: "
-            "raise rollout.decode_budget, or lower pixels.max_pixels or rollout.sampling.max_new_tokens"
-        )
     draft = Draft(policy, prompts, group, sampling, seed, step)
     if decoding.step == DecodeStep.DYNAMIC:
         CohortDecoder(policy, prompts, draft, encode, decoding.budget).run(order)
@@ -108,6 +102,17 @@ def sample_in_turn(
         compiled = decoding.step == DecodeStep.COMPILED
         StaticDecoder(policy, prompts, draft, encode, decoding.budget, compiled).run(order)
     return draft.completions()
+
+
+def check_decode_room(prompts: Sequence[Prompt], group: int, max_new_tokens: int, budget: int) -> None:
+    """Raises LocusError unless each prompt fits the budget together with its completions at their longest."""
+    longest = max(prompts, key=lambda prompt: prompt.length)
+    tokens = longest.length + group * (max_new_tokens - 1)
+    if tokens > budget:
+        raise LocusError(
+            f"prompt {longest.prompt_id} and its completions have {tokens} tokens, the budget is {budget}: raise "
+            "rollout.decode_budget, or lower pixels.max_pixels or rollout.sampling.max_new_tokens"
+        )
 
 
 def encode_in_parts(policy: VLM, prompts: Sequence[Prompt], token_budget: int) -> EncodedPrompts:

@@ -179,6 +179,8 @@ class RunCheckpoint(Checkpoint):
     def on_validation_end(self, trainer: Trainer, module: Module) -> None:
         """Saves a step that is."""
         if trainer.state.fn == TrainerFn.FITTING:
+            if trainer.should_stop:  # for what this validation has found: later, no step could follow the checkpoint
+                self.last = module.finished_steps
             self.save(trainer, module.finished_steps)
 
     def on_train_end(self, trainer: Trainer, module: Module) -> None:

@@ -38,6 +38,7 @@ from locus.errors import LocusError
 from locus.files.run_files import checkpoints, write_json
 from locus.ranks import is_lost, position
 from locus.run.runtime import in_words
+from locus.run.sweeps import failure_file
 
 OWN = "LOCUS_RANK_OF"
 """Environment variable of the ranks started here: the number of ranks."""
@@ -266,18 +267,21 @@ def follow_in_job(folder: Path, work: Callable[[], Any]) -> None:
     for handler in logging.root.handlers[:]:
         if isinstance(handler, logging.FileHandler):  # the run's log is rank zero's
             logging.root.removeHandler(handler)
-    if _rank_zero_waits(folder):
+    if _rank_zero_waits(folder, failure_file()):
         with contextlib.suppress(SystemExit):  # a launcher takes a failed task for the end of the sweep
             follow(work)
 
 
-def _rank_zero_waits(folder: Path) -> bool:
-    """Whether rank zero has come to the point where ranks join; it may fail, and leave the others waiting for a day."""
+def _rank_zero_waits(folder: Path, failed: Path) -> bool:
+    """Whether rank zero has come to the point where ranks join; it may fail, and leave the others waiting for a day.
+
+    failed: the only sign of a job that is refused, since its folder is another run's.
+    """
     starter, summary, end = environment(), folder / "summary.json", time.monotonic() + COMING
     while time.monotonic() < end:
         with contextlib.suppress(OSError), socket.create_connection((starter.main_address, starter.main_port), 1):
             return True
-        if summary.exists() and summary.stat().st_mtime > BEGUN:
+        if failed.exists() or (summary.exists() and summary.stat().st_mtime > BEGUN):
             return False
         time.sleep(0.5)
     raise LocusError(f"rank zero has not come within {COMING:.0f} s: see its log, and {folder / 'train.log'}")

@@ -39,6 +39,8 @@ PACKAGES = ("torch", "torchvision", "transformers", "peft", "lightning", "hydra-
 ASSETS = Path(__file__).parents[1] / "assets"
 OmegaConf.register_new_resolver("asset", lambda name: str(ASSETS / name), replace=True)
 OmegaConf.register_new_resolver("brief", lambda text: text.replace("/", "_")[:200], replace=True)
+_opened_runs: set[Path] = set()
+"""Folders that this call has opened, and whose end it records."""
 NO_SPACE = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
 
@@ -71,6 +73,8 @@ def open_run(cfg: DictConfig) -> Iterator[tuple[DictConfig, RunFolder]]:
         OmegaConf.resolve(resolved)
         (path / "summary.json").unlink(missing_ok=True)  # of an earlier end
         write_text(path / "config.yaml", OmegaConf.to_yaml(resolved))
+        set_interval(OmegaConf.select(cfg, "progress.every", default=INTERVAL))
+        _opened_runs.add(path)
         yield cfg, folder
 
 
@@ -116,6 +120,8 @@ def _resumed(folder: Path, changes: list[str], sections: set[str]) -> DictConfig
             raise ValueError("it is empty")
         if lacks := sorted(sections - {str(key) for key in earlier}):
             raise ValueError(f"another version of locus wrote it: it has no {', '.join(lacks)}")
+        if foreign := [text for text in changes if not _has(earlier, text.split("=")[0])]:
+            raise LocusError(f"resume={folder}: the run has no {' '.join(foreign)}: its keys stand in its config.yaml")
         cfg: Any = OmegaConf.merge(earlier, OmegaConf.from_dotlist(changes))
     except LocusError:
         raise
@@ -123,6 +129,12 @@ def _resumed(folder: Path, changes: list[str], sections: set[str]) -> DictConfig
         raise LocusError(f"resume={folder}: {path} cannot be read ({error}); start the run anew") from error
     write_text(path, OmegaConf.to_yaml(cfg))
     return cfg
+
+
+def _has(cfg: Any, key: str) -> bool:
+    parent, _, name = key.rpartition(".")
+    node = OmegaConf.select(cfg, parent) if parent else cfg
+    return OmegaConf.is_list(node) or (OmegaConf.is_dict(node) and name in node.keys())  # noqa: SIM118  # a null, too
 
 
 def missing_keys(values: Any, path: str = "") -> list[str]:
@@ -146,6 +158,7 @@ def entry_point(main: Callable[[DictConfig], Any]) -> Callable[[DictConfig], Any
             if missing:
                 raise LocusError(f"no value for {', '.join(missing)}: pass {' '.join(f'{key}=...' for key in missing)}")
             set_interval(OmegaConf.select(cfg, "progress.every", default=INTERVAL))
+            _opened_runs.clear()
             return main(cfg)
         except (KeyboardInterrupt, SystemExit) as error:
             # Lightning answers an interrupt by tidying up and leaving with status 1.
@@ -186,10 +199,9 @@ def in_words(error: BaseException) -> str | None:
 
 
 def _record_end(cfg: DictConfig, status: str, message: str) -> None:
-    """Writes ``summary.json``, unless the folder is not this call's: it was refused, for it holds a run that has ended,
-    or that another process has open."""
+    """Writes ``summary.json``, unless the folder is not this call's: it was refused, for it holds another's run."""
     folder = run_folder(cfg)
-    if (folder / "config.yaml").exists() and not (folder / "summary.json").exists():
+    if folder in _opened_runs and not (folder / "summary.json").exists():
         with contextlib.suppress(OSError, LocusError), only_writer(folder):  # the disk may be what is full
             write_json(folder / "summary.json", {"status": status, "message": message})
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -13,12 +14,13 @@ from omegaconf import DictConfig
 from locus.errors import LocusError, by_name, number, whole
 from locus.policy.engines import LocalEngine, RolloutEngine
 from locus.policy.logprobs import PackedScorer, Scorer, SeparateScorer
-from locus.policy.rollouts import RolloutDecoding
+from locus.policy.rollouts import RolloutDecoding, check_decode_room
+from locus.policy.split_groups import check_room
 from locus.policy.vlm import VLM
 from locus.run.decoding_settings import sampling_of
 from locus.tasks.order import Order
 from locus.training.algorithm import SFT, Algorithm, Optimization
-from locus.types import Sampling
+from locus.types import Prompt, Sampling
 
 RESERVED_SEEDS = range(1_000_000, 4_000_000)
 """Of conf/scenes: pretraining, evaluation and the questions of a mixture draw their scenes with these."""
@@ -169,6 +171,13 @@ class RolloutSettings:
 
     def __post_init__(self) -> None:
         whole("rollout.token_budget", self.token_budget)
+
+    def check_room(self, prompts: Sequence[Prompt], group: int) -> None:
+        """Raises LocusError unless the budgets hold each of these prompts with what is written at its longest."""
+        longest = self.sampling.max_new_tokens
+        check_room(prompts, longest, self.token_budget)
+        if isinstance(self.engine, LocalEngine):
+            check_decode_room(prompts, group, longest, self.decoding.budget)
 
 
 @dataclass(frozen=True)

@@ -22,7 +22,7 @@ from omegaconf.errors import InterpolationResolutionError
 
 from locus.analysis.runs import flat
 from locus.errors import LocusError
-from locus.files.run_files import BEGUN_WITH, checkpoints, latest_checkpoint, write_json
+from locus.files.run_files import BEGUN_WITH, WRITER, checkpoints, latest_checkpoint, write_json
 
 log = logging.getLogger("locus")
 FAILURES = ".failures"
@@ -122,7 +122,9 @@ def resume_point(folder: Path, cfg: DictConfig) -> tuple[Path | None, int]:
     for path in folder.iterdir():
         if path.is_dir() and path.name != ".hydra":
             shutil.rmtree(path)
-        elif path.is_file() and path.suffix != ".log":  # Hydra has it open
+        elif (
+            path.is_file() and path.suffix != ".log" and path.name != WRITER
+        ):  # Hydra, and this process, have them open
             path.unlink()
     return None, 0
 
@@ -153,10 +155,15 @@ def _settings(cfg: DictConfig | ListConfig) -> dict[str, Any]:
 # --- Failed jobs ----------------------------------------------------------------------------------------------
 def record_failure(message: str) -> None:
     """Notes that this job failed, for the process that launched the sweep."""
+    path = failure_file()
+    path.parent.mkdir(exist_ok=True)
+    write_json(path, {"folder": HydraConfig.get().runtime.output_dir, "message": message})
+
+
+def failure_file() -> Path:
+    """Of this job, which is there once it has failed in this launch."""
     job = HydraConfig.get()
-    place = Path(job.sweep.dir) / FAILURES
-    place.mkdir(exist_ok=True)
-    write_json(place / f"{job.job.num:06d}.json", {"folder": job.runtime.output_dir, "message": message})
+    return Path(job.sweep.dir) / FAILURES / f"{job.job.num:06d}.json"
 
 
 class FailedJobs(Callback):

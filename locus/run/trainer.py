@@ -30,7 +30,8 @@ def build_trainer(cfg: DictConfig, settings: TrainerSettings, run: RunFolder, ta
     )
     callbacks: list[Callback] = [checkpoints]
     if rank == 0:
-        tables = [table(run.path, task, run.last_step) for table in (RolloutTable, ValidationTable)]
+        kept = run.last_step if run.checkpoint else -1  # a run that begins anew has no rows, not even of step 0
+        tables = [table(run.path, task, kept) for table in (RolloutTable, ValidationTable)]
         shown = ("train/reward", "train/loss", f"val/{task.headline}")
         callbacks = [*tables, checkpoints, ProgressLines("training", settings.steps, shown)]
         callbacks += instantiate(cfg.callbacks, _convert_="all").values()

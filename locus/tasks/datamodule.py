@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence, Set
-from itertools import accumulate, chain, islice, pairwise
+from itertools import accumulate, islice, pairwise
 from typing import TypeVar
 
 import torch
@@ -17,6 +17,8 @@ from locus.tasks.task import Key, Split, Task
 from locus.types import Example, Frame, Sample, View
 
 T = TypeVar("T")
+RARE = 64
+"""Further steps that are looked at for an example of each part of a mixture."""
 
 
 class SampleMaker:
@@ -155,14 +157,13 @@ class TaskDataModule(LightningDataModule):
             return [
                 self.validation[index] for index in islice(by_turns([range(*two) for two in pairwise(ends)]), count)
             ]
-        steps = islice(self.task.batches(self.prompts_per_step, self.seed), -(-count // self.prompts_per_step))
-        keys = list(chain.from_iterable(steps))
-        if len(tasks) > 1:
-            parts: dict[str, list[Key]] = {task.name: [] for task in tasks}
+        parts: dict[str, list[Key]] = {task.name: [] for task in tasks}
+        for keys in islice(self.task.batches(self.prompts_per_step, self.seed), count + RARE):
             for key in keys:
-                parts[self.task.part(self.task.example(key))].append(key)
-            keys = list(by_turns(list(parts.values())))
-        return [self.train[key] for key in keys[:count]]
+                parts[self.task.part(self.task.example(key)) if len(tasks) > 1 else tasks[0].name].append(key)
+            if all(parts.values()) and sum(map(len, parts.values())) >= count:
+                break
+        return [self.train[key] for key in islice(by_turns(list(parts.values())), count)]
 
 
 def by_turns(parts: Sequence[Sequence[T]]) -> Iterator[T]:

@@ -40,6 +40,23 @@ def test_what_it_says(planned):
     )
 
 
+@pytest.mark.parametrize(
+    ("overrides", "says"),
+    [
+        (["rollout.decode_budget={}"], "rollout.decode_budget"),
+        (["trainer.prompts_per_step=25"], "24 training examples"),
+    ],
+)
+def test_what_the_first_step_would_refuse(planned, tmp_path, overrides, says):
+    """A plan that fits, of a run that ends after its first validation, or before it."""
+    _, record, _ = planned
+    budget = max(record["tokens_per_prompt"]) + 8  # enough for one completion, as a validation writes them
+    overrides = [text.format(budget) for text in overrides] + ["rollout.sampling.max_new_tokens=8"]
+    refused(command("plan", *SMALLEST, *STATED, *overrides), says)
+    refused(command("train", *SMALLEST, f"hydra.run.dir={tmp_path}", *overrides), says)
+    assert not (tmp_path / "metrics.csv").exists()
+
+
 def test_tokens_and_parameters_are_the_runs(planned, tmp_path: Path):
     """A plan of other prompts or weights than the run with the same overrides has, or that its record does not keep."""
     _, record, folder = planned

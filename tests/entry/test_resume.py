@@ -16,6 +16,7 @@ import yaml
 from omegaconf import OmegaConf
 
 from locus.training.grpo import GRPOModule
+from locus.training.module import PolicyModule
 from tests.support.interrupted import STEPS, Killed, cut, settings
 from tests.support.runs import (
     SMALLEST,
@@ -204,6 +205,35 @@ def test_a_group_that_the_run_has_may_be_named_again(folder):
     succeeded(resume(folder, "algorithm=grpo", f"trainer.steps={STEPS}"))
 
 
+def test_a_key_that_the_run_has_not_is_refused(folder, unbroken):
+    """Taken into its configuration, it would end this resume and every later one."""
+    cut(folder, 3)
+    refused(
+        command("train", f"resume={folder}", "logger.wandb.project=mine"), "the run has no logger.wandb.project=mine"
+    )
+    resume(folder)
+    assert list(differences(folder, unbroken)) == []
+
+
+def test_a_validation_that_was_cut_off_is_not_there_twice(tmp_path):
+    """Interrupted before step 1, and begun anew in its folder: hours later the page of doubled rows is a traceback."""
+    call, validated = (
+        [*SMALLEST, "trainer.validation_batch=1", f"hydra.run.dir={tmp_path}"],
+        PolicyModule.validation_step,
+    )
+
+    def interrupted(self: PolicyModule, batch: Any, batch_idx: int) -> Any:
+        if batch_idx == 1:
+            raise KeyboardInterrupt
+        return validated(self, batch, batch_idx)
+
+    with mock.patch.object(PolicyModule, "validation_step", interrupted):
+        assert command("train", *call).status == 130
+    succeeded(command("train", *call))
+    rows = pd.read_parquet(tmp_path / "validation.parquet")
+    assert not rows.duplicated(["step", "example_id"]).any() and 0 in set(rows["step"])
+
+
 def test_a_mistyped_folder_is_not_made(tmp_path):
     """Hydra makes its output folder before anything can be checked: the typo would look like a run from then on."""
     refused(command("train", f"resume={tmp_path / 'nowhere'}"), "no folder of a run")
@@ -214,6 +244,7 @@ def test_a_new_run_does_not_write_into_an_old_ones_folder(folder, unbroken):
     """Doubled validation rows, and a resume from the old run's checkpoint under the new configuration."""
     cut(folder, 3)
     refused(command("train", *SMALLEST, "seed=7", f"hydra.run.dir={folder}"), "already holds a run", "resume=")
+    assert not (folder / "summary.json").exists(), "the old run, which was killed, has not failed"
     resume(folder)
     assert list(differences(folder, unbroken)) == []
 

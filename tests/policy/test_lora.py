@@ -257,6 +257,17 @@ def test_targets_without_a_linear_layer(pattern: str):
         LoRA(targets=pattern)(backbone("qwen3_vl").load())
 
 
+def test_targets_are_where_a_gradient_comes():
+    """Adapters on a frozen vision tower, whose layers are called as the language model's, that never train; a pattern
+    of all layers, of which none is left for the tower's own."""
+    vlm = backbone("qwen2_5_vl", train_vision=False).load()
+    LoRA(targets=r".*\.(gate|up|down)_proj")(vlm)
+    assert vlm.adapters and all(name.startswith("model.language_model.") for name in vlm.adapters)
+    vlm = backbone("qwen2_5_vl", train_vision=True).load()
+    LoRA(targets=".*")(vlm)
+    assert {name.split(".")[1] for name in vlm.adapters} == {"language_model", "visual"}
+
+
 def test_chosen_targets():
     """A regular expression that is not heard."""
     vlm = backbone("qwen3_vl", train_vision=False).load()

@@ -27,12 +27,14 @@ def test_a_run_ends_where_its_headline_reaches_a_value(least: float, steps: int)
     assert module.finished_steps == steps
 
 
-def test_a_run_that_has_ended_takes_no_step_where_it_is_resumed(tmp_path: Path):
-    """Cut off in its diagnoses it would train on to the next validation, and end as another run; a higher value may."""
+@pytest.mark.parametrize("every", [1, 2])
+def test_a_run_that_has_ended_takes_no_step_where_it_is_resumed(tmp_path: Path, every: int):
+    """Cut off in its diagnoses it would train on to the next validation, and end as another run; a higher value may,
+    also where the run has ended between two checkpoints."""
     for least, steps in ((0.0, 1), (0.0, 1), (0.01, 3)):
         module, data = grpo(steps=3)
         newest = checkpoints(tmp_path)
-        trainer = trainer_with(StopAt("val/mean_iou", least), RunCheckpoint(tmp_path, 1, 1, 3, 1))
+        trainer = trainer_with(StopAt("val/mean_iou", least), RunCheckpoint(tmp_path, every, 1, 3, 1))
         trainer.fit(module, data, ckpt_path=newest[-1] if newest else None, weights_only=True)
         assert module.finished_steps == steps
 

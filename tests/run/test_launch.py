@@ -78,12 +78,12 @@ def test_a_batch_script_without_srun_starts_its_ranks_itself(monkeypatch: pytest
 
 def test_a_task_does_not_wait_for_a_rank_zero_that_has_failed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     """A day of a queue's GPUs: rank zero fails before ranks join; an earlier launch's failure is none of this one."""
-    summary = tmp_path / "summary.json"
+    summary, failed = tmp_path / "summary.json", tmp_path / "failed.json"
     with socket.create_server(("127.0.0.1", 0)) as server:
         torchrun(monkeypatch, 1, 2)
         monkeypatch.setenv("MASTER_ADDR", "127.0.0.1")
         monkeypatch.setenv("MASTER_PORT", str(server.getsockname()[1]))
-        assert _rank_zero_waits(tmp_path)
+        assert _rank_zero_waits(tmp_path, failed)
     summary.write_text("{}")
     os.utime(summary, (0, 0))
     asked: list[float] = []
@@ -93,14 +93,18 @@ def test_a_task_does_not_wait_for_a_rank_zero_that_has_failed(tmp_path: Path, mo
         os.utime(summary)
 
     monkeypatch.setattr("locus.run.launch.time.sleep", later)
-    assert not _rank_zero_waits(tmp_path) and len(asked) == 1
+    assert not _rank_zero_waits(tmp_path, failed) and len(asked) == 1
+    os.utime(summary, (0, 0))
+    failed.touch()  # by a rank zero that was refused, as the folder is another run's
+    assert not _rank_zero_waits(tmp_path, failed) and len(asked) == 1
 
 
 def test_a_task_does_not_wait_for_ever(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     """Rank zero is killed before ranks join, or its clock is another one: a task gives its GPU back."""
     torchrun(monkeypatch, 1, 2)
+    failed = tmp_path / "failed.json"
     with socket.create_server(("127.0.0.1", 0)) as server:  # closed below: nobody listens
         monkeypatch.setenv("MASTER_PORT", str(server.getsockname()[1]))
     monkeypatch.setattr("locus.run.launch.COMING", 0.1)
     with pytest.raises(LocusError, match="rank zero has not come"):
-        _rank_zero_waits(tmp_path)
+        _rank_zero_waits(tmp_path, failed)

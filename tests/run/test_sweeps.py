@@ -19,7 +19,7 @@ from omegaconf import DictConfig, OmegaConf
 
 import locus.train
 from locus.errors import LocusError
-from locus.files.run_files import BEGUN_WITH, write_text
+from locus.files.run_files import BEGUN_WITH, WRITER, write_text
 from locus.run import sweeps
 from locus.run.runtime import open_run, write_summary
 from locus.run.sweeps import folder_name, number_of, resume_point
@@ -133,15 +133,15 @@ def test_other_settings_are_refused(tmp_path):
 
 
 def test_a_run_without_a_checkpoint_begins_anew(tmp_path):
-    """Rows of the validation before step 1 that stay from the launch before, and are there twice."""
+    """Rows of the validation before step 1 that stay from the launch before, and are there twice; a lock that goes."""
     cfg = OmegaConf.create({"seed": 1, "place": "${seed}"})
     (tmp_path / ".hydra").mkdir()
     (tmp_path / "validation.parquet").mkdir()
-    for name in ("metrics.csv", "train.log", "validation.parquet/00000000-0000.parquet"):
+    for name in ("metrics.csv", "train.log", WRITER, "validation.parquet/00000000-0000.parquet"):
         (tmp_path / name).touch()
     write_text(tmp_path / BEGUN_WITH, OmegaConf.to_yaml(cfg))
     assert resume_point(tmp_path, cfg) == (None, 0)
-    assert {path.name for path in tmp_path.iterdir()} == {".hydra", "train.log"}
+    assert {path.name for path in tmp_path.iterdir()} == {".hydra", "train.log", WRITER}
 
 
 @pytest.mark.slow

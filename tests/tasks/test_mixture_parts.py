@@ -106,6 +106,16 @@ def test_parts_over_one_corpus_stay_apart():
     assert {part for step in range(4) for part, _ in task.fresh(step, 0, 4, SEED, used)} == {0}
 
 
+@pytest.mark.parametrize("seed", range(4))
+def test_each_part_of_a_curriculum_is_looked_at(seed):
+    """A part that gets less than a prompt per step: in the first step it has none, and is not checked before it."""
+    (rare,) = named("rare")
+    task = Mixture({"main": turns(), "rare": rare}, {"main": 15, "rare": 1}, curriculum=BySpread(8, 0.1))
+    make = SampleMaker(task, builder(FAMILY), FAMILIES[FAMILY][1])
+    data = TaskDataModule(make, 8, validation_batch=4, steps=1, workers=0, seed=seed)
+    assert {one.example.part for one in data.first("train", 8)} == {0, 1}
+
+
 def named(*names: str) -> list[Task]:
     tasks = [turns() for _ in names]
     for task, name in zip(tasks, names, strict=True):

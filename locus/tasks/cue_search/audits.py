@@ -132,6 +132,7 @@ def corpus_of(
     """
     if corpus is not None:
         examples = Corpus.load(corpus)
+        log.info("corpus=%s: crops and their number as prepared; crop and data.*_examples are not used", corpus)
     else:
         whole("data.train_examples", train_examples)
         whole("data.validation_examples", validation_examples)
