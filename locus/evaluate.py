@@ -7,6 +7,7 @@ from locus.run.help import answer_early
 if __name__ == "__main__":
     answer_early()  # before the imports below, which take seconds
 
+import json
 import logging
 import time
 from collections.abc import Iterator
@@ -46,7 +47,7 @@ from locus.run.threads import choose_threads
 log = logging.getLogger("locus")
 WEIGHTS = (".safetensors", ".bin", ".json")
 UNSEEN = {
-    "benchmark": ("path", "images", "rows", "judge_model", "max_new_tokens"),
+    "benchmark": ("path", "images", "rows", "judge_model", "max_new_tokens", "single", "groups", "boxes"),
     "backbone": ("train_vision", "gradient_checkpointing", "recipe", "dtype"),
 }
 """Settings that responses do not depend on, or that the manifest has in another place: what is asked is in ``items``,
@@ -185,8 +186,9 @@ def compared(benchmark: Benchmark, folder: Path, resamples: int) -> Iterator[dic
     that of both, or "none -> think" where they were asked differently.
     """
     places = [*folder.glob(f"{benchmark.name}/scores.json"), *folder.glob(f"*/{benchmark.name}/scores.json")]
-    found = {made.get("policy"): (made, verdicts) for made, verdicts in (read_scores(place.parent) for place in places)}
     rows = [row for row in read_rows(folder / "scores.csv") if row["benchmark"] == benchmark.name]
+    named = {row["policy"] for row in rows}  # others beside this one have not ended
+    found = {policy: read_scores(place.parent) for place in places if (policy := _policy_of(place)) in named}
     policies = [row["policy"] for row in rows if row["policy"] in found]
     first = policies[0] if policies else ""
     for policy in policies[1:]:
@@ -210,6 +212,15 @@ def compared(benchmark: Benchmark, folder: Path, resamples: int) -> Iterator[dic
                 **{name: made[name] for name in ("lost", "won", "mcnemar_p")},
                 "instruction": instruction,
             }
+
+
+def _policy_of(place: Path) -> str | None:
+    """Whose ``scores.json`` it is; None for one that tells nothing."""
+    try:
+        name: str = json.loads(place.read_text(encoding="utf-8"))["policy"]
+        return name
+    except (OSError, ValueError, KeyError, TypeError):
+        return None
 
 
 @hydra.main(version_base="1.3", config_path="../conf", config_name="evaluate")

@@ -17,7 +17,7 @@ from hydra.core.hydra_config import HydraConfig
 from hydra.utils import instantiate
 from omegaconf import DictConfig
 
-from locus.errors import LocusError
+from locus.errors import LocusError, whole
 from locus.evaluation.benchmark import Item
 from locus.evaluation.items import ItemsRead
 from locus.evaluation.prediction_tables import TABLES, placed
@@ -37,26 +37,33 @@ def spoken_frame(given: str | None, predictions: Iterable[Prediction], path: str
     return frame
 
 
-def by_item(path: str, predictions: dict[str, Prediction], items: Sequence[Item]) -> dict[str, Prediction]:
-    """The predictions by item id: a table's are by the index of its rows."""
-    if Path(path).suffix not in TABLES:
-        return predictions
-    return placed(Path(path), predictions, (item.item_id for item in items))
+def by_item(
+    path: str, predictions: dict[str, Prediction], items: Sequence[Item], limit: int | None
+) -> dict[str, Prediction]:
+    """The predictions by item id: a table's are by the index of its rows; with a limit only those of these items."""
+    if Path(path).suffix in TABLES:
+        predictions = placed(Path(path), predictions, (item.item_id for item in items))
+    asked = {item.item_id for item in items}
+    kept = {item_id: one for item_id, one in predictions.items() if item_id in asked} if limit is not None else {}
+    return kept or predictions  # none at all is an error
 
 
 def score_file(cfg: DictConfig, folder: Path) -> dict[str, Any]:
     """Scores the configuration's predictions into the folder; returns what ``scores.json`` holds."""
+    whole("resamples", cfg.resamples)
+    if cfg.limit is not None:
+        whole("limit", cfg.limit)
     predictions = read_predictions(Path(cfg.predictions))
     others = read_predictions(Path(cfg.against)) if cfg.against is not None else None
     given = cfg.backbone.frame
     cfg.backbone.frame = spoken_frame(given, predictions.values(), cfg.predictions)
     benchmark = instantiate(cfg.benchmark, _convert_="all")
     items = ItemsRead(benchmark, cfg.limit, kept=0).items
-    found = judged(benchmark, items, by_item(cfg.predictions, predictions, items))
+    found = judged(benchmark, items, by_item(cfg.predictions, predictions, items, cfg.limit))
     facts: dict[str, Any] = {"predictions": str(cfg.predictions)}
     if others is not None:
         cfg.backbone.frame = spoken_frame(given, others.values(), cfg.against)
-        others = by_item(cfg.against, others, items)
+        others = by_item(cfg.against, others, items, cfg.limit)
         other = judged(instantiate(cfg.benchmark, _convert_="all"), items, others)
         facts |= {"against": str(cfg.against), "comparison": comparison(benchmark, other, found, cfg.resamples)}
     return write_scores(folder, benchmark, found, cfg.resamples, **facts)

@@ -9,6 +9,7 @@ import pandas as pd
 
 from locus.analysis.ablations import half_interval, over_seeds
 from locus.analysis.run_metrics import HEADLINE
+from locus.analysis.runs import axes
 
 BACKBONES = ("Qwen2.5-VL-7B-Instruct", "Qwen3-VL-4B-Thinking", "MiMo-VL-7B-RL")
 """The paper's, in the order of the columns below."""
@@ -127,13 +128,15 @@ def paper_table(runs: pd.DataFrame, ablation: Ablation) -> pd.DataFrame:
     """The base, then the settings in the paper's order; ours as `over_seeds` has them, then the paper's own columns.
 
     Args:
-        runs: of `runs.load`; options of ``ablation.group`` that the paper does not have come last.
+        runs: of `runs.load`; options of ``ablation.group`` that the paper does not have come last. A further setting
+            in which they differ has a column, and its values rows of their own.
     """
     finished, measures = runs[runs["status"] == "finished"], measures_of(runs, ablation)
     before = finished.drop_duplicates("seed")
     base = pd.DataFrame({column: before.get(f"base/{column}") for column in measures}, index=before.index, dtype=float)
-    base = base.assign(status="finished", **{ablation.group: "base"})
-    table = over_seeds(pd.concat([base, finished], ignore_index=True), [ablation.group], measures)
+    others = crossed(finished, ablation)
+    base = base.assign(status="finished", **{ablation.group: "base"}, **dict.fromkeys(others, ""))
+    table = over_seeds(pd.concat([base, finished], ignore_index=True), [ablation.group, *others], measures)
     known = {"base": ablation.base, **ablation.rows}
     places = {option: place for place, option in enumerate(known)}
     table = table.sort_values(ablation.group, key=lambda names: names.map(places), kind="stable", ignore_index=True)
@@ -143,13 +146,31 @@ def paper_table(runs: pd.DataFrame, ablation: Ablation) -> pd.DataFrame:
     return table
 
 
+def crossed(runs: pd.DataFrame, ablation: Ablation) -> list[str]:
+    """Further settings in which runs of one option differ: these are no seeds."""
+    options = runs.groupby(ablation.group, dropna=False)
+    return [n for n in axes(runs) if n != ablation.group and options[n].nunique(dropna=False).max() > 1]
+
+
 def against_locus(runs: pd.DataFrame, ablation: Ablation) -> pd.DataFrame:
     """How much better LOCUS is than each other setting: the mean over seeds of the difference within a seed.
 
-    Columns ``LOCUS less <group>``, ``seeds``, and each measure with its half interval.
+    Columns ``LOCUS less <group>``, those of `crossed`, ``seeds``, and each measure with its half interval.
     """
-    finished = runs[runs["status"] == "finished"].drop_duplicates([ablation.group, "seed"]).set_index("seed")
-    measures = measures_of(runs, ablation)
+    finished = runs[runs["status"] == "finished"]
+    others = crossed(finished, ablation)
+    if not others:
+        return _against_locus(finished, ablation)
+    parts = finished.groupby(others, sort=False, dropna=False)
+    tables = [_against_locus(part, ablation).assign(**dict(zip(others, values, strict=True))) for values, part in parts]
+    table = pd.concat([table for table in tables if len(table)] or tables, ignore_index=True)
+    return table[[*table.columns[:1], *others, *(name for name in table.columns[1:] if name not in others)]]
+
+
+def _against_locus(finished: pd.DataFrame, ablation: Ablation) -> pd.DataFrame:
+    """Of runs that differ in the option and the seed alone."""
+    measures = measures_of(finished, ablation)
+    finished = finished.drop_duplicates([ablation.group, "seed"]).set_index("seed")
     ours = finished[finished[ablation.group] == ablation.locus]
     rows = []
     for option in (option for option in ablation.rows if option != ablation.locus):

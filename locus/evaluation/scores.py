@@ -7,6 +7,7 @@ import hashlib
 import io
 import json
 import math
+import os
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -159,7 +160,7 @@ def comparison(
     """Two policies on the same items: by extractor the change of every statistic, and McNemar's test of the verdicts.
 
     ``lost`` and ``won`` count the items that only the first and only the second policy is right on. Raises LocusError
-    when the items are not the same.
+    when the items are not the same, or the two have not answered the same ones.
     """
     result: dict[str, Any] = {}
     for extractor, table in after.tables.items():
@@ -167,6 +168,12 @@ def comparison(
         if list(other["id"]) != list(table["id"]):
             raise LocusError(
                 f"the two policies answered other items of {benchmark.name}: compare them on the same ones"
+            )
+        lacks = [set(one.loc[one["reading"] == MISSING, "id"]) for one in (other, table)]
+        if lacks[0] != lacks[1]:
+            raise LocusError(
+                f"{len(lacks[0])} and {len(lacks[1])} of the {len(table)} items of {benchmark.name} are unanswered, "
+                "not the same ones: complete the predictions, or compare the first N of both (limit=N)"
             )
         was, now = other["correct"].to_numpy(), table["correct"].to_numpy()
         grown = intervals(table, benchmark.statistics(), benchmark.unit(), other, resamples, seed)
@@ -182,9 +189,11 @@ def extractor_version() -> str:
 
 
 def rule_files() -> list[Path]:
-    """The source on which verdicts depend: also of benchmarks, which find options in questions and letters in golds."""
-    folders = ("reading", "maths", "benchmarks")
-    return sorted(file for folder in folders for file in (Path(__file__).parent / folder).glob("*.py"))
+    """The source on which verdicts depend: also of benchmarks, which find options in questions and letters in golds,
+    of what a judge is told, and of a training's answers and boxes."""
+    here, places = Path(__file__).parent, ("reading/*.py", "maths/*.py", "benchmarks/*.py", "benchmark.py", "judge.py")
+    beside = (here.parent / name for name in ("boxes.py", "tasks/answers.py", "tasks/cue_search/reward.py"))
+    return sorted([*beside, *(file for place in places for file in here.glob(place))])
 
 
 def judge_of(benchmark: Benchmark) -> str | None:
@@ -202,9 +211,11 @@ def _plain(one: Score) -> dict[str, float | int | None]:
 def write_scores(folder: Path, benchmark: Benchmark, found: Judged, resamples: int, **facts: Any) -> dict[str, Any]:
     """``scores.json`` and ``verdicts.parquet`` (one row per item and extractor); returns the first."""
     made = {**scores(benchmark, found, resamples), **facts}
-    write_json(folder / "scores.json", made)
     table = pd.concat([table.assign(extractor=name) for name, table in found.tables.items()])
-    table.to_parquet(folder / "verdicts.parquet", index=False)
+    partial = folder / ".verdicts.parquet.partial"
+    table.to_parquet(partial, index=False)
+    os.replace(partial, folder / "verdicts.parquet")
+    write_json(folder / "scores.json", made)  # last: where it is, the verdicts are
     return made
 
 

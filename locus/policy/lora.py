@@ -85,7 +85,7 @@ class LoRA:
         patterns = [self.targets, self.vision_targets] if policy.train_vision else [self.targets]
         # The head may be tied to the embedding, from which an adapter would part it in the export; nothing flows back
         # through a frozen vision tower.
-        left_out = {policy.lm_head}
+        left_out: set[nn.Module] = {policy.lm_head}
         if not policy.train_vision:
             left_out |= set(policy.family.vision_tower(policy.model).modules())
         layers = [

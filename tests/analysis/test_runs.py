@@ -141,6 +141,18 @@ def test_settings_within_a_group_are_no_seeds(table7):
     assert setting_of(runs.load(table7)).tolist() == ["object, 1.0", "random, 1.0", "object, 1.0", "random, "]
 
 
+def test_the_papers_table_takes_settings_for_no_seeds(table7):
+    """Two minimum sides in one mean, as if they were two seeds; of the difference only one of them."""
+    for name in "23":  # of the second seed
+        config = table7 / name / "config.yaml"
+        config.write_text(config.read_text().replace("side: 1", "side: 2"))
+    frame = runs.load(table7)
+    table = paper_table(frame, ABLATIONS["table7"])
+    assert list(zip(table["crop"], table["runs"], strict=True))[1:] == [("random", 1)] * 2 + [("object", 1)] * 2
+    less = against_locus(frame, ABLATIONS["table7"])
+    assert less["crop.side"].tolist() == [1, 2] and less["cue search IoU"].tolist() == pytest.approx([0.2, 0.3])
+
+
 def test_copies_of_settings_are_left_out(sweep):
     """A rate that is an axis twice, under its own name and where the method copies it."""
     for folder in sweep.iterdir():

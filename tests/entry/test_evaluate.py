@@ -141,6 +141,8 @@ def test_policies_are_compared_item_by_item(tmp_path, vstar):
         made = write_scores(folder, benchmark, found, 10, policy=policy)
         assert scores(benchmark, read_scores(folder)[1], 10)["scores"] == made["scores"]
         add_row(tmp_path / "scores.csv", {"policy": policy, "benchmark": "vstar"}, ("policy", "benchmark"))
+    (tmp_path / "beside" / "vstar").mkdir(parents=True)  # another process is about to write its verdicts
+    (tmp_path / "beside" / "vstar" / "scores.json").write_text('{"policy": "beside"}')
     rows = list(compared(benchmark, tmp_path, 20))
     assert [(row["before"], row["after"], row["extractor"]) for row in rows] == [
         ("base", "a/b", "locus"),

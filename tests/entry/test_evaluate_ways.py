@@ -108,6 +108,7 @@ def test_settings_are_what_responses_depend_on(tmp_path, compose_app):
         return settings_of(AskedPolicy(cfg, "tiny", None, served), ItemsRead(VStar(str(path), rows=6)))
 
     other = moved, "benchmark.rows=6", "benchmark.images=/pictures", "benchmark.judge_model={model: m}", "limit=6"
+    other += ("+benchmark.single=strict",)  # another headline
     assert settings(file) == settings(*other)
     for change in ("sampling.max_new_tokens=7", "think=true", "pixels.max_pixels=5000"):
         assert settings(file) != settings(file, change), change

@@ -61,6 +61,14 @@ def test_the_corpus_does_not_depend_on_the_audits_that_only_report(tmp_path):
     assert len(hashes) == 1
 
 
+def test_a_run_trains_on_what_was_prepared(tmp_path):
+    """Two defaults: scenes that a run does not know, refused before its first step."""
+    succeeded(command("prepare", *SMALL, f"hydra.run.dir={tmp_path / 'corpus'}"))
+    sizes = "logger=csv", "diagnoses=none", "trainer.steps=1", "trainer.prompts_per_step=2", "algorithm.group_size=2"
+    run = "backbone=tiny_random", "rollout.sampling.max_new_tokens=4", f"hydra.run.dir={tmp_path / 'run'}"
+    succeeded(command("train", f"corpus={tmp_path / 'corpus'}", *sizes, *run))
+
+
 def test_keys_without_a_value_are_named():
     """omegaconf's own list fails on an interpolation to a missing value."""
     assert missing_keys(OmegaConf.to_container(composed("data=coco"))) == ["data.annotations", "data.images"]

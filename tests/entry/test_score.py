@@ -9,7 +9,7 @@ import pytest
 from locus.errors import LocusError
 from locus.evaluation.predictions import Prediction
 from locus.score import spoken_frame
-from tests.support.runs import TINY, command, refused
+from tests.support.runs import TINY, command, refused, succeeded
 from tests.support.vstar_six import write, write_vstar_six
 
 
@@ -41,6 +41,11 @@ def test_wrong_input(tmp_path, vstar):
     refused(command("score", *files, f"predictions={tmp_path / 'none'}", out), "none: cannot be read")
     other = write(tmp_path / "other.jsonl", {"pope_1": "yes"})
     refused(command("score", *files, f"predictions={other}", out), "are of no item of vstar")
+    for wrong in ("resamples=1e4", "limit=-1"):
+        refused(command("score", *files, f"predictions={good}", out, wrong), wrong.split("=")[0])
+    whole = write(tmp_path / "whole.jsonl", dict.fromkeys("012345", "A"))
+    refused(command("score", *files, f"predictions={whole}", f"against={good}", out), "5 and 0 of the 6 items")
+    succeeded(command("score", *files, f"predictions={whole}", f"against={good}", "limit=1", out))
     moved = "benchmark=vstar", f"benchmark.path={tmp_path / 'none.tsv'}", f"predictions={good}"
     refused(command("score", *moved, out), "none.tsv: no such file")
     refused(command("score", *files[:2], f"predictions={good}", out), "vstar has 191 items, found 6")

@@ -11,18 +11,23 @@ from pathlib import Path
 import pytest
 from hydra.utils import instantiate
 
+from locus.boxes import iou
 from locus.errors import LocusError
+from locus.evaluation.benchmark import TaskBenchmark
 from locus.evaluation.benchmarks.choice import options_in
 from locus.evaluation.benchmarks.logicvista import listed_options
 from locus.evaluation.benchmarks.scenes import SceneBenchmark, SceneQuestions
 from locus.evaluation.benchmarks.treebench import TreeBench
 from locus.evaluation.benchmarks.vstar import VStar
+from locus.evaluation.judge import ChatJudge
 from locus.evaluation.maths.equality import equal
 from locus.evaluation.predictions import Prediction
 from locus.evaluation.reading.letters import extract_letter
 from locus.evaluation.scores import add_row, comparison, judged, rule_files, scores
 from locus.scenes.questions import colour, grounding, shape
 from locus.scenes.source import SceneSource
+from locus.tasks.answers import parse_answer
+from locus.tasks.cue_search.reward import BoxReward
 from locus.types import Frame, View
 from tests.support.vstar_six import said, write_vstar_six
 
@@ -138,6 +143,15 @@ def test_comparison(vstar):
         comparison(benchmark, found[0], half)
 
 
+def test_unanswered_items_are_not_errors(vstar):
+    """The first 2 of 6 predictions against all of them: four items that one policy is said to have been wrong on."""
+    benchmark = VStar(str(vstar), rows=6)
+    short, whole = (judged(benchmark, benchmark.items(), said(letters)) for letters in ("AB", "ABAAAA"))
+    with pytest.raises(LocusError, match=r"4 and 0 of the 6 items .*limit=N"):
+        comparison(benchmark, short, whole)
+    assert comparison(benchmark, short, short, resamples=20)["locus"]["won"] == 0
+
+
 # --- Small parts ----------------------------------------------------------------------------------------------
 def test_view_of_a_prediction():
     """The frame that a prediction names counts before the one that was asked for; an unknown one is refused."""
@@ -164,5 +178,6 @@ def test_rows_of_the_csv(tmp_path):
 
 def test_the_version_is_of_all_rules():
     """Verdicts of other rules compared with each other, since some of them lie with their benchmarks."""
-    rules = (extract_letter, equal, listed_options, options_in, TreeBench)
+    rules = (extract_letter, equal, listed_options, options_in, TreeBench, TaskBenchmark, ChatJudge)
+    rules += (parse_answer, BoxReward, iou)
     assert {inspect.getfile(rule) for rule in rules} <= set(map(str, rule_files()))

@@ -75,7 +75,7 @@ def test_a_unit_is_drawn_with_all_of_its_rows(monkeypatch):
     assert weights.shape == (500, 6) and (weights[:, [0, 2, 3]].sum(1) == 3).all()
     assert (weights[:, 0] == weights[:, 1]).all() and (weights[:, 3] == weights[:, 5]).all()
     assert set(weights[:, 0]) == {0, 1, 2, 3} and 0.9 < weights[:, 0].mean() < 1.1
-    monkeypatch.setattr("locus.evaluation.statistics.CELLS", 60)
+    monkeypatch.setattr("locus.evaluation.resampling.CELLS", 60)
     assert (np.concatenate(list(resampled(table, ["picture"], 500, 0))) == weights).all()
 
 

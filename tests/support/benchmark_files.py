@@ -61,12 +61,12 @@ def verdict_on(
     return benchmark.judge(item, Response(text, finished), view, extractor)
 
 
-def answered(benchmark: Benchmark, responses: dict[str, str] | list[str]) -> pd.DataFrame:
+def answered(benchmark: Benchmark, responses: dict[str, str] | list[str], extractor: Extractor = LOCUS) -> pd.DataFrame:
     """The verdicts' table, as statistics read it: responses by item id, or in order; nothing is said to the rest."""
     items = list(benchmark.items())
     if isinstance(responses, list):
         responses = {item.item_id: response for item, response in zip(items, responses, strict=True)}
-    verdicts = [verdict_on(benchmark, item, responses.get(item.item_id, "")) for item in items]
+    verdicts = [verdict_on(benchmark, item, responses.get(item.item_id, ""), extractor) for item in items]
     return pd.DataFrame([{"correct": verdict.correct, **verdict.columns} for verdict in verdicts])
 
 

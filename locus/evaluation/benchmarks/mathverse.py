@@ -7,6 +7,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import ClassVar
 
+from locus.errors import LocusError
 from locus.evaluation.benchmark import Item
 from locus.evaluation.benchmarks.free_answers import FreeAnswerBenchmark
 from locus.evaluation.benchmarks.readers import Row, read_rows
@@ -35,6 +36,10 @@ class MathVerse(FreeAnswerBenchmark):
     """The headline without its ``_rule`` or ``_judge``: mean, or vision_only, as the OpenCompass board has it."""
 
     columns: ClassVar = ("problem_index", "problem_version", "question_type", "answer", ("image", "image_path"))
+
+    def __post_init__(self) -> None:
+        if self.single not in self._scores():
+            raise LocusError(f"single={self.single} of {self.name}: pass one of {', '.join(self._scores())}")
 
     @property
     def headline(self) -> str:

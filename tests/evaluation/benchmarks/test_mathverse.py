@@ -4,10 +4,17 @@ from __future__ import annotations
 
 import pytest
 
+from locus.errors import LocusError
 from locus.evaluation.benchmarks.mathverse import MathVerse
 from locus.evaluation.reading.extractors import VLMEVALKIT
 from tests.support.benchmark_files import answered, scores, verdict_on, write_parquet
 from tests.support.benchmark_files_other import mathverse_rows
+
+
+def test_a_headline_that_there_is_not():
+    """Found once 3,940 problems are answered, by a KeyError."""
+    with pytest.raises(LocusError, match="single=visiononly of mathverse: pass one of mean, .*vision_only"):
+        MathVerse("x", single="visiononly")
 
 
 def test_mathverse(tmp_path):
