@@ -147,7 +147,11 @@ def locus_among(cfg: DictConfig, runs: pd.DataFrame, names: pd.Series, alike: bo
     """The setting that is LOCUS: of the paper's table that the runs repeat, else the experiment ``…/locus``, else the
     first of runs that are alike in their tasks."""
     ablation = ablation_of(runs, cfg.table or experiment(cfg.runs))
-    ours = names.str.split("/").str[-1] == "locus" if ablation is None else runs[ablation.group] == ablation.locus
+    if ablation is not None:
+        ours = runs[ablation.group] == ablation.locus
+    else:
+        chosen = runs["experiment"].astype(str) if "experiment" in runs else names
+        ours = chosen.str.split("/").str[-1] == "locus"
     if not ours.any() and not alike:
         return None
     return str((names[ours] if ours.any() else names).iloc[0])

@@ -132,10 +132,10 @@ def paper_table(runs: pd.DataFrame, ablation: Ablation) -> pd.DataFrame:
             in which they differ has a column, and its values rows of their own.
     """
     finished, measures = runs[runs["status"] == "finished"], measures_of(runs, ablation)
-    before = finished.drop_duplicates("seed")
-    base = pd.DataFrame({column: before.get(f"base/{column}") for column in measures}, index=before.index, dtype=float)
     others = crossed(finished, ablation)
-    base = base.assign(status="finished", **{ablation.group: "base"}, **dict.fromkeys(others, ""))
+    before = finished.drop_duplicates([*others, "seed"])
+    base = pd.DataFrame({column: before.get(f"base/{column}") for column in measures}, index=before.index, dtype=float)
+    base = base.assign(status="finished", **{ablation.group: "base"}, **before[others])
     table = over_seeds(pd.concat([base, finished], ignore_index=True), [ablation.group, *others], measures)
     known = {"base": ablation.base, **ablation.rows}
     places = {option: place for place, option in enumerate(known)}

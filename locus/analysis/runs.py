@@ -17,7 +17,7 @@ from locus.evaluation.endpoint import ENDPOINT
 from locus.files.run_files import BEGUN_WITH
 from locus.tasks.cue_search.task import CueSearch
 
-PLACES = ("hydra", "resume", "corpus", "name")
+PLACES = ("hydra", "resume", "corpus", "name", "planned")
 """Settings of a run that say where it is, not what it does."""
 FACTS = ("run", "status", "step", "seed")
 """Columns of `load` that are no settings."""

@@ -14,6 +14,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
+import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
 import torch
@@ -123,6 +124,13 @@ def alone(path: Path) -> Iterator[None]:
         with suppress(OSError):  # some network file systems know no locks
             fcntl.flock(lock, fcntl.LOCK_EX)  # until it is closed, or its process ends
         yield
+
+
+def read_rows(path: Path, schema: pa.Schema) -> pd.DataFrame:
+    """The rows of a `StepTable`; of a run that has written none yet, none, with their columns."""
+    if path.is_dir() and not any(path.glob("*.parquet")):
+        return schema.empty_table().to_pandas()
+    return pd.read_parquet(path)
 
 
 @contextmanager

@@ -8,11 +8,16 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pytest
+import yaml
+from omegaconf import OmegaConf
 
 from locus.analysis.ablations import random_effects
 from locus.analysis.claims import ABSENT, BENCHMARKS, FAILS, HOLDS
 from locus.analysis.claims_over_seeds import against_controls, by_seed, gathered, judged, numbers
+from locus.analysis.pages.sweep import setting_of
+from locus.analysis.runs import load
 from locus.evaluation.statistics import RESAMPLES
+from locus.report import locus_among
 from tests.support import claim_tables
 from tests.support.runs import command, refused, succeeded
 
@@ -91,6 +96,16 @@ def test_seeds_are_pooled(sweep):
     table = numbers(claims)
     assert set(table["setting"]) == {"all", "none"} and len(table) == len(claims["all"]) + len(claims["none"])
     assert judged({"empty": {}}) == {}
+
+
+def test_locus_is_told_by_its_experiment(sweep):
+    """A second setting behind the experiment's name: the control, which comes first, taken for LOCUS."""
+    for number, folder in enumerate(sorted(sweep.iterdir())):
+        config = yaml.safe_load((folder / "config.yaml").read_text())
+        (folder / "config.yaml").write_text(yaml.safe_dump(config | {"trainer": {"steps": 100 + number // 2 % 2}}))
+    frame = load(sweep)
+    cfg = OmegaConf.create({"table": None, "runs": str(sweep)})
+    assert locus_among(cfg, frame, setting_of(frame), True) == "transfer/locus, 100"
 
 
 def test_the_page_of_a_sweep(sweep, tmp_path):

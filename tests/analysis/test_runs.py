@@ -51,6 +51,12 @@ def test_one_row_a_run(sweep):
     assert runs.metrics(sweep).groupby("run")["train/iou"].max().tolist() == [0.2] * 5
 
 
+def test_where_its_plan_lies_is_no_setting(sweep):
+    """One seed that was planned as a setting of its own, set against the others."""
+    write_run(sweep / "5", 3, 0.2, 0.7, planned="outputs/plan/A")
+    assert runs.axes(runs.load(sweep)) == ["optimizer.lr"]
+
+
 def test_scores_of_their_policies(sweep, tmp_path):
     """A score beside another run's row; one of a served policy, which may have been asked in process before, lost."""
     rows = [(sweep / "2" / "policy", "vstar", 50.0), (sweep / "0" / "policy", "vstar", 30.0), ("tiny", "vstar", 1.0)]
@@ -148,7 +154,8 @@ def test_the_papers_table_takes_settings_for_no_seeds(table7):
         config.write_text(config.read_text().replace("side: 1", "side: 2"))
     frame = runs.load(table7)
     table = paper_table(frame, ABLATIONS["table7"])
-    assert list(zip(table["crop"], table["runs"], strict=True))[1:] == [("random", 1)] * 2 + [("object", 1)] * 2
+    assert table["crop"].tolist() == ["base"] * 2 + ["random"] * 2 + ["object"] * 2 and table["runs"].eq(1).all()
+    assert table["cue search IoU"].tolist()[:2] == pytest.approx([0.1, 0.2]), "each base beside its own runs"
     less = against_locus(frame, ABLATIONS["table7"])
     assert less["crop.side"].tolist() == [1, 2] and less["cue search IoU"].tolist() == pytest.approx([0.2, 0.3])
 

@@ -17,6 +17,7 @@ from locus.analysis.plots import COLOURS, as_picture, histogram, mean_bars, pane
 from locus.analysis.run_metrics import AFTER, BEFORE, HEADLINE, by_task, task_curves, validation_scalars
 from locus.analysis.runs import FACTS, MAX_SECONDS, TASKS, axes, telling
 from locus.errors import LocusError
+from locus.files.run_files import ROLLOUTS, VALIDATION, read_rows
 
 TIMES = {"time/rollout_s": "rollout, s", "time/update_s": "update, s"}
 CURVES = {"train/reward": "reward", HEADLINE: "validation IoU", "train/kl": "KL", "train/entropy": "entropy"}
@@ -79,7 +80,7 @@ def iou_histograms(folders: Sequence[tuple[str, Path]]) -> Image.Image | None:
     frames = []
     for setting, folder in folders:
         if (folder / "validation.parquet").exists():
-            rows = pd.read_parquet(folder / "validation.parquet")
+            rows = read_rows(folder / "validation.parquet", VALIDATION)
             if not rows.empty:
                 _, rows = by_task(rows[[name for name in rows if name in ("step", "iou", "task")]], "")[0]
             rows = rows[rows["step"] == rows["step"].max()].dropna(subset="iou")
@@ -139,7 +140,8 @@ def dynamics(metrics: pd.DataFrame, settings: Mapping[str, str] | None = None) -
             ]
             for index, column in enumerate(bins, 1):
                 logged = metrics[metrics[column].notna()]
-                one.plot(logged["step"], logged[column], color=COLOURS[index], linewidth=1, label=column.split("/")[1])
+                colour, label = COLOURS[index % len(COLOURS)], column.split("/")[1]
+                one.plot(logged["step"], logged[column], color=colour, linewidth=1, label=label)
         one.set_title(label, fontsize="medium")
         one.set_xlabel("step")
     if len(places) and len(colours) <= len(COLOURS):
@@ -150,7 +152,8 @@ def dynamics(metrics: pd.DataFrame, settings: Mapping[str, str] | None = None) -
 def rollouts_of(run: Path) -> pd.DataFrame:
     """The rows of a run's ``rollouts.parquet`` that are answered by a box; raises LocusError when it cannot be read."""
     try:
-        return pd.read_parquet(run / "rollouts.parquet").dropna(subset=["target", "image_path"], ignore_index=True)
+        rows = read_rows(run / "rollouts.parquet", ROLLOUTS)
+        return rows.dropna(subset=["target", "image_path"], ignore_index=True)
     except (OSError, ValueError) as error:
         raise LocusError(f"{run / 'rollouts.parquet'}: cannot be read ({error}); leave the run out") from error
 

@@ -13,7 +13,7 @@ from PIL import Image
 from locus.analysis.ablations import cells
 from locus.analysis.pages.page import Section, write_report
 from locus.analysis.pages.rollouts import FOUND, LOOSE, PARSE, TRUNCATED, WRONG, browser_html, failure, groups_of
-from locus.analysis.pages.sweep import attention_by_layer, corner_fit, dynamics
+from locus.analysis.pages.sweep import attention_by_layer, corner_fit, dynamics, iou_histograms, rollouts_of
 from tests.support import claim_tables
 from tests.support.runs import command, refused, succeeded, warm_run
 
@@ -121,6 +121,19 @@ def test_browser_is_clicked_through(tmp_path, browser):
     assert browser.get_log("browser") == []
     browser.set_window_size(390, 800)
     assert run("return document.documentElement.scrollWidth <= window.innerWidth + 1")
+
+
+def test_a_run_that_has_written_no_row_yet(tmp_path):
+    """Killed in its first validation, or still in it: the page of all runs of a sweep was a traceback."""
+    for name in ("validation.parquet", "rollouts.parquet"):
+        (tmp_path / name).mkdir()
+    assert iou_histograms([("a", tmp_path)]) is None and rollouts_of(tmp_path).empty
+
+
+def test_more_area_bins_than_colours():
+    """A page that ends in an error for seven bins."""
+    bins = {f"val/b{number}/mean_iou": 0.5 for number in range(7)}
+    assert dynamics(pd.DataFrame({"run": "a", "step": [1, 2], "val/mean_iou": 0.5, **bins})) is not None
 
 
 def test_seeds_of_a_setting_share_a_colour_and_a_legend():
