@@ -38,7 +38,7 @@ def spoken_frame(given: str | None, predictions: Iterable[Prediction], path: str
 
 
 def by_item(
-    path: str, predictions: dict[str, Prediction], items: Sequence[Item], limit: int | None
+    path: str, predictions: dict[str, Prediction], items: Sequence[Item], limit: int | None = None
 ) -> dict[str, Prediction]:
     """The predictions by item id: a table's are by the index of its rows; with a limit only those of these items."""
     if Path(path).suffix in TABLES:

@@ -105,7 +105,7 @@ def test_locus_is_told_by_its_experiment(sweep):
         (folder / "config.yaml").write_text(yaml.safe_dump(config | {"trainer": {"steps": 100 + number // 2 % 2}}))
     frame = load(sweep)
     cfg = OmegaConf.create({"table": None, "runs": str(sweep)})
-    assert locus_among(cfg, frame, setting_of(frame), True) == "transfer/locus, 100"
+    assert locus_among(cfg, frame, setting_of(frame), True).endswith("transfer/locus, 100")
 
 
 def test_the_page_of_a_sweep(sweep, tmp_path):

@@ -18,6 +18,7 @@ from locus.types import Response
 INSTRUCTION = "\nThink about the question and give your final answer in \\boxed{Answer} format."
 TYPES = ("Fine-grained Discrimination", "Visual Tracking", "Spatial Perception", "Visual Pattern Recognition")
 _COUNTS = re.compile(r"\d+(?:\.\d+)?")
+_MARKED = re.compile(r"\\(?:text(?:bf|it|rm)?|math(?:rm|bf|it)|mbox|operatorname)\s*(?=\{)")
 _MIXED = re.compile(r"[^\W\d]\d|\d[^\W\d]")
 
 
@@ -62,8 +63,9 @@ def same_blank(answer: str, gold: str, question: str) -> bool:
     """Gold with digits: the same numbers in the same order, ``(4,7)`` as ``Row 4 Column 7``; else the same letters.
 
     In any order where the gold is a list and the question asks for "all". Where digits and letters stick together, as
-    in ``A3``, the letters count.
+    in ``A3``, the letters count. LaTeX's marks of text are none of the answer.
     """
+    answer = _MARKED.sub("", answer)
     several = re.search(r"\ball\b", question, re.IGNORECASE) and "," in gold and not gold.lstrip().startswith("(")
     if _MIXED.search(gold) or not _COUNTS.search(gold):
         parts = [

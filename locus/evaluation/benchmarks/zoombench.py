@@ -12,6 +12,7 @@ from locus.evaluation.benchmarks.choice import options_in
 from locus.evaluation.benchmarks.free_answers import FreeAnswerBenchmark
 from locus.evaluation.reading.extractors import LOCUS, Extractor
 from locus.evaluation.reading.responses import Extracted
+from locus.evaluation.reading.short import extract_same
 from locus.evaluation.statistics import Statistic, accuracy, difference
 from locus.types import Response
 
@@ -62,7 +63,7 @@ class ZoomBench(FreeAnswerBenchmark):
         if item.groups["kind"] == "choice":
             read = LOCUS.letter(response, item.options)
             return read, read.answer == item.answer
-        read = LOCUS.short(response)
+        read = extract_same(response, str(item.answer))
         truth = LOCUS.short(Response(str(item.answer))).answer or item.answer
         return read, read.answer == truth
 

@@ -43,13 +43,19 @@ def lone_lines(lines: list[str]) -> Iterator[tuple[int, list[str]]]:
 
 def claims(text: str) -> Iterator[tuple[int, list[str]]]:
     """Place and letters of every statement that is not denied."""
+    pointed: list[tuple[int, list[str]]] = []
     for statement in patterns.STATEMENTS.finditer(text):
         match = patterns.AFTER.match(text, statement.end())
         if match and is_letter(text, match.start(1)):
             letters, end = listing(text, match.start(1))
             refused = patterns.DENIED.match(text, end) or is_refused(text, match.start(1))
             if not refused and not _passing(text, statement, letters, end):
-                yield match.start(1), letters
+                if statement[0] in patterns.ARROWS:
+                    pointed.append((match.start(1), letters))
+                else:
+                    yield match.start(1), letters
+    if len({tuple(letters) for _, letters in pointed}) == 1:  # else they match one thing to another
+        yield from pointed
     for match in patterns.TICKED.finditer(text):
         yield match.start(1), [match[1]]
     done = 0

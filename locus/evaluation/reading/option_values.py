@@ -15,6 +15,7 @@ MATHS = re.compile(r"[\d\\]")
 COUNTED = re.compile(r"(?:[A-Za-z]{2,20}: )?(-?\d{1,12}(?:\.\d{1,6})?)(?: [A-Za-z-]{2,20}){0,4}")
 """A number of things, or under a name: ``15 cubes``, ``Width: 15``."""
 _WORD = re.compile(r"(?<![A-Za-z\\])(?!sin|cos|tan|log|sqrt|frac)[A-Za-z]{0,20}[a-z]{2}[A-Za-z]{0,20}(?![A-Za-z])")
+_MARKED = re.compile(r"\\(?:text|textbf|textit|mathrm|mathbf|mbox)\s?(?=\{)")
 _TEXT = re.compile(r"\\(?:text|textbf|textit|mathrm|mathbf|mbox)\s?(?=\{)|\\[A-Za-z]{1,20}")
 
 
@@ -30,7 +31,8 @@ def are_values(options: Mapping[str, str]) -> bool:
 
 
 def by_value(value: str, options: Mapping[str, str]) -> list[str]:
-    """Letters of the options that a value equals, numbers when rounded; of several those that it equals exactly.
+    """Letters of the options that a value equals, numbers when rounded; of several those that it equals exactly, and
+    of those the one that is written alike: options may differ in their unit alone.
 
     Texts that are letters of options are left out.
     """
@@ -39,7 +41,14 @@ def by_value(value: str, options: Mapping[str, str]) -> list[str]:
     texts = {letter: text for letter, text in options.items() if text.strip().upper() not in options}
     near = [letter for letter, text in texts.items() if _equals(value, text, DECIMALS)]
     exact = [letter for letter in near if _equals(value, texts[letter], None)] if len(near) > 1 else []
-    return exact or near
+    found = exact or near
+    alike = [letter for letter in found if _written(texts[letter]) == _written(value)] if len(found) > 1 else []
+    return alike or found
+
+
+def _written(text: str) -> str:
+    """Without LaTeX's marks of text, spaces and braces, to be compared as it stands."""
+    return re.sub(r"[\\s{}$~]", "", _MARKED.sub("", text)).casefold()
 
 
 @lru_cache(65_536)

@@ -53,6 +53,8 @@ STATEMENTS = re.compile(
         )
     )
 )
+ARROWS = ("→", "⇒", "=>", "->")
+"""Statements that may as well be a line of a list: "line 1 → C"."""
 AFTER = re.compile(_FILLER + _LETTER)
 SENTENCE_ENDS = re.compile(r"[\s)\]*\"'`]{0,4}(?:[.!,;]|\n|$)|\n")
 TICKED = re.compile(r"^[\s*(\[|-]{0,8}([A-Z])[).:\]*| ][^\n✅✔✓☑]{0,80}[✅✔✓☑]", re.MULTILINE)

@@ -17,7 +17,7 @@ from locus.evaluation.reading.responses import (
 )
 from locus.evaluation.reading.texts import digits
 from locus.evaluation.reading.values import explicit, outcome
-from locus.tasks.answers import NAMED_SIDES
+from locus.tasks.answers import NAMED_SIDES, normalised
 from locus.types import Response
 
 # --- A word or a number -----------------------------------------------------------------------------------------
@@ -27,6 +27,7 @@ _TOLD = re.compile(
     r"((?:(?:on|in|at|to) )?(?:(?:an?|the) )?(?:[^\s.!?]+ ?){1,3})[.!]?"
 )
 _BEFORE = {"on", "to", "at", "in", "probably", "likely", "clearly", "definitely", "indeed"}
+_WORDS = re.compile(r"\w+(?:[.'/:,-]\w+)*")
 _ARTICLES = re.compile(r"\b(?:a|an|the)\b")
 
 
@@ -49,7 +50,7 @@ def extract_short(response: Response) -> Extracted:
         return Extracted(numbers.pop(), Reading.OK)
     told = _TOLD.fullmatch(text) if len(text) < 200 else None
     text = told[1] if told else text
-    words = re.findall(r"\w+(?:[.'/:,-]\w+)*", _ARTICLES.sub(" ", text[:200]))
+    words = _WORDS.findall(_ARTICLES.sub(" ", text[:200])) or _WORDS.findall(text[:200])  # the letter A is no article
     refused = words and words[0] in ("not", "unclear", "unknown", "unsure")
     if words and not refused and len(words) <= 3 and len(text) < 200 and (finished or value is not None):
         words = words[1:] if len(words) > 1 and words[0] in _BEFORE else words
@@ -58,6 +59,15 @@ def extract_short(response: Response) -> Extracted:
     if len(numbers) > 1:
         return Extracted(None, Reading.AMBIGUOUS)
     return unread(response)
+
+
+def extract_same(response: Response, gold: str) -> Extracted:
+    """As `extract_short`; where that reads nothing, the gold answer if the final span is that and nothing else, for
+    gold answers may be longer than a short one."""
+    read = extract_short(response)
+    if read.answer is None and response.finished and normalised(final_span(response)) == normalised(gold):
+        return Extracted(gold, Reading.OK)
+    return read
 
 
 def _number(text: str) -> str:
@@ -70,7 +80,8 @@ _N = r"[\"']?([-+]?(?:\d{1,9}(?:\.\d{0,20})?|\.\d{1,20})(?:[eE][-+]?\d{1,3})?)[\
 _FOUR = re.compile(rf"[\[(]\s*{_N}\s*,\s*{_N}\s*,\s*{_N}\s*,\s*{_N}\s*[\])]|\[\s*{_N}\s+{_N}\s+{_N}\s+{_N}\s*\]")
 _PAIR = rf"[(\[]\s*{_N}\s*,\s*{_N}\s*[)\]]"
 _CORNERS = re.compile(
-    rf"{_PAIR}\s*(?:,|and|to|-)?\s*(?:the\s)?(?:(?:bottom|lower)[ -]right\s(?:(?:corner|at|is)\s){{0,2}})?{_PAIR}"
+    rf"{_PAIR}\s*(?:,|and|to|-)?\s*[-*]{{0,3}}\s?(?:the\s)?"
+    rf"(?:(?i:bottom|lower)[ -](?i:right)(?:\s(?:corner|at|is)){{0,2}}[\s:*]{{1,4}})?{_PAIR}"
 )
 _BARE = re.compile(rf"\s*{_N}(?:\s*,\s*|\s+){_N}(?:\s*,\s*|\s+){_N}(?:\s*,\s*|\s+){_N}[\s.]*")
 _PLAIN = re.compile(
@@ -81,7 +92,10 @@ _OTHERS = re.compile(
     r"[^.\[\]]{0,60}\b(?:second|third|fourth|2nd|3rd|4th|other|another|next)\b[^.\[\]]{0,60}", re.IGNORECASE
 )
 _KEY = re.compile(r"[\"']?\b(?:bbox_2d|bbox)\b[\"']?\s*[:=]\s*$")
-_LIST = re.compile(r"(?:\"[^\"\n]{0,200}\"|[\s,{}\[\]:()0-9.;|<>_-]|\b(?:and|bbox_2d|bbox|box_start|box_end)\b)*")
+_LIST = re.compile(
+    r"(?:\"[^\"\n]{0,200}\"|'[^'\n]{0,200}'"
+    r"|[\s,{}\[\]:()0-9.;|<>_-]|\b(?:and|bbox_2d|bbox|box_start|box_end)\b)*"
+)
 
 
 def extract_box(response: Response) -> ExtractedBox:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 
+from locus.evaluation.reading.option_values import MATHS
 from locus.evaluation.reading.responses import Extracted, Reading, boxed, ends, final_span, half_width, unread
 from locus.evaluation.reading.texts import digits, last_sentence
 from locus.types import Response
@@ -144,7 +145,8 @@ def explicit(span: str, finished: bool) -> str | None:
     start = wrapping.end() if wrapping else cues[-1]
     end = _CUE_END.search(text, start)
     value = _told(_unwrapped(text[start : end.start() if end else len(text)]))
-    remark = inside and len(_WORD.findall(value)) > 1
+    words = _WORD.findall(value)  # one behind a number says something of it: "The solution is unique."
+    remark = inside and (len(words) > 1 or (words and MATHS.search(inside) and not MATHS.search(value)))
     cut = end is None and not finished  # "The answer is 1" may become 12
     return value if value and len(value) < 500 and not remark and not cut else inside or None
 

@@ -75,6 +75,7 @@ _EXISTS = re.compile(
     r"\b(?:is|are) there (?:(?:an?|any|some|the) )?([a-z][a-z -]{0,40}?)"
     r"(?= (?:in|on|at|near|visible|present|shown|here)\b|[?.,;\n]|$)"
 )
+_DENIES = re.compile(r"\b(?:no|not|without|but)\b|n't\b")
 _LIKENED = re.compile(r"\b(?:for|like|as|resembling|resembles)(?: an?| the)? [a-z-]{1,20}")
 _PLURALS = {"person": "people", "man": "men", "woman": "women", "knife": "knives", "mouse": "mice", "child": "children"}
 _ANSWER_CHINESE = re.compile(
@@ -130,24 +131,42 @@ def _claimed(text: str, determiner: bool, question: str) -> str | None:
     if stated:
         return "yes" if stated[-1][1] or stated[-1][3] else "no"
     if determiner or _denied(text):
-        return "no"
+        return None if _shown_before_denial(text, question) else "no"
     if _shown(text, sentences, question):
         return "yes"
     return _claimed_in_chinese(_ASKED_CHINESE.sub("", sentences[-1]))
 
 
+def _things(asked: str) -> list[set[str]]:
+    """What a question asks for, each as it may be called."""
+    nouns = [found[1].split()[-1] for found in _EXISTS.finditer(asked)]
+    return [{noun, f"{noun}s", f"{noun}es", _PLURALS.get(noun, noun)} for noun in nouns]
+
+
+def _named(claim: str) -> set[str]:
+    """The words of a claim, but for what something is likened to."""
+    return set(re.findall(r"[a-z]+(?:-[a-z]+)*", _LIKENED.sub("", claim)))
+
+
+def _shown_before_denial(text: str, question: str) -> bool:
+    """Whether what is asked for is said to be there before something, maybe another thing, is said not to be."""
+    before = _DENIES.split(text, maxsplit=1)[0]
+    claim = _CLAIMS.search(before) or _IN_SIGHT.search(before)
+    things = _things(question)
+    return bool(claim and things and all(names & _named(before[claim.start() :]) for names in things))
+
+
 def _shown(text: str, sentences: list[str], question: str) -> bool:
     """Whether what is asked for is said to be there, and nothing to be missing or doubtful."""
     asked = question or " ".join(one for one in sentences if one.endswith("?"))
-    nouns = [found[1].split()[-1] for found in _EXISTS.finditer(asked)]
-    things = [{noun, f"{noun}s", f"{noun}es", _PLURALS.get(noun, noun)} for noun in nouns]
+    things = _things(asked)
     if _MISSED.search(text) or (asked and not things):
         return False
     told = [one for one in sentences if not one.endswith("?")]
     for one in told if asked else told[-1:]:
         claim = _CLAIMS.search(one) or (_IN_SIGHT.search(one) if things else None)
         if claim and not _UNSURE.search(one) and not _BESIDE.search(one):
-            said = set(re.findall(r"[a-z]+(?:-[a-z]+)*", _LIKENED.sub("", one[claim.start() :])))
+            said = _named(one[claim.start() :])
             if all(names & said for names in things):
                 return not _UNSURE.search(told[-1])
     return False

@@ -41,6 +41,7 @@ def test_babyvision_official_folder(tmp_path):
         ("(4, 7)", "(4,7)", "", True), ("(7,4)", "(4,7)", "Find all.", False), ("Row 4 Column 17", "(4, 17)", "", True),
         ("5,10", "10,5", "", False), ("5, 10", "10,5", "Name all of them.", True), ("47", "(4,7)", "", False),
         ("B3", "A3", "", False), ("a-3", "A3", "", True), ("Blue", "blue.", "", True), ("", "blue", "", False),
+        (r"\text{Blue}", "blue", "", True), (r"\text{A}, \text{C}", "A,C", "", True), (r"\mathrm{A3}", "A3", "", True),
         ("c, A", "A,C", "Which are all the same?", True), ("c, A", "A,C", "Which?", False), ("", "5", "", False),
     ],
 )  # fmt: skip

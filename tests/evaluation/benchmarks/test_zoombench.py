@@ -60,7 +60,15 @@ def test_zoombench_letters_and_their_texts(tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("gold", "said", "right"), [("3", "There are three.", 1), ("STOP", "stop", 1), ("red", "Blue", 0)]
+    ("gold", "said", "right"),
+    [
+        ("3", "There are three.", 1),
+        ("STOP", "stop", 1),
+        ("red", "Blue", 0),
+        ("A", "A", 1),
+        ("Bank of New York Mellon", "Bank of New York Mellon.", 1),
+        ("Bank of New York Mellon", "Bank of New York", 0),
+    ],
 )
 def test_zoombench_open_answers(tmp_path, gold, said, right):
     """Words and numbers compared as they are written."""

@@ -16,7 +16,14 @@ RATIOS = {"A": "1:3", "B": "7:16", "C": "4:9"}
 PAIRS = {"A": "A and B", "B": "A and C", "C": "A and D", "D": "B and C"}
 FACES = {"A": r"$\text{R}$", "B": r"$\text{Y}$"}
 DRAWN = {letter: letter for letter in "ABCDE"}
+LENGTHS = {"A": "20 cm", "B": "20 dm", "C": "20 m"}
+AREAS = {"A": "12 cm", "B": "12 cm^2", "C": "12 cm^3"}
 VALUES = [
+    (LENGTHS, r"\boxed{20\text{ dm}}", "B"),
+    (LENGTHS, "20 dm", "B"),
+    (AREAS, "The answer is 12 cm^2.", "B"),
+    (DRAWN, "Line 1 → C; line 2 → A; line 3 → B.\n\nSo line 2 leads to A.", "A"),
+    (DRAWN, "Line 1 → C; line 2 → A; line 3 → B.", None),
     (FRACTIONS, r"\boxed{\frac{1}{2}}", "B"),  # its LaTeX stripped, it would hold option C
     (FRACTIONS, r"The answer is $\frac12$.", "B"),
     (NUMBERS, "Let A be the centre and B the foot. Then AB = 3.6.", None),
@@ -144,6 +151,35 @@ def test_a_claim_is_of_what_is_asked_for(text, answer):
 
 
 @pytest.mark.parametrize(
+    "thing, text, answer",
+    [
+        ("car", "There is a car in the image, with no people around.", None),
+        ("car", 'There is a car next to a "No Parking" sign.', None),
+        ("refrigerator", "The image shows a kitchen with a refrigerator. I don't see any people.", None),
+        ("person", "There is a dog but no person in the image.", "no"),
+        ("person", "There is no such object.", "no"),
+        ("cup", "There is a table with no cups on it.", "no"),
+    ],
+)
+def test_another_things_absence_is_no_answer(thing, text, answer):
+    """What is there called absent, since something else is: half of POPE's questions ask for what is there."""
+    assert LOCUS.yes_no(Response(text), f"Is there a {thing} in the image?").answer == answer
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "[{'bbox_2d': [10, 20, 30, 40], 'label': 'left man'}, {'bbox_2d': [50, 60, 70, 80], 'label': 'right man'}]",
+        "- Top-left: (10, 20)\n- Bottom-right: (30, 40)",
+        "Top-left (10, 20) and bottom-right (30, 40)",
+    ],
+)
+def test_boxes_as_they_are_written(text):
+    """Of a list in single quotes the last box, in place of the first; corners under headings unread."""
+    assert LOCUS.box(Response(text)).xyxy == (10, 20, 30, 40)
+
+
+@pytest.mark.parametrize(
     "text, value",
     [
         ("The answer is 3.\n\n**Step-by-step solution:** There are 6 children and each takes half.", "3"),
@@ -151,6 +187,9 @@ def test_a_claim_is_of_what_is_asked_for(text, answer):
         (r"**Answer:** The measure of angle \(x\) is \(53^\circ\).", r"53^\circ"),
         (r"Therefore, the area is $4^2 = 16$ square units.", "16 square units"),
         ("The solution is 12.", "12"),
+        (r"\boxed{3}" + "\n\nThe solution is unique.", "3"),
+        (r"\boxed{60}. This result is exact.", "60"),
+        (r"\boxed{3} On reflection the answer is 9.", "9"),
     ],
 )
 def test_values_in_sentences(text, value):
