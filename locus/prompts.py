@@ -45,7 +45,7 @@ def lines(items: Iterable[Item], folder: Path, instruction: str) -> Iterator[dic
 def _write(picture: Picture, folder: Path) -> Path:
     kind, data = picture.file()
     path = folder / f"{hashlib.blake2b(data, digest_size=16).hexdigest()}.{kind.lower()}"
-    if not path.exists():
+    if not path.exists() or path.stat().st_size != len(data):  # a disk was full
         path.write_bytes(data)
     return path
 

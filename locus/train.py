@@ -7,6 +7,7 @@ from locus.run.help import answer_early
 if __name__ == "__main__":
     answer_early()  # before the imports below, which take seconds
 
+import json
 import logging
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
@@ -159,6 +160,21 @@ def facts_of(cfg: DictConfig, module: PolicyModule, data: TaskDataModule) -> dic
     }
 
 
+def warn_of_another_corpus(run: RunFolder, facts: dict[str, Any]) -> None:
+    """Says so where a run is resumed on other data: of a corpus drawn anew it may train on held-out images."""
+    path = run.path / "run.json"
+    if run.checkpoint is None or not path.exists():
+        return
+    then, now = json.loads(path.read_text()).get("corpus_hash"), facts.get("corpus_hash")
+    if then and now and then != now:
+        log.warning(
+            "the data give another corpus (%s) than the run began with (%s), so that held-out images may be trained on "
+            "and validations compare two sets: put images and boxes back, or start anew",
+            now[:12],
+            then[:12],
+        )
+
+
 def export(run: RunFolder, module: PolicyModule, data: TaskDataModule) -> None:
     """Writes the trained policy as a plain Hugging Face folder, adapters merged into its weights."""
     module.policy.model.save_pretrained(run.path / "policy", state_dict=merged_state(module.policy))
@@ -245,7 +261,11 @@ def trained(cfg: DictConfig, run: RunFolder) -> Trained:
         raise LocusError(f"trainer: {error}") from error
     if run.last_step >= cfg.trainer.steps:
         log.info("the run is at step %d of %d: raise trainer.steps to continue", run.last_step, cfg.trainer.steps)
-    record = start_record(run, facts_of(cfg, module, data)) if first else {}
+    record = {}
+    if first:
+        facts = facts_of(cfg, module, data)
+        warn_of_another_corpus(run, facts)
+        record = start_record(run, facts)
     fit(cfg, run, module, data, trainer)
     if module.clock.is_over:
         log.info("ended by trainer.max_seconds=%g at step %d", settings.trainer.max_seconds, module.finished_steps)

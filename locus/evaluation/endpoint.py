@@ -119,10 +119,7 @@ class EndpointPolicy:
                 )
             return None, None, ""
         with self._tokenizer:  # which threads must not share
-            try:
-                prompt = self.builder.prompt(item.item_id, self.builder.blank(sizes), text)
-            except ValueError as error:  # sides of ratio over 200
-                raise LocusError(f"the processor refuses the image: {error}") from error
+            prompt = self.builder.prompt(item.item_id, self.builder.blank(sizes), text)
         return prompt.length, prompt.processed_size if item.pictures else None, prompt.opened
 
     def _sent(self, picture: Picture) -> str:

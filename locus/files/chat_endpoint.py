@@ -81,6 +81,12 @@ class ChatServer:
             raise LocusError(
                 f"{self.group}: environment variable {self.key_variable} ({self.group}.key_variable) is not set"
             )
+        key = os.environ.get(self.key_variable, "")
+        if not (key.isascii() and (key.isprintable() or not key)):  # the library's own error shows it
+            raise LocusError(
+                f"{self.group}: environment variable {self.key_variable} holds a character that no key has, such as a "
+                "line's end: set it again"
+            )
         failure = ""
         for attempt in range(self.tries):
             if attempt:

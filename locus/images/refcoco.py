@@ -116,9 +116,9 @@ class RefcocoSource(ImageFiles):
     def table(self) -> ImageTable:
         """Raises LocusError naming the file, and the row, that is missing, broken or of no use."""
         found = sorted(referred_objects(self.path, self.splits), key=_order)
-        if not found:
+        if lacking := sorted(set(self.splits) - {one.cells["split"] for one in found}):
             raise LocusError(
-                f"{self.path}: has no references of the splits {', '.join(self.splits)}; pass data.splits=[<name>,...]"
+                f"{self.path}: has no references of the splits {', '.join(lacking)}; pass data.splits=[<name>,...]"
             )
         labelled = [(one, expression) for one in found if (expression := _expression(one))]
         if not labelled:

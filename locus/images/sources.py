@@ -26,6 +26,8 @@ from locus.images.fingerprints import fingerprint
 from locus.types import ImageTable
 
 IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".webp")
+# Scans and satellite pictures are beyond Pillow's guard against decompression bombs (179 million pixels).
+Image.MAX_IMAGE_PIXELS = 1_000_000_000
 LISTED = 20
 """How many names an audit lists; the rest is only counted."""
 

@@ -109,9 +109,13 @@ class PromptBuilder:
         return self._prompt(prompt_id, pictures, before, self._trimmed(shown) + after, self.opened)
 
     def blank(self, sizes: Sequence[tuple[int, int]]) -> PictureInputs:
-        """What images of these (width, height) would be, by the processor's own resize rule, without their pixels."""
+        """What images of these (width, height) would be, by the processor's own resize rule, without their pixels;
+        raises LocusError as `picture_inputs` does."""
         own = self.processor.image_processor
-        sides = [self.family.grid(own, *self.pixels.size(*size)) for size in sizes]
+        try:
+            sides = [self.family.grid(own, *self.pixels.size(*size)) for size in sizes]
+        except ValueError as error:  # sides of ratio over 200
+            raise LocusError(f"the processor refuses the image: {error}") from error
         grids = torch.tensor(sides, dtype=torch.long).view(-1, 3)
         empty = torch.zeros(1, len(self._table), own.patch_size**2, dtype=torch.uint8)
         levels = empty.expand(int(grids.prod(-1).sum()), -1, -1)

@@ -110,6 +110,17 @@ class StaticDecoding:
         return output[:, 0].unflatten(0, hidden.shape[:2])
 
 
+def fixed_shape(count: int, longest: int, written: int, budget: int) -> tuple[int, int]:
+    """How many slots a budget of cached tokens holds for so many prompts, and their tokens of a prompt.
+
+    Args:
+        longest: tokens of the longest prompt.
+        written: tokens of a prompt's completions at their longest.
+    """
+    width = max(longest, min(power_of_two(longest), budget - written))
+    return max(1, min(power_of_two(count), budget // (width + written))), width
+
+
 class StaticDecoder:
     """Decodes as many slots as the budget of cached tokens holds; waiting prompts take over what becomes free."""
 
@@ -125,8 +136,7 @@ class StaticDecoder:
         self.policy, self.draft, self.encode, self.compiled = policy, draft, encode, compiled
         _, self.group, self.length = draft.token_ids.shape
         longest, written = max(prompt.length for prompt in prompts), self.group * (self.length - 1)
-        self.width = max(longest, min(power_of_two(longest), budget - written))
-        self.slots = max(1, min(power_of_two(len(prompts)), budget // (self.width + written)))
+        self.slots, self.width = fixed_shape(len(prompts), longest, written, budget)
         self.used = min(len(prompts), self.slots)
         """The first ones; the others only fill the shape up."""
         self.share = max(1, int(ENTER_SHARE * self.used))

@@ -8,8 +8,9 @@ from __future__ import annotations
 import itertools
 import json
 from collections import Counter, defaultdict
-from collections.abc import Hashable, Iterable, Iterator, Mapping, Sequence, Set
+from collections.abc import Callable, Hashable, Iterable, Iterator, Mapping, Sequence, Set
 from dataclasses import dataclass
+from functools import partial
 from itertools import islice
 from pathlib import Path
 from typing import Any, Protocol
@@ -32,13 +33,14 @@ TRIES = 1000
 
 @dataclass(frozen=True, slots=True, eq=False)
 class ImageQuestion:
-    """A question with its picture. Example: ``ImageQuestion("question-12", "a.jpg", image, "What colour is the car?",
-    "red")``.
+    """A question about a picture. Example: ``ImageQuestion("question-12", "a.jpg", partial(Image.open, "a.jpg"), "What
+    colour is the car?", "red")``.
     """
 
     example_id: str
     image_path: str
-    image: Image.Image
+    open: Callable[[], Image.Image]
+    """Gives the picture: it is not part of the example, which stays small."""
     text: str
     answer: str
     choices: tuple[str, ...] = ()
@@ -55,7 +57,7 @@ class QuestionSource(Protocol):
         which have no id of ``used``; fewer when a refill finds no more."""
 
     def question(self, key: Key) -> ImageQuestion:
-        """The question of a key, its image opened."""
+        """The question of a key."""
 
 
 @dataclass(frozen=True)
@@ -93,7 +95,7 @@ class GeneratedQuestions:
             scene = source.scene(index)
             if (drawn := ask(scene, rng)) is not None:
                 path, name = f"{SCHEME}{source.family}/{index}", f"question-{step}-{attempt}-{place}"
-                shown = render(scene)
+                shown = partial(render, scene)
                 return ImageQuestion(name, path, shown, drawn.text, drawn.answer, drawn.choices, drawn.subject)
         raise LocusError(
             f"questions: {TRIES} scenes have no question of the kind {ask.__name__}; leave it out of source.kinds"
@@ -133,13 +135,13 @@ class FileQuestions:
     def question(self, key: Key) -> ImageQuestion:
         """Of a row."""
         name, image, text, answer = self.rows[key]
-        return ImageQuestion(name, image, self.files.open(image), text, answer, self.choices.get(text, ()))
+        return ImageQuestion(name, image, partial(self.files.open, image), text, answer, self.choices.get(text, ()))
 
     def _read(self) -> list[tuple[str, str, str, str]]:
         """(id, image, question, answer) of each line. Raises LocusError naming the line that is not as above, or whose
         image is missing."""
         try:
-            lines = self.path.read_text(encoding="utf-8").splitlines()
+            lines = self.path.read_text(encoding="utf-8").split("\n")  # other line ends may stand in a question
         except (OSError, UnicodeDecodeError) as error:
             raise LocusError(
                 f"{self.path}: cannot be read ({error}); give the questions' source.path, in a mixture "
@@ -148,10 +150,10 @@ class FileQuestions:
         rows = [self._row(number, line) for number, line in enumerate(lines, 1) if line.strip()]
         if not rows:
             raise LocusError(f"{self.path}: has no questions; write one JSON object a line")
-        missing = next((row for row in rows if not (self.files.folder / row[1]).is_file()), None)
+        missing = next((row for row in rows if not _is_file(self.files.folder / row[1])), None)
         if missing:
             raise LocusError(
-                f"{self.path}, {missing[0].replace('-', ' ')}: no image {self.files.folder / missing[1]}; "
+                f"{self.path}, {missing[0].replace('-', ' ')}: no image {str(self.files.folder / missing[1])[:200]}; "
                 "check source.images, the folder that paths start from"
             )
         return rows
@@ -205,6 +207,13 @@ def best_constants(answers: Iterable[tuple[Hashable, str]]) -> float:
     return sum(max(own.values()) for own in kinds.values()) / sum(own.total() for own in kinds.values())
 
 
+def _is_file(path: Path) -> bool:
+    try:
+        return path.is_file()
+    except OSError:  # too long for a name: a picture's bytes in text
+        return False
+
+
 class Questions(Task[ImageQuestion]):
     """Ordinary questions: the right answer earns 1 - alpha, the format alpha. They serve training, alone or mixed in.
 
@@ -245,7 +254,7 @@ class Questions(Task[ImageQuestion]):
 
     def prompt(self, example: ImageQuestion, frame: Frame) -> Query:
         """The image and the question."""
-        return Query(f"{example.text}\n{THINK_ANSWER}" if self.think else example.text, (example.image,))
+        return Query(f"{example.text}\n{THINK_ANSWER}" if self.think else example.text, (example.open(),))
 
     def grade(self, example: ImageQuestion, response: Response, view: View) -> Grade:
         """(1 - α)·correct + α·format; correct is an exact match once both texts are normalised."""

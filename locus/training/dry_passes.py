@@ -70,7 +70,7 @@ def rollout_bytes(policy: VLM, sizes: StepSizes, validation: StepSizes | None = 
         dtype = compute_dtype(rolling)
         states = sum(states.numel() for states in (*prefill.keys, *prefill.values))
         per_token = states * dtype.itemsize // prefill.prompt_mask.numel()
-        decoding = Decoding.start(prefill, sizes.group, sizes.sampling.max_new_tokens - 1, dtype)
+        decoding = Decoding.start(prefill, sizes.group, max(1, sizes.sampling.max_new_tokens - 1), dtype)
         rows = torch.zeros(len(batch), sizes.group, dtype=torch.long)
         linear = [part for state in decoding.states for part in (state.convolution, state.recurrent)]
         row_states = tensor_bytes(linear) // rows.numel()

@@ -110,6 +110,7 @@ def step_work(policy: VLM, sizes: StepSizes, scorings: int, epochs: int, cache_b
     text = prompt_flops(model, lengths)
     written = sizes.group * completion_flops(model, lengths, sizes.tokens)
     seen = vision if policy.train_vision else 0.0  # a frozen tower is run once, for the rollout
+    alone = 0.0 if policy.train_vision or sizes.rolls_out else vision  # no rollout has left its features
     trains = [parameter for parameter in policy.parameters() if parameter.requires_grad]
     back = 1.0 if policy.adapters else 2.0  # frozen weights have no gradient, only what passes through them
     again = 1.0 if policy.recomputes else 0.0
@@ -120,7 +121,7 @@ def step_work(policy: VLM, sizes: StepSizes, scorings: int, epochs: int, cache_b
         passes=token_passes(sizes) if sizes.rolls_out else 0.0,
         decode_pass=sizes.rows * row_flops(policy, sizes),
         reference=(seen + text + written) * scorings,
-        update=update * epochs,
+        update=(update + alone) * epochs,
         parameters=sum(parameter.numel() for parameter in trains) * sizes.updates,
         layers=model.config.get_text_config().num_hidden_layers,
         decode_bytes=weight_traffic(policy, sizes.precision or policy.lm_head.weight.dtype) + cache_bytes,
@@ -129,7 +130,9 @@ def step_work(policy: VLM, sizes: StepSizes, scorings: int, epochs: int, cache_b
 
 def weight_traffic(policy: VLM, dtype: torch.dtype) -> int:
     """Bytes of weights that a token pass reads; those in four bits are read, written in ``dtype`` and read again."""
-    weights = [*policy.model.model.language_model.parameters(), policy.lm_head.weight]
+    table = policy.model.get_input_embeddings().weight  # of which a token reads one row
+    weights = [one for one in policy.model.model.language_model.parameters() if one is not table]
+    weights.append(policy.lm_head.weight)
     plain = sum(one.numel() for one in weights if one.is_floating_point())
     codes = sum(one.nbytes for one in weights if not one.is_floating_point())
     return plain * dtype.itemsize + codes + 2 * 2 * codes * dtype.itemsize

@@ -148,7 +148,10 @@ class Planned:
     def within(self, token_budget: int, decode_budget: int) -> Footprint:
         """Memory of one device with other budgets."""
         decoding = replace(self.sizes.decoding, budget=decode_budget)
-        return self.footprint_of(replace(self.sizes, token_budget=token_budget, decoding=decoding))
+        sizes = self.sizes
+        whole = max(prompt.length for prompt in sizes.prompts) + sizes.group * sizes.sampling.max_new_tokens
+        shared = sizes.shares_prompts and len(sizes.prompts) * whole <= min(token_budget, decode_budget)
+        return self.footprint_of(replace(sizes, token_budget=token_budget, decoding=decoding, shares_prompts=shared))
 
 
 def largest_budgets(planned: Planned, memory: float) -> tuple[int, int] | None:

@@ -114,9 +114,9 @@ class PretrainModule(LightningModule):
         self.policy, self.builder = policy, builder
         self.automatic_optimization = False
         self.lr, self.muon_lr, self.weight_decay = lr, muon_lr, weight_decay
-        self.warmup, self.decay, self.patch_lessons, self.steps = warmup, decay, patch_lessons, steps
+        self.warmup, self.decay, self.patch_lessons, self.steps = max(1, warmup), max(1, decay), patch_lessons, steps
         self.box_weight, self.patch_weight = box_weight, patch_weight
-        self.look_weight, self.look_lessons, self.matching_heads = look_weight, look_lessons, matching_heads
+        self.look_weight, self.look_lessons, self.matching_heads = look_weight, max(1, look_lessons), matching_heads
         start_matching(policy, matching_heads)
         width = policy.lm_head.in_features
         self.box_head = nn.Linear(width, 4 * width)

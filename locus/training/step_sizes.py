@@ -11,7 +11,8 @@ from dataclasses import dataclass
 import torch
 
 from locus.policy.decoding import GROWTH
-from locus.policy.rollouts import RolloutDecoding
+from locus.policy.rollouts import DecodeStep, RolloutDecoding
+from locus.policy.static_decoding import fixed_shape
 from locus.types import Prompt, Sampling
 
 
@@ -56,6 +57,11 @@ class StepSizes:
     @property
     def cached_tokens(self) -> int:
         """Tokens whose keys and values are held while decoding, at most."""
+        if self.decoding.step != DecodeStep.DYNAMIC:
+            written = self.group * (self.sampling.max_new_tokens - 1)
+            longest = max(prompt.length for prompt in self.prompts)
+            slots, width = fixed_shape(len(self.prompts), longest, written, self.decoding.budget)
+            return slots * (width + written)
         return min(self.decoding.budget, len(self.prompts) * self.tokens_per_prompt)
 
     @property
@@ -68,4 +74,4 @@ class StepSizes:
     @property
     def rows(self) -> int:
         """Rows that are decoded at a time."""
-        return self.group * max(1, self.cached_tokens // self.tokens_per_prompt)
+        return self.group * min(len(self.prompts), max(1, self.cached_tokens // self.tokens_per_prompt))

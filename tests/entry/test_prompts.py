@@ -29,6 +29,11 @@ def test_prompts_go_out_and_answers_come_back(tmp_path):
         picture = Path(url2pathname(urlparse(shown["image_url"]["url"]).path))
         assert picture.samefile(out / "vstar" / line["pictures"][0])
         assert picture.read_bytes() == item.pictures[0].source
+    cut = next((out / "vstar" / "pictures").iterdir())  # by a full disk
+    whole = cut.read_bytes()
+    cut.write_bytes(whole[:100])
+    succeeded(command("prompts", *files, "think=true", f"hydra.run.dir={out}"))
+    assert cut.read_bytes() == whole
     answers = write(tmp_path / "answers.jsonl", {line["id"]: text for line, text in zip(lines, ANSWERS, strict=True)})
     succeeded(command("score", *files, f"predictions={answers}", f"hydra.run.dir={tmp_path / 'scored'}"))
     assert json.loads((tmp_path / "scored" / "scores.json").read_text())["headline"]["value"] == 100

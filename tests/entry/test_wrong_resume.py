@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 from pathlib import Path
 
 import pytest
 import torch
 
-from tests.support.interrupted import written_by_another
+from tests.support.interrupted import cut, written_by_another
 from tests.support.runs import command, differences, refused, resume
 
 
@@ -68,6 +69,15 @@ def test_a_run_that_goes_on(run, unbroken):
     assert {path: path.read_bytes() for path in before} == before and not (run / "summary.json").exists()
     resume(run)
     assert list(differences(run, unbroken)) == []
+
+
+def test_another_corpus_is_told(run):
+    """An image that is gone, or one more: all crops are drawn anew, and held-out images are trained on."""
+    record = json.loads((run / "run.json").read_text())
+    assert "another corpus" not in resume(run).stdout
+    cut(run, 2)
+    (run / "run.json").write_text(json.dumps(record | {"corpus_hash": 64 * "0"}))
+    assert "the data give another corpus" in resume(run).stdout
 
 
 @pytest.mark.parametrize("lacks", ["checkpoints", ".hydra/resume.yaml"])

@@ -89,6 +89,13 @@ def test_an_object_referred_to_twice_is_one_crop(tmp_path):
     assert {example.label for example in corpus.all_examples} <= {"café cup", "plate at the right", "left cat"}
 
 
+def test_a_split_that_there_is_not(tmp_path):
+    """``valid`` for ``val``: trained on the other splits alone."""
+    write(tmp_path)
+    with pytest.raises(LocusError, match=r"has no references of the splits valid; pass data\.splits"):
+        RefcocoSource(str(tmp_path), str(tmp_path / "images"), ("train", "valid")).table()
+
+
 def test_which_references_of_a_folder(tmp_path):
     """Google's splits for UNC's, or a pickle for the JSON that was mended."""
     for name in ("refs(google).p", "refs(umd).p", "refs(google).json", "refs(unc).json"):

@@ -13,6 +13,7 @@ from locus.policy.rollouts import RolloutDecoding, encode_in_parts, sample_in_tu
 from locus.policy.sampling import Draft
 from locus.policy.static_decoding import StaticDecoder
 from locus.policy.vlm import VLM
+from locus.training.step_sizes import StepSizes
 from locus.types import Completion, Prompt, Sampling
 from tests.support.models import prompts, tiny_vlm
 
@@ -78,6 +79,9 @@ def test_batches_share_their_shapes():
         return decoder.slots, decoder.width
 
     assert len({shape(count, more, 10_000) for count in range(9, 17) for more in range(0, 512, 64)}) <= 4
+    sizes = StepSizes((records * 5)[:5], 4, SAMPLING, 2, 10_000, RolloutDecoding(10_000, "static"))
+    slots, width = shape(5, 0, 10_000)
+    assert sizes.cached_tokens == slots * (width + 4 * (SAMPLING.max_new_tokens - 1)), "as the planner counts"
     longest = max(one.length for one in records)
     assert shape(6, 0, longest + 8) == (1, longest)  # never above the budget
     assert shape(6, 0, 100_000)[0] == 8  # no slots for prompts that are not there

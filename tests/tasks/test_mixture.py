@@ -6,7 +6,7 @@ import json
 import shutil
 from collections.abc import Sequence
 from dataclasses import replace
-from functools import lru_cache
+from functools import lru_cache, partial
 
 import numpy as np
 import pandas as pd
@@ -153,7 +153,7 @@ def test_prompts_of_questions():
         expected = {"image_path": asked.image_path, "question": asked.text, "expected": asked.answer}
         assert row == {**expected, "task": "questions"}
         assert asked.text in text and (THINK_ANSWER in text) == think
-        pixels = builder(FAMILY).processor.image_processor([asked.image], return_tensors="pt")["pixel_values"]
+        pixels = builder(FAMILY).processor.image_processor([asked.open()], return_tensors="pt")["pixel_values"]
         assert torch.equal(sample.prompt.pixel_values, pixels) and sample.prompt.image_grid_thw.shape == (1, 3)
 
 
@@ -185,7 +185,7 @@ def test_refills_are_mixed_and_a_function_of_their_arguments():
 
 def question(answer: str = "red", name: str = "q") -> Sample:
     """A question without a picture, to be graded."""
-    asked = ImageQuestion(name, "a.png", Image.new("RGB", (8, 8)), "What colour is it?", answer)
+    asked = ImageQuestion(name, "a.png", partial(Image.new, "RGB", (8, 8)), "What colour is it?", answer)
     return sample_of(PartExample(1, asked))
 
 

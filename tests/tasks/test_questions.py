@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import json
+import pickle
 from collections import Counter
 from collections.abc import Callable, Sequence, Set
 from dataclasses import replace
+from functools import partial
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -51,7 +53,7 @@ def draw(
 
 def asked(questions: Sequence[ImageQuestion]) -> list[tuple[Any, ...]]:
     """All of a question, comparable."""
-    return [(q.example_id, q.image_path, q.image.tobytes(), q.text, q.answer) for q in questions]
+    return [(q.example_id, q.image_path, q.open().tobytes(), q.text, q.answer) for q in questions]
 
 
 # --- What an answer earns -------------------------------------------------------------------------------------
@@ -59,7 +61,7 @@ class Asked(QuestionSource):
     """Always the same question."""
 
     def question(self, key: Key) -> ImageQuestion:
-        return ImageQuestion("q", "a.png", Image.new("RGB", (8, 8)), "What colour is it?", "red")
+        return ImageQuestion("q", "a.png", partial(Image.new, "RGB", (8, 8)), "What colour is it?", "red")
 
 
 def graded(text: str, alpha: float = 0.1, finished: bool = True) -> Grade:
@@ -196,7 +198,7 @@ def test_every_answer_follows_from_the_picture_shown():
     for question in draw(generated(), 0, 0, 200):
         family, _, index = question.image_path.removeprefix("scene://").partition("/")
         scene = families[family].scene(int(index))
-        assert question.image.tobytes() == render(scene).tobytes()
+        assert question.open().tobytes() == render(scene).tobytes()
         assert derived(scene, SceneQuestion("", question.text, "", (), ())) == question.answer != ""
         kinds[question.text.split()[0] + question.text.split()[1]] += 1
         used[family] += 1
@@ -220,7 +222,7 @@ def test_chance_by_hand_and_blind_answers():
     task, picture = Questions(generated(), think=False, alpha=0.1), Image.new("RGB", (8, 8))
     answers = ("yes", "no", "yes", "Yes."), ("1", "2")
     asked_of = [
-        ImageQuestion(f"{kind}-{n}", "a.png", picture, f"{kind} {n}?", answer, choices)
+        ImageQuestion(f"{kind}-{n}", "a.png", lambda: picture, f"{kind} {n}?", answer, choices)
         for kind, choices in enumerate((("no", "yes"), ("0", "1", "2")))
         for n, answer in enumerate(answers[kind])
     ]
@@ -279,7 +281,7 @@ def test_each_question_once_an_epoch(write):
             assert (
                 question.text == f"Which grey, {question.answer}?" and question.image_path == f"{question.answer}.png"
             )
-            assert np.unique(question.image).tolist() == [int(question.answer)]
+            assert np.unique(question.open()).tolist() == [int(question.answer)]
     orders = {tuple(q.answer for q in draw(FileQuestions(file, "", seed), 0, 0, 10)) for seed in range(3)}
     assert len(orders) == 3
 
@@ -345,9 +347,19 @@ def test_files_that_cannot_be_used(write, tmp_path):
     source = FileQuestions(write(row(1), row(2)), "", 0)
     with pytest.raises(LocusError, match=r"has 2 questions, a step wants 3: lower its share in task\.shares"):
         draw(source, 0, 0, 3)
+    with pytest.raises(LocusError, match="line 1: no image"):
+        FileQuestions(write(row(1) | {"image": "data:" + 5000 * "A"}), "", 0)
     (tmp_path / "1.png").write_bytes(b"no picture")
     with pytest.raises(LocusError, match=r"1\.png: cannot be read"):
-        draw(source, 0, 0, 2)
+        [question.open() for question in draw(source, 0, 0, 2)]
+
+
+def test_a_question_is_small_and_whole(write):
+    """Pictures that go through pipes and to every rank with their questions; a line cut where only some see an end."""
+    text = "What colour\u2028is it?"
+    line = json.dumps(row(1, question=text), ensure_ascii=False)
+    (question,) = draw(FileQuestions(write(line), "", 0), 0, 0, 1)
+    assert question.text == text and len(pickle.dumps(question)) < 2000
 
 
 # --- Kinds by name --------------------------------------------------------------------------------------------

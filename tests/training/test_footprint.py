@@ -15,11 +15,12 @@ import torch
 from locus.plan import _budgets
 from locus.policy.dry_run import PeakBytes
 from locus.policy.logprobs import PackedScorer
+from locus.policy.operations import image_flops
 from locus.policy.rollouts import RolloutDecoding
 from locus.training.footprint import Footprint
 from locus.training.grpo import GRPOModule, shares_prompts
 from locus.training.module import RunParts
-from locus.training.pace import measured_pace, stated_pace, token_passes
+from locus.training.pace import measured_pace, stated_pace, step_work, token_passes
 from locus.training.plan import MEASURED_LAYERS, Planned, largest_budgets
 from locus.training.step_sizes import StepSizes
 from tests.support import miniature
@@ -153,9 +154,11 @@ def test_a_plan_holds_for_a_hundred_million_parameters():
 
 
 @pytest.mark.slow
-def test_a_budget_that_is_planned_to_fit_fits():
-    """The advice of a refused run is refused again."""
-    _, _, planned = run_and_plan(LARGE_BUDGET, gradient_checkpointing=True)
+@pytest.mark.parametrize("checkpointing", [True, False])
+def test_a_budget_that_is_planned_to_fit_fits(checkpointing: bool):
+    """The advice of a refused run is refused again; none, where a smaller budget ends the sharing of prompts."""
+    _, _, planned = run_and_plan(LARGE_BUDGET, gradient_checkpointing=checkpointing)
+    assert planned.sizes.shares_prompts != checkpointing
     least = planned.within(200, 1000).peak
     room = (least + planned.footprint.peak) / 2
     assert planned.footprint.peak > room
@@ -163,6 +166,18 @@ def test_a_budget_that_is_planned_to_fit_fits():
     assert budgets is not None and budgets[0] < planned.sizes.token_budget
     assert planned.within(*budgets).peak <= room
     assert largest_budgets(planned, planned.footprint.static / 2) is None
+
+
+def test_a_frozen_tower_runs_in_the_update_of_sft():
+    """A quarter of the seconds of a supervised step, whose pictures no rollout has seen."""
+    _, _, planned = run_and_plan(SMALL_BUDGET)
+    outline, sizes = planned.outline, replace(planned.sizes, shares_prompts=False)
+    for trains in (False, True):
+        outline.train_vision = trains
+        works = [step_work(outline, replace(sizes, rolls_out=rolls), 0, 1, 0) for rolls in (False, True)]
+        patches = [int(grid.prod()) for prompt in sizes.prompts for grid in prompt.image_grid_thw]
+        seen = 0 if trains else image_flops(outline.family.vision_tower(outline.model), patches)
+        assert works[0].update - works[1].update == pytest.approx(seen)
 
 
 def test_budgets_that_are_said_to_fit_do_and_are_not_below_the_given(monkeypatch: pytest.MonkeyPatch):

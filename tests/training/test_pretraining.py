@@ -15,7 +15,7 @@ def module_with(**rates: float) -> PretrainModule:
     """A module with its optimisers, outside of a trainer; ten lessons of warm-up."""
     numbers = {"warmup": 10, "decay": 10, "patch_lessons": 50, "steps": 100, "look_lessons": 10}
     weights = {"box_weight": 1.0, "patch_weight": 1.0, "look_weight": 1.0, "matching_heads": 1, "largest_number": 9}
-    module = PretrainModule(tiny_vlm("qwen3_vl"), builder("qwen3_vl"), **numbers, **weights, **rates)
+    module = PretrainModule(tiny_vlm("qwen3_vl"), builder("qwen3_vl"), **(numbers | weights | rates))
     optimizers, schedules = module.configure_optimizers()
     module.optimizers, module.lr_schedulers = lambda: optimizers, lambda: schedules
     module.manual_backward = torch.Tensor.backward
@@ -48,6 +48,15 @@ def test_a_resumed_pretraining_has_the_rates_that_it_is_given():
             assert [group["lr"] for group in groups] == pytest.approx(wanted)
             assert [group["weight_decay"] for group in groups] == [rates["weight_decay"]] * 2
             resumed.apply_update(loss_of(resumed))
+
+
+def test_no_warm_up_and_no_decay():
+    """A division by zero: of the looking loss only once all lessons of patches are done."""
+    module = module_with(lr=1e-3, muon_lr=1e-2, weight_decay=0.1, warmup=0, decay=0, look_lessons=0)
+    assert module.rate(0) == module.rate(module.steps - 1) == 1
+    for lessons, share in ((0, 1), (1, 0)):
+        module.finished_steps = module.patch_lessons + lessons
+        assert module.look_share == share
 
 
 def test_a_gradient_that_is_not_finite_ends_the_pretraining():

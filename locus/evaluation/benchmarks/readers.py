@@ -16,7 +16,6 @@ from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
-from PIL import Image
 
 from locus.errors import LocusError
 from locus.evaluation.benchmark import Picture, stored
@@ -30,9 +29,6 @@ ARCHIVES = (
     *("MMVP Images", "SEED-Bench-image"),
 )
 """Where pictures lie that a file only names: beside it, or in a folder of this name there, as archives have it."""
-
-# Benchmarks show satellite pictures beyond Pillow's guard against decompression bombs (179 million pixels).
-Image.MAX_IMAGE_PIXELS = 1_000_000_000
 
 
 @dataclass(frozen=True, eq=False)
