@@ -101,7 +101,7 @@ def audited_corpus(
         validation_strategy=validation_strategy,
     )
     if isinstance(source, ImageFiles) and audit.check_images:
-        corpus, broken = _of_sound_images(table, source, build)
+        corpus, broken = _of_sound_images(table, source, build, apart=validation_strategy is not None)
         audits["broken_images"] = {"dropped": len(broken), "first": list(broken.values())[:LISTED]}
         if broken:
             log.warning("left out: %d images that cannot be used, first %s", len(broken), next(iter(broken.values())))
@@ -154,23 +154,31 @@ def _left_out(source: ImageSource) -> dict[str, Any]:
 
 
 def _of_sound_images(
-    table: ImageTable, source: ImageSource, build: Callable[[ImageTable], Corpus]
+    table: ImageTable, source: ImageSource, build: Callable[..., Corpus], apart: bool
 ) -> tuple[Corpus, dict[str, str]]:
-    """The corpus that ``build`` makes of the table without broken images, and those found (id -> what is wrong)."""
+    """The corpus that ``build`` makes without broken images, and those found (id -> what is wrong).
+
+    apart: validation has a strategy of its own, and must be the same whatever the training crops are: an image of
+    which these alone have found that it is broken stays in the table, and is not trained on.
+    """
     broken: dict[str, str] = {}
     sound: set[str] = set()
+    untrained: set[str] = set()
     while True:
-        corpus = build(table)
+        corpus = build(table, without=untrained)
         columns = [corpus.all_examples.columns[name].to_pylist() for name in _IMAGE_COLUMNS]
         used = {row[0]: row for row in zip(*columns, strict=True)}
+        held_out = set(corpus.validation.columns["image_id"].to_pylist())
         found = broken_images([row for image_id, row in used.items() if image_id not in sound], source)
-        if not found:
+        dropped = (found.keys() | untrained) & held_out if apart else set(found)
+        if not found and not dropped:
             return corpus, broken
         if len(found) == len(used):
             raise LocusError(f"none of the {len(used)} images drawn can be used; {next(iter(found.values()))}")
         sound |= used.keys()
         broken |= found
-        table = drop_images(table, set(found))
+        untrained = (untrained | found.keys()) - dropped
+        table = drop_images(table, dropped) if dropped else table
 
 
 def duplicate_boxes(table: ImageTable, least_iou: float) -> np.ndarray:

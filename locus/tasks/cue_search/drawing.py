@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Collection
 from dataclasses import dataclass
 
 import numpy as np
@@ -23,6 +24,7 @@ def build_corpus(
     validation_examples: int,
     seed: int,
     validation_strategy: CropStrategy | None = None,
+    without: Collection[str] = (),
 ) -> Corpus:
     """Draws the examples of both splits; a function of its arguments alone.
 
@@ -32,7 +34,8 @@ def build_corpus(
     random order, as many as its share of the examples, or as it needs.
 
     With a ``validation_strategy``, validation is drawn by it, whatever ``strategy`` is: runs that train on different
-    crops of one table are then validated on the same examples.
+    crops of one table are then validated on the same examples. ``without`` are ids of images that are not trained on;
+    validation does not depend on them.
 
     Raises:
         LocusError: no region is eligible, or the images do not suffice for two splits.
@@ -49,7 +52,8 @@ def build_corpus(
     total, share = validation.feasible(asked), validation_examples / asked
     held_out_examples = min(validation_examples, max(round(total * share), total // 10))
     held_out = validation.hold_out(held_out_examples, share)
-    rows = {"train": train.draw(~held_out, train_examples), "validation": validation.draw(held_out, held_out_examples)}
+    trained = ~held_out & ~np.isin(np.array(table.image_id, dtype=object), list(without))
+    rows = {"train": train.draw(trained, train_examples), "validation": validation.draw(held_out, held_out_examples)}
     if not len(rows["train"]) or (validation_examples and not len(rows["validation"])):
         raise LocusError(
             f"{total} crops in {len(np.unique(validation.regions.image))} images do not make a training and a "

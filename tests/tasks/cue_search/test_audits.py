@@ -132,6 +132,32 @@ def test_broken_images_are_counted_and_replaced_by_others(coco_folder):
         assert any(name in line and says in line for line in audit["first"])
 
 
+def test_validation_is_the_same_where_training_crops_find_a_broken_image(tmp_path):
+    """Runs of different ``crop=`` on different validation sets, since one of them draws a picture that is truncated."""
+    boxes = [(20 * place, 5, 20, 20) for place in range(4)] + [(60 * place, 40, 60, 60) for place in range(2)]
+    images, annotations = [], []
+    for image in range(20):
+        images.append({"id": image, "file_name": f"{image}.png", "width": 160, "height": 120})
+        shown = boxes[:4] if image == 7 else boxes  # the broken one has no large box
+        annotations += [{"image_id": image, "category_id": 1, "bbox": list(box)} for box in shown]
+        Image.effect_noise((160, 120), 60).save(tmp_path / f"{image}.png")
+    (tmp_path / "7.png").write_bytes((tmp_path / "7.png").read_bytes()[:2000])
+    rows = [{"id": number, **row, "iscrowd": 0} for number, row in enumerate(annotations, 1)]
+    content = {"images": images, "annotations": rows, "categories": [{"id": 1, "name": "cup"}]}
+    (tmp_path / "instances.json").write_text(json.dumps(content))
+    source = CocoSource(str(tmp_path / "instances.json"), str(tmp_path))
+    small, found = replace(strategy("object"), mixture={"small": 1.0}), []
+    for seed in range(6):
+        corpora = [
+            audited_corpus(source, crop, 30, 6, seed=seed, validation_strategy=small)
+            for crop in (small, strategy("large"))
+        ]
+        assert list(corpora[0].validation) == list(corpora[1].validation)
+        assert all("coco-7" not in corpus.all_examples.counts("image_id") for corpus in corpora)
+        found.append([corpus.audits["broken_images"]["dropped"] for corpus in corpora])
+    assert [1, 0] in found, "seen by the small crops of training alone"
+
+
 def test_check_of_images_can_be_off_and_all_broken_is_an_error(coco_folder):
     """A wrong image folder that ends as 'empty data set'; pictures read although the check is off."""
     small = replace(strategy("object"), mixture={"small": 1.0})
