@@ -23,6 +23,7 @@ FACTS = ("run", "status", "step", "seed")
 """Columns of `load` that are no settings."""
 TASKS = "tasks"
 """Column of `load`, and in ``run.json``: what runs of several tasks were trained on."""
+SHARES = "task.shares."
 MAX_SECONDS = "trainer.max_seconds"
 """Setting that bounds a run by time."""
 LOADER = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
@@ -91,7 +92,7 @@ def axes(frame: pd.DataFrame) -> list[str]:
     def explained(name: str) -> bool:
         if TASKS in plain and name.startswith("task."):  # of a run that ended before it said so, nothing is known
             told = frame.dropna(subset=TASKS).groupby(TASKS)[name].nunique(dropna=False)
-            return name.startswith("task.shares.") or told.max() == 1
+            return name.startswith(SHARES) or told.max() == 1
         options = [group for group in plain if name.startswith(f"{group}.")]
         return bool(options) and frame.groupby(options, dropna=False)[name].nunique(dropna=False).max() == 1
 
@@ -177,9 +178,16 @@ def _settings(folders: Sequence[Path]) -> list[dict[str, Any]]:
     for folder in folders:
         begun = flat(_yaml(folder / BEGUN_WITH)) if (folder / BEGUN_WITH).exists() else {}
         copies = tuple(f"{name}." for name, value in begun.items() if str(value).startswith("${"))
-        found.append(settings(folder))
+        found.append(_of_trained_parts(settings(folder)))
         own |= {name for name in found[-1] if not f"{name}.".startswith(copies)}
     return [{name: value for name, value in one.items() if name in own} for one in found]
+
+
+def _of_trained_parts(own: Mapping[str, Any]) -> dict[str, Any]:
+    """Settings without those of a mixture's parts that have no share: whatever they are, nothing is trained on them."""
+    shares = {name: share for name, share in own.items() if name.startswith(SHARES)}
+    idle = tuple(f"task.parts.{name.removeprefix(SHARES)}." for name, share in shares.items() if share == 0)
+    return {name: value for name, value in own.items() if not name.startswith(idle)}
 
 
 def differing(settings: Sequence[Mapping[str, Any]]) -> list[str]:

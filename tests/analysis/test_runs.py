@@ -57,6 +57,15 @@ def test_where_its_plan_lies_is_no_setting(sweep):
     assert runs.axes(runs.load(sweep)) == ["optimizer.lr"]
 
 
+def test_a_part_without_a_share_is_no_setting(tmp_path):
+    """Seeds of one task as two settings, for what was not mixed in was another task."""
+    for seed, other in ((1, "Rotation"), (2, "Jigsaw")):
+        parts = {"main": {"_target_": "CueSearch"}, "other": {"_target_": other, "alpha": seed}}
+        task = {"parts": parts, "shares": {"main": 1, "other": 0}}
+        write_run(tmp_path / "sweep" / other, seed, 0.1, 0.5, task=task)
+    assert runs.axes(runs.load(tmp_path / "sweep")) == []
+
+
 def test_scores_of_their_policies(sweep, tmp_path):
     """A score beside another run's row; one of a served policy, which may have been asked in process before, lost."""
     rows = [(sweep / "2" / "policy", "vstar", 50.0), (sweep / "0" / "policy", "vstar", 30.0), ("tiny", "vstar", 1.0)]
