@@ -24,7 +24,7 @@ def test_an_error_whose_words_break_off_is_tried_again():
                     connection.recv(65536)
                     connection.sendall(reply)
 
-        thread = threading.Thread(target=serve)
+        thread = threading.Thread(target=serve, daemon=True)
         thread.start()
         asked = ChatServer("endpoint", f"http://127.0.0.1:{server.getsockname()[1]}", "m", tries=2, wait=0.01)
         assert asked.complete([], lambda reply: reply["a"]) == 1

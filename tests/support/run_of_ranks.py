@@ -71,7 +71,7 @@ def same_run(one: Path, other: Path) -> None:
 
 def written_once(folder: Path, ranks: int) -> None:
     """Asserts one set of files, with a log of each rank that was started."""
-    expected = {".hydra", "checkpoints", "config.yaml", "figures", "metrics.csv", "policy", "report.html"}
+    expected = {".hydra", ".writer", "checkpoints", "config.yaml", "figures", "metrics.csv", "policy", "report.html"}
     expected |= {"claims.csv", "rollouts.parquet", "run.json", "summary.json", "train.log", "validation"}
     expected |= {"validation.parquet", *(f"rank-{rank}.log" for rank in range(1, ranks))}
     assert {path.name for path in folder.iterdir()} == expected
