@@ -34,6 +34,7 @@ from locus.analysis.run_metrics import (
     save_curve,
     validation_section,
     validation_table,
+    validations,
 )
 from locus.boxes import parse_frame
 from locus.errors import LocusError
@@ -292,6 +293,7 @@ def train(cfg: DictConfig) -> tuple[dict[str, Any], dict[str, Any]]:
 def trained_and_reported(cfg: DictConfig, run: RunFolder) -> tuple[dict[str, Any], dict[str, Any]]:
     """As `train`, in a folder that no other process writes into."""
     settings = TrainSettings.of(cfg)
+    check_steps(run, settings.trainer.steps)
     with joined(run.path, settings.trainer.ranks, settings.trainer.num_nodes, alone=not settings.trainer.in_parts):
         send(cfg, run)
         end = trained(cfg, run)
@@ -308,6 +310,14 @@ def trained_and_reported(cfg: DictConfig, run: RunFolder) -> tuple[dict[str, Any
     log.info("validation:\n%s", validation_table(metrics))
     log.info("run folder: %s", run.path)
     return final, {"module": end.module, "data": end.data, "trainer": end.trainer, "run": run}
+
+
+def check_steps(run: RunFolder, steps: int) -> None:
+    """Raises LocusError where no step is left to take, and the last one has no validation to end with."""
+    if run.last_step >= steps and run.last_step not in set(validations(read_metrics(run.path))["step"]):
+        raise LocusError(
+            f"trainer.steps={steps}: the run is at step {run.last_step} already, which it has not validated; give more"
+        )
 
 
 def send(cfg: DictConfig, run: RunFolder) -> None:

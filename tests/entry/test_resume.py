@@ -234,6 +234,15 @@ def test_a_validation_that_was_cut_off_is_not_there_twice(tmp_path):
     assert not rows.duplicated(["step", "example_id"]).any() and 0 in set(rows["step"])
 
 
+def test_fewer_steps_than_the_run_has_taken(folder, unbroken):
+    """Nothing to train and nothing to validate: the page, which compares two validations, was a traceback."""
+    cut(folder, 3)
+    for steps in (2, 3):
+        refused(command("train", f"resume={folder}", f"trainer.steps={steps}"), f"trainer.steps={steps}", "at step 3")
+    resume(folder, f"trainer.steps={STEPS}")
+    assert list(differences(folder, unbroken)) == []
+
+
 def test_a_mistyped_folder_is_not_made(tmp_path):
     """Hydra makes its output folder before anything can be checked: the typo would look like a run from then on."""
     refused(command("train", f"resume={tmp_path / 'nowhere'}"), "no folder of a run")
