@@ -11,6 +11,7 @@ from locus.evaluation.benchmark import Item
 from locus.evaluation.benchmarks.free_answers import FreeAnswerBenchmark
 from locus.evaluation.benchmarks.readers import LETTERS, Row
 from locus.evaluation.reading.extractors import LOCUS, Extractor
+from locus.evaluation.reading.option_values import MARKED
 from locus.evaluation.reading.responses import Extracted
 from locus.evaluation.statistics import Statistic, accuracy
 from locus.types import Response
@@ -18,7 +19,6 @@ from locus.types import Response
 INSTRUCTION = "\nThink about the question and give your final answer in \\boxed{Answer} format."
 TYPES = ("Fine-grained Discrimination", "Visual Tracking", "Spatial Perception", "Visual Pattern Recognition")
 _COUNTS = re.compile(r"\d+(?:\.\d+)?")
-_MARKED = re.compile(r"\\(?:text(?:bf|it|rm)?|math(?:rm|bf|it)|mbox|operatorname)\s*(?=\{)")
 _MIXED = re.compile(r"[^\W\d]\d|\d[^\W\d]")
 
 
@@ -65,7 +65,7 @@ def same_blank(answer: str, gold: str, question: str) -> bool:
     In any order where the gold is a list and the question asks for "all". Where digits and letters stick together, as
     in ``A3``, the letters count. LaTeX's marks of text are none of the answer.
     """
-    answer = _MARKED.sub("", answer)
+    answer = MARKED.sub("", answer)
     several = re.search(r"\ball\b", question, re.IGNORECASE) and "," in gold and not gold.lstrip().startswith("(")
     if _MIXED.search(gold) or not _COUNTS.search(gold):
         parts = [

@@ -15,7 +15,8 @@ MATHS = re.compile(r"[\d\\]")
 COUNTED = re.compile(r"(?:[A-Za-z]{2,20}: )?(-?\d{1,12}(?:\.\d{1,6})?)(?: [A-Za-z-]{2,20}){0,4}")
 """A number of things, or under a name: ``15 cubes``, ``Width: 15``."""
 _WORD = re.compile(r"(?<![A-Za-z\\])(?!sin|cos|tan|log|sqrt|frac)[A-Za-z]{0,20}[a-z]{2}[A-Za-z]{0,20}(?![A-Za-z])")
-_MARKED = re.compile(r"\\(?:text|textbf|textit|mathrm|mathbf|mbox)\s?(?=\{)")
+MARKED = re.compile(r"\\(?:text(?:bf|it|rm)?|math(?:rm|bf|it)|mbox|operatorname)\s?(?=\{)")
+"""LaTeX's marks of text, which are none of what they mark."""
 _TEXT = re.compile(r"\\(?:text|textbf|textit|mathrm|mathbf|mbox)\s?(?=\{)|\\[A-Za-z]{1,20}")
 
 
@@ -48,7 +49,7 @@ def by_value(value: str, options: Mapping[str, str]) -> list[str]:
 
 def _written(text: str) -> str:
     """Without LaTeX's marks of text, spaces and braces, to be compared as it stands."""
-    return re.sub(r"[\\s{}$~]", "", _MARKED.sub("", text)).casefold()
+    return re.sub(r"[\\s{}$~]", "", MARKED.sub("", text)).casefold()
 
 
 @lru_cache(65_536)
