@@ -41,7 +41,8 @@ from locus.evaluation.shards import MERGE, Shard, merge
 from locus.files.run_files import alone, only_writer
 from locus.run.asked import INSTRUCTIONS, AskedPolicy, asked_policy
 from locus.run.decoding_settings import DecodingSettings
-from locus.run.runtime import PACKAGES, entry_point, git_commit, hardware
+from locus.run.record import PACKAGES, git_commit, hardware
+from locus.run.runtime import entry_point
 from locus.run.threads import choose_threads
 
 log = logging.getLogger("locus")

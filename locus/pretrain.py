@@ -25,20 +25,14 @@ from locus.analysis.diagnoses.shared import measure
 from locus.analysis.run_metrics import read_metrics, validations
 from locus.boxes import parse_frame
 from locus.evaluation.evaluator import Evaluator
-from locus.files.run_files import AtomicCheckpointIO, write_text
+from locus.files.checkpoints import AtomicCheckpointIO
+from locus.files.run_files import write_text
 from locus.policy.backbone import Backbone
 from locus.policy.prompts import PixelLimits, PromptBuilder
 from locus.policy.vlm import VLM
 from locus.run.callbacks import ProgressLines, RunCheckpoint
-from locus.run.runtime import (
-    RunFolder,
-    entry_point,
-    finish_record,
-    open_run,
-    quiet_lightning,
-    start_record,
-    write_summary,
-)
+from locus.run.record import finish_record, start_record, write_summary
+from locus.run.runtime import RunFolder, entry_point, open_run, quiet_lightning
 from locus.run.sweeps import finished_before
 from locus.run.threads import choose_threads
 from locus.scenes.questions import grounding, kinds_of

@@ -22,7 +22,7 @@ from omegaconf import DictConfig, OmegaConf
 
 from locus import ranks
 from locus.analysis.claim_files import judge_run, lines
-from locus.analysis.diagnoses.shared import Diagnosis, compare, distinct, log_section
+from locus.analysis.diagnoses.shared import Diagnosis, compare, log_section
 from locus.analysis.pages.run import write_run_report
 from locus.analysis.run_metrics import (
     AFTER,
@@ -41,97 +41,24 @@ from locus.errors import LocusError
 from locus.evaluation.evaluator import Evaluator
 from locus.policy.backbone import Backbone
 from locus.policy.lora import merged_state
-from locus.policy.prompts import PromptBuilder
-from locus.policy.quantization import stored_numbers
-from locus.policy.vlm import VLM
+from locus.run.building import base_policy, build_data, build_diagnoses, build_module, check_task
 from locus.run.callbacks import TableCallback
 from locus.run.launch import follow, follow_in_job, joined, rank_above_zero, rank_zero_first
 from locus.run.loggers import close_loggers
 from locus.run.outcome import held_before, outcome, read_plan
-from locus.run.recipe import chosen
-from locus.run.runtime import (
-    RunFolder,
-    differences,
-    entry_point,
-    finish_record,
-    open_run,
-    quiet_lightning,
-    run_folder,
-    start_record,
-    write_summary,
-)
+from locus.run.recipe import chosen, differences
+from locus.run.record import finish_record, start_record, write_summary
+from locus.run.runtime import RunFolder, entry_point, open_run, quiet_lightning, run_folder
 from locus.run.settings import RolloutSettings, TrainSettings
 from locus.run.sweeps import finished_before
 from locus.run.threads import choose_threads
 from locus.run.trainer import build_trainer
-from locus.tasks.cue_search.sharing import corpora_shared
-from locus.tasks.datamodule import SampleMaker, TaskDataModule
-from locus.tasks.preflight import preflight
+from locus.tasks.datamodule import TaskDataModule
 from locus.training.algorithm import SFT
-from locus.training.grpo import GRPOModule
-from locus.training.module import PolicyModule, RunParts
-from locus.training.sft import SFTModule
+from locus.training.module import PolicyModule
 from locus.types import Query
 
 log = logging.getLogger("locus")
-
-
-def build_data(cfg: DictConfig, backbone: Backbone, start_step: int) -> TaskDataModule:
-    """The task with its examples and rewards, and what makes prompts of them."""
-    with corpora_shared():
-        task = instantiate(cfg.task, _convert_="all")
-    builder = PromptBuilder(backbone.processor(), instantiate(cfg.pixels), backbone.family)
-    return TaskDataModule(
-        SampleMaker(task, builder, parse_frame(backbone.frame)),
-        prompts_per_step=cfg.trainer.prompts_per_step,
-        validation_batch=cfg.trainer.validation_batch,
-        steps=cfg.trainer.steps,
-        workers=cfg.trainer.workers,
-        seed=cfg.seed,
-        start_step=start_step,
-        worker_timeout=cfg.trainer.worker_timeout,
-    )
-
-
-def check_task(cfg: DictConfig, settings: TrainSettings, backbone: Backbone, data: TaskDataModule) -> None:
-    """The pre-flight on the first samples of both splits; says what can be earned."""
-    data.task.check(cfg.trainer.prompts_per_step, cfg.trainer.steps)
-    for split in ("train", "validation"):
-        samples = data.first(split, cfg.preflight_prompts)
-        report = preflight(data.task, samples, data.make.builder, parse_frame(backbone.frame))
-        log.info("pre-flight, %d samples of %s: %s", report.samples, split, report)
-        if split == "train" and not isinstance(settings.algorithm, SFT):
-            settings.rollout.check_room([sample.prompt for sample in samples], settings.algorithm.group_size)
-
-
-def build_diagnoses(cfg: DictConfig) -> Mapping[str, Diagnosis]:
-    """What follows the run, built now so that wrong settings are found before step 1."""
-    if not cfg.diagnoses.get("enabled", True):
-        return {}
-    with corpora_shared():
-        diagnoses = instantiate(cfg.diagnoses, _convert_="all")
-    diagnoses.pop("enabled", None)
-    return distinct(diagnoses)
-
-
-def build_module(cfg: DictConfig, settings: TrainSettings, backbone: Backbone, data: TaskDataModule) -> PolicyModule:
-    """Policy, reference and task in the algorithm's module."""
-    builder, adapt = data.make.builder, instantiate(cfg.weights)
-    policy = backbone.load()
-    if adapt:
-        adapt(policy)
-        sizes = [(stored_numbers(parameter), parameter.requires_grad) for parameter in policy.parameters()]
-        log.info(
-            "weights: %d of %d parameters train", sum(n for n, trains in sizes if trains), sum(n for n, _ in sizes)
-        )
-    settings.trainer.check_weights(policy)
-    codec = builder.encode, builder.decode
-    parts = RunParts(policy, backbone.load_reference, data.task, *codec, data.draw, cfg.trainer.steps)
-    algorithm, shared = settings.algorithm, settings.module_arguments
-    if isinstance(algorithm, SFT):
-        return SFTModule(parts, **shared)
-    offload, sampling = settings.trainer.offload_reference, settings.rollout.sampling
-    return GRPOModule(parts, algorithm=algorithm, sampling=sampling, offload_reference=offload, **shared)
 
 
 def fit(cfg: DictConfig, run: RunFolder, module: PolicyModule, data: TaskDataModule, trainer: Trainer) -> None:
@@ -180,14 +107,6 @@ def export(run: RunFolder, module: PolicyModule, data: TaskDataModule) -> None:
     """Writes the trained policy as a plain Hugging Face folder, adapters merged into its weights."""
     module.policy.model.save_pretrained(run.path / "policy", state_dict=merged_state(module.policy))
     data.make.builder.processor.save_pretrained(run.path / "policy")
-
-
-def base_policy(cfg: DictConfig, backbone: Backbone) -> VLM:
-    """The policy as it was before the run, in as many bits: with more, a card that fits the run could not hold both."""
-    policy = backbone.load()
-    if adapt := instantiate(cfg.weights):
-        adapt.prepare(policy)
-    return policy
 
 
 def report(

@@ -75,24 +75,26 @@ import json, sys, time
 began = time.perf_counter()
 from hydra import compose, initialize_config_dir
 from hydra.utils import instantiate
-from locus import train
-from locus.run.runtime import CONF
+from locus.run.building import build_data, build_module, check_task
+from locus.run.help import CONF
+from locus.run.settings import TrainSettings
+from locus.train import facts_of
 stages, last, cpu = {"imports": time.perf_counter() - began}, time.perf_counter(), time.process_time()
 def ended(stage):
     global last
     stages[stage], last = time.perf_counter() - last, time.perf_counter()
 with initialize_config_dir(str(CONF), version_base="1.3"):
     cfg = compose("train", overrides=["diagnoses=none", *sys.argv[1:]])
-settings = train.TrainSettings.of(cfg)
+settings = TrainSettings.of(cfg)
 ended("configuration")
 backbone = instantiate(cfg.backbone)
-data = train.build_data(cfg, backbone, 0)
+data = build_data(cfg, backbone, 0)
 ended("data")
-train.check_task(cfg, settings, backbone, data)
+check_task(cfg, settings, backbone, data)
 ended("preflight")
-module = train.build_module(cfg, settings, backbone, data)
+module = build_module(cfg, settings, backbone, data)
 ended("model")
-train.facts_of(cfg, module, data)
+facts_of(cfg, module, data)
 ended("facts")
 next(iter(data.train_dataloader()))
 ended("first batch")

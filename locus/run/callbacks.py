@@ -19,8 +19,10 @@ from locus.analysis.diagnoses.shared import located
 from locus.analysis.pictures import rollout_picture
 from locus.evaluation.benchmark import Benchmark
 from locus.evaluation.evaluator import Evaluator
+from locus.files.checkpoints import checkpoint_path, checkpoints
 from locus.files.progress import Progress
-from locus.files.run_files import ROLLOUTS, VALIDATION, StepTable, checkpoint_path, checkpoints, remove, with_columns
+from locus.files.run_files import remove
+from locus.files.step_tables import ROLLOUTS, VALIDATION, StepTable, with_columns
 from locus.tasks.task import Task
 from locus.types import Rollout, RolloutGroup, Sample, Sampling
 

@@ -35,14 +35,15 @@ from lightning.pytorch.utilities.exceptions import SIGTERMException
 from torch import distributed
 
 from locus.errors import LocusError
-from locus.files.run_files import checkpoints, write_json
+from locus.files.checkpoints import checkpoints
+from locus.files.run_files import write_json
 from locus.ranks import is_lost, position
 from locus.run.runtime import in_words
 from locus.run.sweeps import failure_file
 
 OWN = "LOCUS_RANK_OF"
 """Environment variable of the ranks started here: the number of ranks."""
-PLACE = ("MASTER_ADDR", "MASTER_PORT", "LOCAL_RANK", "NODE_RANK")
+PLACE = ("MASTER_ADDR", "MASTER_PORT", "LOCAL_RANK", "NODE_RANK", "TORCHELASTIC_USE_AGENT_STORE")
 LOST = "another rank of the run has ended"
 PATIENCE = 20.0
 """Seconds that rank zero has to notice by itself that a rank is lost; it may wait for it without an end."""
@@ -174,8 +175,10 @@ class _Launched:
         self.before = {name: os.environ.get(name) for name in PLACE}
 
     def __enter__(self) -> _Launched:
-        # LOCAL_RANK tells Lightning that there is nothing left to start.
-        os.environ.update(zip(PLACE, ("127.0.0.1", str(find_free_network_port()), "0", "0"), strict=True))
+        # LOCAL_RANK tells Lightning that there is nothing left to start. Where a torchrun has started this process
+        # alone, its store is at another port, and torch would wait for it at this one.
+        here = "127.0.0.1", str(find_free_network_port()), "0", "0", "False"
+        os.environ.update(zip(PLACE, here, strict=True))
         for rank in range(1, self.ranks):
             own = os.environ | {"LOCAL_RANK": str(rank), OWN: str(self.ranks)}
             with self.log(rank).open("wb") as log:

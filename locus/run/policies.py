@@ -16,7 +16,7 @@ from locus.errors import LocusError
 from locus.evaluation.evaluator import Evaluator
 from locus.policy.prompts import PromptBuilder
 from locus.run.decoding_settings import DecodingSettings
-from locus.run.runtime import CONF
+from locus.run.help import CONF
 from locus.tasks.answers import THINK_ANSWER
 
 log = logging.getLogger("locus")

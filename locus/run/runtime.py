@@ -6,36 +6,27 @@ import contextlib
 import errno
 import functools
 import logging
-import os
-import platform
 import shutil
-import subprocess
 import sys
-import time
 import warnings
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any, NoReturn
 
-import hydra
-import torch
 import yaml
-from hydra.core.global_hydra import GlobalHydra
 from hydra.core.hydra_config import HydraConfig
 from hydra.errors import InstantiationException
 from lightning.pytorch.utilities.exceptions import MisconfigurationException, SIGTERMException
 from omegaconf import DictConfig, OmegaConf
 
 from locus.errors import LocusError
-from locus.files.progress import INTERVAL, peak_memory_gb, set_interval
-from locus.files.run_files import BEGUN_WITH, checkpoints, latest_checkpoint, only_writer, write_json, write_text
-from locus.run.help import CONF
+from locus.files.checkpoints import checkpoints, latest_checkpoint
+from locus.files.progress import INTERVAL, set_interval
+from locus.files.run_files import BEGUN_WITH, only_writer, write_json, write_text
 from locus.run.sweeps import in_sweep, record_failure, resume_point
 
 log = logging.getLogger("locus")
-PACKAGES = ("torch", "torchvision", "transformers", "peft", "lightning", "hydra-core", "wandb", "numpy")
 ASSETS = Path(__file__).parents[1] / "assets"
 OmegaConf.register_new_resolver("asset", lambda name: str(ASSETS / name), replace=True)
 OmegaConf.register_new_resolver("brief", lambda text: text.replace("/", "_")[:200], replace=True)
@@ -238,74 +229,3 @@ def quiet_lightning() -> None:
         "It is recommended to use `self.log",  # every rank logs the same mean over all
     ):
         warnings.filterwarnings("ignore", f".*{message}")
-
-
-def hardware() -> dict[str, Any]:
-    """What the run ran on."""
-    gpus = [torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count())]
-    return {"platform": platform.platform(), "cpus": os.cpu_count(), "threads": torch.get_num_threads(), "gpus": gpus}
-
-
-def git_commit() -> str | None:
-    """Commit of the checkout that the package lies in, with ``+changes`` when it is not clean; None outside one."""
-    git = functools.partial(subprocess.run, cwd=CONF.parent, capture_output=True, text=True, check=False)
-    try:
-        head = git(["git", "rev-parse", "HEAD"])
-        changes = git(["git", "status", "--porcelain", "--untracked-files=no"])
-    except FileNotFoundError:
-        return None
-    return head.stdout.strip() + ("+changes" if changes.stdout.strip() else "") if head.returncode == 0 else None
-
-
-def start_record(folder: RunFolder, facts: dict[str, Any]) -> dict[str, Any]:
-    """Writes ``run.json`` as known at the start; `finish_record` completes it."""
-    record = {
-        "started": time.strftime("%Y-%m-%dT%H:%M:%S%z"),
-        "commit": git_commit(),
-        "python": platform.python_version(),
-        "versions": {name: version(name) for name in PACKAGES},
-        "hardware": hardware(),
-        "resumed_from_step": folder.last_step,
-        **facts,
-    }
-    write_json(folder.path / "run.json", record)
-    return record
-
-
-def finish_record(folder: RunFolder, record: dict[str, Any], phases: dict[str, float], **facts: Any) -> None:
-    """Adds wall time per phase, peak memory, and what else is known by now to ``run.json``."""
-    costs = {"seconds_per_phase": phases, "peak_memory_gb": peak_memory_gb()}
-    write_json(folder.path / "run.json", record | costs | facts)
-
-
-def write_summary(folder: RunFolder, final: dict[str, Any]) -> None:
-    """Writes ``summary.json`` of a run that has left everything else: a sweep that is launched again skips it."""
-    write_json(folder.path / "summary.json", {"status": "finished", **final})
-
-
-def differences(ours: DictConfig, group: str, preset: str) -> list[str]:
-    """``key: ours (preset: theirs)`` for each setting in which a config group departs from one of its presets."""
-    known = GlobalHydra.instance().is_initialized()
-    with contextlib.nullcontext() if known else hydra.initialize_config_dir(str(CONF), version_base="1.3"):
-        searched = GlobalHydra.instance().config_loader().get_search_path()
-        theirs = _preset(group, preset, str(searched))
-    mine: Any = OmegaConf.to_container(ours)
-    return _differences(mine, theirs, "")
-
-
-@functools.cache
-def _preset(group: str, preset: str, searched: str) -> dict[str, Any]:
-    """What a config group is with this option; composed once for all runs of a process that search the same folders."""
-    settings: Any = OmegaConf.to_container(hydra.compose("train", [f"{group}={preset}"])[group])
-    return settings
-
-
-def _differences(ours: dict[str, Any], theirs: dict[str, Any], prefix: str) -> list[str]:
-    lines = []
-    for key, value in ours.items():
-        other = theirs.get(key)
-        if isinstance(value, dict) and isinstance(other, dict):
-            lines += _differences(value, other, f"{prefix}{key}.")
-        elif value != other:
-            lines.append(f"{prefix}{key}: {value} (paper: {other})")
-    return lines

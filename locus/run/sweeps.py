@@ -22,7 +22,8 @@ from omegaconf.errors import InterpolationResolutionError
 
 from locus.analysis.runs import flat
 from locus.errors import LocusError
-from locus.files.run_files import BEGUN_WITH, WRITER, checkpoints, latest_checkpoint, write_json
+from locus.files.checkpoints import checkpoints, latest_checkpoint
+from locus.files.run_files import BEGUN_WITH, WRITER, write_json
 
 log = logging.getLogger("locus")
 FAILURES = ".failures"

@@ -12,7 +12,7 @@ from lightning.pytorch.strategies import Strategy
 from omegaconf import DictConfig
 
 from locus import ranks
-from locus.files.run_files import AtomicCheckpointIO
+from locus.files.checkpoints import AtomicCheckpointIO
 from locus.run.blind_check import BlindCheck
 from locus.run.callbacks import ProgressLines, RolloutTable, RunCheckpoint, StopAt, ValidationTable
 from locus.run.launch import ObeysSigterm, environment

@@ -18,7 +18,8 @@ from torch.distributed.checkpoint.state_dict import get_optimizer_state_dict, se
 
 from locus import ranks
 from locus.errors import LocusError
-from locus.files.run_files import PARTS_POSITION, could_not_be_written, reader_of, remove
+from locus.files.checkpoints import PARTS_POSITION, could_not_be_written, reader_of
+from locus.files.run_files import remove
 
 if TYPE_CHECKING:
     from locus.training.module import PolicyModule

@@ -12,8 +12,8 @@ from hydra.utils import instantiate
 from transformers import AutoModelForImageTextToText
 
 from locus.policy.lora import LoRA, frozen_state
+from locus.run.building import base_policy
 from locus.run.settings import TrainSettings
-from locus.train import base_policy
 from tests.support.interrupted import cut
 from tests.support.released import RELEASED
 from tests.support.runs import SMALLEST, command, differences, metrics, refused, resume, succeeded, warm_policy

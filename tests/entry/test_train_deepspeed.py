@@ -8,8 +8,8 @@ import pytest
 import torch
 from lightning_utilities.core.imports import RequirementCache
 
-from locus.files.run_files import DEEPSPEED as PARTS
-from locus.files.run_files import PARTS_POSITION, checkpoint_path
+from locus.files.checkpoints import DEEPSPEED as PARTS
+from locus.files.checkpoints import PARTS_POSITION, checkpoint_path
 from locus.run import settings
 from tests.support.deepspeed_on_cpu import ranks
 from tests.support.interrupted import cut, refused_without

@@ -13,7 +13,7 @@ import torch
 from torch.distributed import checkpoint
 from transformers import AutoModelForImageTextToText
 
-from locus.files.run_files import PARTS_POSITION, checkpoint_path, latest_checkpoint
+from locus.files.checkpoints import PARTS_POSITION, checkpoint_path, latest_checkpoint
 from tests.support.interrupted import cut, other_rank, refused_without, wait_for
 from tests.support.run_of_ranks import FSDP2, overrides, same_run
 from tests.support.runs import SMALLEST, command, finish, refused, resume, spawn, train, weights

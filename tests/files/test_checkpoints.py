@@ -12,8 +12,7 @@ import pytest
 import torch
 
 from locus.errors import LocusError
-from locus.files import run_files
-from locus.files.run_files import AtomicCheckpointIO, checkpoint_path, checkpoints, latest_checkpoint
+from locus.files.checkpoints import AtomicCheckpointIO, checkpoint_path, checkpoints, latest_checkpoint
 from tests.support.children import LIMIT, in_child
 
 
@@ -116,7 +115,7 @@ def bytes_read() -> int:
 def test_a_large_checkpoint_is_not_read_to_be_found(tmp_path, monkeypatch):
     """A hundred gigabytes that are read for their checksums before a run goes on; a cut one is seen all the same."""
     path = save(tmp_path, 1, state(1, 1_000_000))
-    monkeypatch.setattr(run_files, "CHECKED", path.stat().st_size - 1)
+    monkeypatch.setattr("locus.files.checkpoints.CHECKED", path.stat().st_size - 1)
     before = bytes_read()
     assert latest_checkpoint(tmp_path) == (path, 1)
     assert bytes_read() - before < path.stat().st_size / 20

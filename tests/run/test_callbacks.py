@@ -8,7 +8,7 @@ import pytest
 from lightning import Trainer
 from lightning.pytorch.callbacks import Callback
 
-from locus.files.run_files import checkpoints
+from locus.files.checkpoints import checkpoints
 from locus.run.callbacks import RunCheckpoint, StopAt
 from tests.support.miniature import grpo
 

@@ -5,13 +5,15 @@ from __future__ import annotations
 import json
 import os
 import socket
+import sys
 from pathlib import Path
 
 import pytest
+from lightning.fabric.plugins.environments.lightning import find_free_network_port
 
 from locus.errors import LocusError
 from locus.run.launch import _rank_zero_waits, joined, rank_above_zero, started_as
-from tests.support.runs import finish, refused, spawn
+from tests.support.runs import finish, refused, spawn, succeeded
 
 WAITING = """
 import sys
@@ -20,6 +22,14 @@ from locus.run import launch
 launch.PATIENCE, sys.executable = 0.5, sys.argv[2]
 with launch.joined(Path(sys.argv[1]), 2):
     print("joined")
+"""
+LONE = """
+import sys
+from pathlib import Path
+from torch import distributed
+from locus.run.launch import joined
+with joined(Path(sys.argv[1]), 1, alone=False):
+    print("a group of", distributed.get_world_size())
 """
 
 
@@ -63,6 +73,14 @@ def test_who_follows(monkeypatch: pytest.MonkeyPatch):
     for rank, ranks, follows in ((0, 2, False), (1, 2, True), (0, 1, False)):
         torchrun(monkeypatch, rank, ranks)
         assert rank_above_zero() == follows
+
+
+def test_a_lone_rank_of_torchrun_makes_its_own_group(tmp_path: Path):
+    """A wait of a day at start-up: torch looks for torchrun's store at the port of the run's own."""
+    torchrun = "-m", "torch.distributed.run", "--nproc-per-node=1", f"--master-port={find_free_network_port()}"
+    ended = finish(spawn(*torchrun, "--no-python", sys.executable, "-c", LONE, tmp_path), timeout=60)
+    succeeded(ended)
+    assert "a group of 1" in ended.stdout
 
 
 def test_a_batch_script_without_srun_starts_its_ranks_itself(monkeypatch: pytest.MonkeyPatch):

@@ -21,7 +21,8 @@ import locus.train
 from locus.errors import LocusError
 from locus.files.run_files import BEGUN_WITH, WRITER, write_text
 from locus.run import sweeps
-from locus.run.runtime import open_run, write_summary
+from locus.run.record import write_summary
+from locus.run.runtime import open_run
 from locus.run.sweeps import folder_name, number_of, resume_point
 from tests.support.paths import CONF, REPO
 from tests.support.runs import Ended, command, finish, refused, spawn, succeeded

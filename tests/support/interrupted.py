@@ -15,7 +15,9 @@ from unittest import mock
 import pytest
 
 from locus.errors import LocusError
-from locus.files.run_files import StepTable, latest_checkpoint, remove
+from locus.files.checkpoints import latest_checkpoint
+from locus.files.run_files import remove
+from locus.files.step_tables import StepTable
 from tests.support.runs import warm_policy
 
 STEPS = 4

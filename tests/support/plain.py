@@ -10,7 +10,7 @@ from hydra.utils import instantiate
 from omegaconf import OmegaConf
 from transformers import AutoModelForImageTextToText, AutoProcessor
 
-from locus.train import build_data
+from locus.run.building import build_data
 
 GREEDY = "rollout.validation.temperature=0"
 """Has a run record greedy answers, which `check_greedy_answers` asks for again."""

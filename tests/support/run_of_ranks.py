@@ -11,8 +11,8 @@ import pyarrow.parquet as pq
 import torch
 from torch.distributed.checkpoint.format_utils import dcp_to_torch_save
 
-from locus.files.run_files import DEEPSPEED as PARTS
-from locus.files.run_files import latest_checkpoint, reader_of
+from locus.files.checkpoints import DEEPSPEED as PARTS
+from locus.files.checkpoints import latest_checkpoint, reader_of
 from tests.support.interrupted import settings
 from tests.support.runs import metrics, weights
 

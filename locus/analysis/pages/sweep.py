@@ -17,7 +17,7 @@ from locus.analysis.plots import COLOURS, as_picture, histogram, mean_bars, pane
 from locus.analysis.run_metrics import AFTER, BEFORE, HEADLINE, by_task, task_curves, validation_scalars
 from locus.analysis.runs import FACTS, MAX_SECONDS, TASKS, axes, telling
 from locus.errors import LocusError
-from locus.files.run_files import ROLLOUTS, VALIDATION, read_rows
+from locus.files.step_tables import ROLLOUTS, VALIDATION, read_rows
 
 TIMES = {"time/rollout_s": "rollout, s", "time/update_s": "update, s"}
 CURVES = {"train/reward": "reward", HEADLINE: "validation IoU", "train/kl": "KL", "train/entropy": "entropy"}

@@ -1,0 +1,63 @@
+"""What a run says of itself: ``run.json`` from its start, ``summary.json`` at its end."""
+
+from __future__ import annotations
+
+import functools
+import os
+import platform
+import subprocess
+import time
+from importlib.metadata import version
+from typing import Any
+
+import torch
+
+from locus.files.progress import peak_memory_gb
+from locus.files.run_files import write_json
+from locus.run.help import CONF
+from locus.run.runtime import RunFolder
+
+PACKAGES = ("torch", "torchvision", "transformers", "peft", "lightning", "hydra-core", "wandb", "numpy")
+
+
+def hardware() -> dict[str, Any]:
+    """What the run ran on."""
+    gpus = [torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count())]
+    return {"platform": platform.platform(), "cpus": os.cpu_count(), "threads": torch.get_num_threads(), "gpus": gpus}
+
+
+def git_commit() -> str | None:
+    """Commit of the checkout that the package lies in, with ``+changes`` when it is not clean; None outside one."""
+    git = functools.partial(subprocess.run, cwd=CONF.parent, capture_output=True, text=True, check=False)
+    try:
+        head = git(["git", "rev-parse", "HEAD"])
+        changes = git(["git", "status", "--porcelain", "--untracked-files=no"])
+    except FileNotFoundError:
+        return None
+    return head.stdout.strip() + ("+changes" if changes.stdout.strip() else "") if head.returncode == 0 else None
+
+
+def start_record(folder: RunFolder, facts: dict[str, Any]) -> dict[str, Any]:
+    """Writes ``run.json`` as known at the start; `finish_record` completes it."""
+    record = {
+        "started": time.strftime("%Y-%m-%dT%H:%M:%S%z"),
+        "commit": git_commit(),
+        "python": platform.python_version(),
+        "versions": {name: version(name) for name in PACKAGES},
+        "hardware": hardware(),
+        "resumed_from_step": folder.last_step,
+        **facts,
+    }
+    write_json(folder.path / "run.json", record)
+    return record
+
+
+def finish_record(folder: RunFolder, record: dict[str, Any], phases: dict[str, float], **facts: Any) -> None:
+    """Adds wall time per phase, peak memory, and what else is known by now to ``run.json``."""
+    costs = {"seconds_per_phase": phases, "peak_memory_gb": peak_memory_gb()}
+    write_json(folder.path / "run.json", record | costs | facts)
+
+
+def write_summary(folder: RunFolder, final: dict[str, Any]) -> None:
+    """Writes ``summary.json`` of a run that has left everything else: a sweep that is launched again skips it."""
+    write_json(folder.path / "summary.json", {"status": "finished", **final})
