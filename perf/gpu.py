@@ -56,10 +56,10 @@ def main() -> None:
     parser.add_argument("--shape", choices=tuple(SHAPES), default="3b")
     parser.add_argument("--layers", type=int, help="of the language model; default: all")
     parser.add_argument("--weights", choices=("full", "lora"), default="full")
-    parser.add_argument("--token-budget", type=int, default=8192, help="tokens that are scored at a time")
     parser.add_argument("--decode-step", choices=[step.value for step in DecodeStep], default="dynamic")
     parser.add_argument("--against", choices=("separate",), help="also with plain rows")
     add_grid(parser)
+    parser.set_defaults(token_budget=8192)
     options = vars(parser.parse_args())
     work, against = points(options), options.pop("against")
     if not torch.cuda.is_available():

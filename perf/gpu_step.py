@@ -87,7 +87,6 @@ class Settings:
     """full (float32) or lora (of a bfloat16 backbone)."""
     scorer: str
     """packed or separate."""
-    token_budget: int
     decode_step: str
     work: Workload
 
@@ -187,7 +186,7 @@ def token_seconds(policy: VLM, prompts: list[Prompt], settings: Settings) -> flo
 
         def run() -> None:
             def encode(indices: Any) -> Any:
-                return encode_in_parts(policy, [prompts[i] for i in indices], settings.token_budget)
+                return encode_in_parts(policy, [prompts[i] for i in indices], settings.work.token_budget)
 
             sample_in_turn(policy, prompts, encode, settings.work.group, sampling, 0, 0, decoding)
 
@@ -208,9 +207,8 @@ def measure(settings: Settings) -> dict[str, Any]:
         weights = LoRA() if settings.weights == "lora" else None
         decoding = RolloutDecoding(2**20, settings.decode_step)
         module, data = build(
-            folder, work, Corpus.load(folder / "corpus"), Meter(), scorer, settings.backbone(), weights,
-            settings.token_budget, decoding,
-        )  # fmt: skip
+            folder, work, Corpus.load(folder / "corpus"), Meter(), scorer, settings.backbone(), weights, decoding
+        )
         trainer = Trainer(
             accelerator="gpu", devices=1, precision="bf16-mixed", max_epochs=1, limit_val_batches=0, logger=False,
             callbacks=[times], enable_progress_bar=False, enable_model_summary=False, enable_checkpointing=False,

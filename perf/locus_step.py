@@ -36,8 +36,7 @@ from locus.types import Sampling
 from perf.step_workload import FRAME, Meter, Workload, answered, forbid_end_token, read_inputs, resident_bytes
 
 PHASES = ("rollout", "reference", "update")
-TOKEN_BUDGET = 32768
-DECODING = RolloutDecoding(TOKEN_BUDGET)
+DECODE_BUDGET = 32768
 
 
 class StepMeter(Callback):
@@ -74,10 +73,10 @@ def build(
     scorer: Scorer,
     backbone: Backbone,
     weights: Callable[[VLM], None] | None = None,
-    token_budget: int = TOKEN_BUDGET,
-    decoding: RolloutDecoding = DECODING,
+    decoding: RolloutDecoding | None = None,
 ) -> tuple[GRPOModule, TaskDataModule]:
     """Module and data of the run; ``weights`` puts adapters into the policy."""
+    decoding = decoding or RolloutDecoding(DECODE_BUDGET)
     builder = PromptBuilder(backbone.processor(), PixelLimits())
     make = SampleMaker(CueSearch(corpus, ImageFiles(folder / "pictures")), builder, FRAME)
     data = TaskDataModule(make, work.prompts, 1, work.all_steps, 0, 0)
@@ -104,7 +103,7 @@ def build(
         optimizer=partial(torch.optim.AdamW, lr=1e-6, weight_decay=1e-2),
         warmup_ratio=0.05,
         clip_norm=1.0,
-        token_budget=token_budget,
+        token_budget=work.token_budget,
         decoding=decoding,
         max_skipped=5,
         seed=0,

@@ -1,8 +1,8 @@
 """Peak memory of a step: ``python -m perf.memory``, with the sizes of `perf.step_time`.
 
 Each is a process of its own that does one step; its peak of resident memory beyond its imports, the median of the
-rounds. With several groups,
-``growth`` is each one's peak over that of the smallest: sharing the prompt, it should hardly grow.
+rounds. With several groups, ``growth`` is each one's peak over that of the smallest: sharing the prompt, it should
+hardly grow. ``--token-budget 3000`` encodes one prompt of 2,100 tokens at a time, and shares none with its rollout.
 
 Prints one JSON object with a point per combination of sizes.
 """

@@ -52,6 +52,8 @@ class Workload:
     text_layers: int = 6
     train_vision: int = 1
     """0: the vision tower is frozen."""
+    token_budget: int = 32768
+    """Tokens that locus encodes, or scores, at a time; the other trainer has none."""
     warmup: int = 1
     """Steps of each process before the measured ones."""
     steps: int = 4
