@@ -96,8 +96,10 @@ class Backbone:
     def _vlm(self, model: PreTrainedModel, processor: ProcessorMixin) -> VLM:
         if self.gradient_checkpointing:
             model.gradient_checkpointing_enable({"use_reentrant": False})
-        end = model.generation_config.eos_token_id or processor.tokenizer.eos_token_id
-        end_ids = [end] if isinstance(end, int) else list(end)
+        listed = model.generation_config.eos_token_id or []
+        # The tokenizer's ends a turn, and comes first; without generation_config.json transformers may not list it.
+        ends = [processor.tokenizer.eos_token_id, *([listed] if isinstance(listed, int) else listed)]
+        end_ids = list(dict.fromkeys(end for end in ends if end is not None))
         vocabulary = processor.tokenizer.get_vocab()
         unlisted = [vocabulary[token] for token in self.family.unlisted_tokens if token in vocabulary]
         return VLM(model, parse_frame(self.frame), end_ids, self.train_vision, unlisted, self.family)

@@ -10,6 +10,7 @@ from typing import Any
 import torch
 from torch import nn
 
+from locus.policy.lora import merged_weight
 from locus.policy.quantization import NF4Linear
 from locus.policy.sharding import whole
 from locus.policy.vlm import VLM
@@ -56,7 +57,7 @@ def inference_policy(policy: VLM) -> VLM:
         if isinstance(layer, NF4Linear):
             copied.adapters[name] = adapted
             continue
-        layer.weight = _frozen(layer.weight.float() + adapted.get_delta_weight("default"), dtype)
+        layer.weight = _frozen(merged_weight(layer.weight, adapted), dtype)
         copied.model.set_submodule(name, layer)
     for part in _plain_linear(copied):
         part.weight = _frozen(part.weight, dtype)

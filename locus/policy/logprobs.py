@@ -118,7 +118,8 @@ class _LogSoftmaxAt(torch.autograd.Function):
             weights = (logits[here] - largest[:, None]).exp_()
             total = weights.sum(-1)
             normaliser[here] = largest + total.log()
-            entropy[here] = normaliser[here] - torch.linalg.vecdot(weights, logits[here]) / total
+            # In place: autocast would multiply in bfloat16, where the masked logits are -inf, and the entropy NaN.
+            entropy[here] = normaliser[here] - weights.mul_(logits[here]).sum(-1) / total
         ctx.save_for_backward(logits, targets, normaliser)
         ctx.mark_non_differentiable(entropy)
         return logits.gather(-1, targets[:, None])[:, 0] - normaliser, entropy

@@ -9,6 +9,7 @@ import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import nn
@@ -116,6 +117,13 @@ def adapters_off(policy: VLM) -> Iterator[VLM]:
 
 
 @torch.no_grad()
+def merged_weight(base: torch.Tensor, adapted: Any) -> torch.Tensor:
+    """A layer's weight with its adapter added, in float32 even where autocast would multiply in less."""
+    with torch.autocast(base.device.type, enabled=False):
+        return base.float() + adapted.get_delta_weight("default")
+
+
+@torch.no_grad()
 def merged_state(policy: VLM) -> dict[str, torch.Tensor]:
     """The transformers model's weights, the adapters added in float32; the policy itself is left as it is.
 
@@ -131,8 +139,7 @@ def merged_state(policy: VLM) -> dict[str, torch.Tensor]:
             tensor = quantized[owner].dequantized(quantized[owner].dtype)
         layer, base, parameter = name.partition(".base_layer.")
         if base and parameter == "weight":
-            delta = policy.adapters[layer].get_delta_weight("default")
-            merged[f"{layer}.weight"] = (tensor.float() + delta).to(tensor.dtype)
+            merged[f"{layer}.weight"] = merged_weight(tensor, policy.adapters[layer]).to(tensor.dtype)
         elif base:
             merged[f"{layer}.{parameter}"] = tensor
         elif name.rpartition(".lora_")[0] not in policy.adapters:

@@ -160,7 +160,9 @@ class PromptBuilder:
         first, *others = before.split(image_token)
         counts = [self.family.image_tokens(image_processor, grid) for grid in pictures.grids]
         head = first + "".join(image_token * count + part for count, part in zip(counts, others, strict=True))
-        shown, asked = torch.tensor(self.encode(head)), torch.tensor(self.encode(rest), dtype=torch.long)
+        if not counts:  # no image token parts the two, and tokens may span the seam
+            head, rest = "", head + rest
+        shown, asked = (torch.tensor(self.encode(part), dtype=torch.long) for part in (head, rest))
         types = torch.cat([(shown == self.processor.image_token_id).long(), torch.zeros_like(asked)])
         size = (0.0, 0.0)
         if counts:

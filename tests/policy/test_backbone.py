@@ -184,10 +184,17 @@ def test_end_tokens_and_frame_come_from_the_backbone(family: str):
 
 
 def test_all_end_tokens_of_the_generation_config_count(saved: tuple[str, VLM, Path]):
-    """Published Qwen checkpoints have two; with one of them rollouts run on to the limit."""
+    """Published Qwen checkpoints have two; with one of them rollouts run on to the limit. The turn's own comes first:
+    it is what supervised steps teach, and without generation_config.json transformers knows another one."""
     family, vlm, folder = saved
     (folder / "generation_config.json").write_text(json.dumps({"eos_token_id": [7, 11]}), encoding="utf-8")
-    assert Backbone(frame="unit1000", path=str(folder)).load().end_token_ids == (7, 11)
+    own = vlm.end_token_ids[0]
+    assert Backbone(frame="unit1000", path=str(folder)).load().end_token_ids == (own, 7, 11)
+    (folder / "generation_config.json").unlink()
+    config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+    config["text_config"]["eos_token_id"] = 11
+    (folder / "config.json").write_text(json.dumps(config), encoding="utf-8")
+    assert Backbone(frame="unit1000", path=str(folder)).load().end_token_ids == (own, 11)
 
 
 @FAMILY

@@ -127,6 +127,17 @@ def test_adapters_are_merged_as_in_their_export(family: str):
     assert all(torch.equal(merged[name], exported[name]) for name in exported)
 
 
+def test_adapters_are_merged_in_float32_under_autocast():
+    """Rollouts and validations of other weights than those that are exported, whose product autocast rounds."""
+    vlm = adapted("qwen3_vl")
+    exported = merged_state(vlm)
+    with MIXED:
+        merged, within = inference_policy(vlm).model.state_dict(), merged_state(vlm)
+    assert all(torch.equal(within[name], exported[name]) for name in exported)
+    weights = [f"{name}.weight" for name in vlm.adapters]
+    assert weights and all(torch.equal(merged[name], exported[name].bfloat16()) for name in weights)
+
+
 @FAMILY
 def test_rollouts_of_merged_adapters_have_the_scores_of_the_policy(family: str):
     """Rollouts of the backbone: the ratio of the first update would not be 1."""

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 import torch
+from torch.overrides import TorchFunctionMode
 
 from locus.errors import LocusError
 from locus.policy import logprobs
-from locus.policy.logprobs import CompletionBatch, PackedScorer, SeparateScorer
+from locus.policy.logprobs import CompletionBatch, PackedScorer, SeparateScorer, _LogSoftmaxAt
 from locus.policy.rollouts import sample_groups
 from locus.policy.vlm import VLM
 from locus.types import Sampling
@@ -193,6 +196,30 @@ def test_gradient_checkpointing_with_a_frozen_vision_tower(family: str):
     assert largest_relative(packed_gradients(vlm, family), plain) < 1e-5
 
 
+class Called(TorchFunctionMode):
+    """Names of all torch functions that are called inside."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.names: set[str] = set()
+
+    def __torch_function__(self, function: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        self.names.add(function.__name__)
+        return function(*args, **(kwargs or {}))
+
+
+def test_entropy_calls_nothing_that_autocast_puts_into_bfloat16():
+    """NaN on every GPU: there autocast rounds the factors of a product, and masked logits to minus infinity."""
+    # Of aten/src/ATen/autocast_mode.h, what multiplies rows; the CPU's list has no vecdot, so that no CPU run shows it.
+    lowered = {"linear", "matmul", "mm", "mv", "bmm", "addmm", "baddbmm", "einsum", "vecdot", "linalg_vecdot"}
+    logits = torch.randn(3, 5).index_fill_(-1, torch.tensor([1]), torch.finfo(torch.float32).min)
+    with Called() as called:
+        _, entropy = _LogSoftmaxAt.apply(logits, torch.tensor([0, 2, 3]))
+    assert "exp_" in called.names and not called.names & lowered
+    expected = torch.distributions.Categorical(logits=logits[:, [0, 2, 3, 4]]).entropy()
+    torch.testing.assert_close(entropy, expected, rtol=0, atol=1e-6)
+
+
 @FAMILY
 def test_bfloat16_autocast_runs_and_is_close(family: str):
     """A dtype that does not fit somewhere under mixed precision; log-probs stay float32."""
@@ -202,6 +229,7 @@ def test_bfloat16_autocast_runs_and_is_close(family: str):
         written = sample_groups(vlm, records, vlm.encode(records), 2, Sampling(max_new_tokens=4), seed=0, step=0)
         mixed = PackedScorer()(vlm, records, completions(), 1.0)
     mixed.logprobs.sum().backward()
+    assert mixed.entropy.isfinite().all() and mixed.entropy.dtype == torch.float32
     assert mixed.logprobs.dtype == written[0][0].logprobs.dtype == torch.float32
     assert all(bool(p.grad.isfinite().all()) for p in vlm.parameters())
     difference = (mixed.logprobs - exact.logprobs).abs()

@@ -61,7 +61,7 @@ def test_prompts_are_the_processors_and_completions_continue_them(name: str, tok
     builder = PromptBuilder(processor, PixelLimits())
     frame = Frame.UNIT1000 if "qwen3" in name else Frame.PROCESSED
     images = [Image.new("RGB", (300, 260)), Image.new("RGB", (64, 80))]
-    for count, text in ((0, "Where?"), (1, PAPER.text(frame, "the red cup")), (2, PAPER.text(frame))):
+    for count, text in ((0, "Where?"), (0, "\nWhere?"), (1, PAPER.text(frame, "the red cup")), (2, PAPER.text(frame))):
         content = [{"type": "image"}] * count + [{"type": "text", "text": text}]
         turn = [{"role": "user", "content": content}]
         written = processor.apply_chat_template(turn, tokenize=False, add_generation_prompt=True)
