@@ -16,6 +16,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
+from itertools import pairwise
 
 import numpy as np
 
@@ -59,7 +60,7 @@ class CropStrategy:
     """
 
     bins: Mapping[str, Range]
-    """Name -> [low, high) share of the image's area; a high of 1 includes 1."""
+    """Name -> [low, high) share of the image's area; a high of 1 includes 1. Those in use do not overlap."""
     mixture: Mapping[str, float]
     """Name -> weight of the bin among the crops; weights need not add up to 1, a bin of weight 0 is not used."""
     min_side: float
@@ -84,6 +85,9 @@ class CropStrategy:
             for name, (low, high) in getattr(self, key).items():
                 if not least <= low <= high:
                     raise LocusError(f"crop.{key}.{name}=[{low}, {high}]: give two ascending numbers from {least:g} on")
+        for one, other in pairwise(dict.fromkeys(self.bin_names)):  # a subclass may name a bin twice
+            if self.bins[other][0] < self.bins[one][1]:
+                raise LocusError(f"crop.bins: {one} and {other} overlap: end one where the other begins")
 
     @property
     def bin_names(self) -> tuple[str, ...]:

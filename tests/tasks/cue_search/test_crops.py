@@ -214,6 +214,9 @@ def test_pairs_within_images_are_all_pairs():
     assert list(pairs_within_images(np.empty(0, np.int64))) == []
 
 
+BINS = {"tiny": (0.0, 0.01), "small": (0.01, 0.05), "medium": (0.05, 0.1), "large": (0.1, 1.0)}
+
+
 @pytest.mark.parametrize(
     ("change", "says"),
     [
@@ -223,9 +226,19 @@ def test_pairs_within_images_are_all_pairs():
         ({"padding": {"tiny": (-0.5, 0.1)}}, r"crop\.padding\.tiny"),
         ({"scale": {"tiny": (2.0, 0.8)}}, r"crop\.scale\.tiny"),
         ({"scale": {"tiny": (0.0, 0.8)}}, r"crop\.scale\.tiny"),
+        ({"bins": BINS | {"tiny": (0.0, 0.02)}}, r"crop\.bins: tiny and small overlap: end one where the other begins"),
+        ({"bins": BINS | {"small": (0.0, 0.05)}}, r"crop\.bins: tiny and small overlap"),
     ],
 )
 def test_values_that_cannot_be_meant_are_refused(change, says):
-    """Bins that do not exist, negative shares, and ranges that are empty are refused; the error names the key."""
-    with pytest.raises(LocusError, match=says):
-        replace(strategy("object"), **change)
+    """Bins that do not exist, negative shares, and ranges that are empty are refused, and bins that share regions, of
+    which one would get them without a word; the error names the key."""
+    for name in ("object", "hard_negatives"):
+        with pytest.raises(LocusError, match=says):
+            replace(strategy(name), **change)
+
+
+def test_a_bin_that_is_not_used_may_overlap():
+    """A configuration that is refused for a bin of weight 0."""
+    wide = replace(strategy("object"), bins=BINS | {"medium": (0.0, 0.5), "large": (0.02, 1.0)})
+    assert wide.bin_of(np.array([0.005, 0.03, 0.3])).tolist() == [0, 1, -1]
