@@ -33,6 +33,8 @@ CUE_SIDE = 12
 IMAGE_SIDE = 1024
 """... or until its long side has this many, whichever leaves the image larger; it never enlarges."""
 _IMAGE_COLUMNS = ("image_id", "image_path", "width", "height")
+MOST_IMAGE_RATIO = 200
+"""Of an image's sides: processors refuse one above it."""
 FLAT = 1.0
 """Grey levels: the root mean square contrast below which a region is flat, and correlation says nothing."""
 
@@ -197,7 +199,7 @@ def broken_images(images: Sequence[tuple[str, str, int, int]], source: ImageSour
         source: opens them.
 
     Returns:
-        Image id -> what is wrong (missing, unreadable, another size), in the order of ``images``.
+        Image id -> what is wrong (missing, unreadable, another size, too long), in the order of ``images``.
     """
 
     def check(row: tuple[str, str, int, int]) -> str:
@@ -206,8 +208,11 @@ def broken_images(images: Sequence[tuple[str, str, int, int]], source: ImageSour
             size = source.open(path).size
         except LocusError as error:
             return str(error)
-        same = size == (width, height)
-        return "" if same else f"image {path}: is {size[0]}x{size[1]}, the source's table says {width}x{height}"
+        shown = f"image {path}: is {size[0]}x{size[1]}"
+        if size != (width, height):
+            return f"{shown}, the source's table says {width}x{height}"
+        too_long = max(size) > MOST_IMAGE_RATIO * min(size)
+        return f"{shown}; no backbone takes sides of a ratio above {MOST_IMAGE_RATIO}" if too_long else ""
 
     with ThreadPoolExecutor(os.cpu_count()) as pool:  # decoding leaves Python's lock
         found = list(tracked(pool.map(check, images), "checking images", len(images), "images"))

@@ -30,6 +30,8 @@ SCALED = {
     "window": "the sides of the crop around the object's centre",
 }
 """The two readings of the paper's "scale 0.8-2.0"."""
+MOST_RATIO = 150.0
+"""Of a region's sides: processors refuse a picture above 200, and a cue's sides are rounded to whole pixels."""
 _TOLERANCE = 1e-9  # shares like 0.7 are inexact in floats; counts must not be
 
 
@@ -109,13 +111,14 @@ class CropStrategy:
         return index
 
     def regions(self, table: ImageTable, rng: np.random.Generator) -> Regions:
-        """All eligible regions of the table: in a bin of the mixture, no side below ``min_side``."""
+        """All eligible regions of the table: in a bin of the mixture, no side below ``min_side``, none too thin."""
         image, boxes, labels = self.propose(table, rng)
         first = np.searchsorted(image, image)  # image is ascending: where its run of proposals starts
         ratio = area(boxes) / (table.width * table.height)[image]
         bin_index = self.bin_of(ratio)
         sides = boxes[:, 2:] - boxes[:, :2]
         keep = (bin_index >= 0) & (sides >= self.min_side - _TOLERANCE).all(axis=1)
+        keep &= sides.max(axis=1) <= MOST_RATIO * sides.min(axis=1) + _TOLERANCE
         number = np.arange(len(image)) - first
         return Regions(image[keep], number[keep], boxes[keep], ratio[keep], bin_index[keep], labels[keep])
 

@@ -11,7 +11,7 @@ import pytest
 from PIL import Image
 
 from locus.errors import LocusError
-from locus.images.sources import CocoSource
+from locus.images.sources import CocoSource, FolderSource
 from locus.tasks.cue_search.audits import (
     AuditSettings,
     ambiguity,
@@ -130,6 +130,17 @@ def test_broken_images_are_counted_and_replaced_by_others(coco_folder):
     for name, says in (("0.png", "no such file"), ("1.png", "cannot identify"), ("2.png", "truncated"),
                        ("4.png", "is 120x160, the source's table says 160x120")):  # fmt: skip
         assert any(name in line and says in line for line in audit["first"])
+
+
+def test_an_image_too_long_for_a_processor_is_left_out(tmp_path):
+    """A panorama of a line that ends the run at the step that draws it, at each resume: the ratio may be 200."""
+    for name, size in (("long", (3300, 16)), ("tall", (16, 3201)), ("just", (3200, 16)), ("sound", (640, 480))):
+        Image.new("RGB", size).save(tmp_path / f"{name}.png")
+    crops = replace(strategy("random"), min_side=4)
+    corpus = audited_corpus(FolderSource(str(tmp_path)), crops, 12, 2, seed=0)
+    assert set(corpus.all_examples.counts("image_id")) == {"just.png", "sound.png"}
+    audit = corpus.audits["broken_images"]
+    assert audit["dropped"] == 2 and "image long.png: is 3300x16" in " ".join(audit["first"])
 
 
 def test_validation_is_the_same_where_training_crops_find_a_broken_image(tmp_path):

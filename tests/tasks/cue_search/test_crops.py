@@ -83,6 +83,16 @@ def test_regions_are_all_eligible_objects_and_no_other():
     assert found == expected and 500 < len(found) < 3000
 
 
+@pytest.mark.parametrize("name", ["object", "random"])
+def test_a_box_too_thin_for_a_processor_is_no_region(name):
+    """A run that ends in the middle, at each resume: processors refuse a picture of sides of ratio over 200."""
+    boxes = np.array([[0.0, 100, 3840, 117], [10, 200, 2410, 216], [10, 300, 60, 350]])
+    table = ImageTable(("a",), ("a",), np.array([3840]), np.array([2160]), np.zeros(3, np.int64), boxes, ("x",) * 3)
+    regions = strategy(name).regions(table, np.random.default_rng(0))
+    sides = regions.boxes[:, 2:] - regions.boxes[:, :2]
+    assert sides.round(6).tolist() == [[2400, 16], [50, 50]] and regions.bin.tolist() == [0, 0]
+
+
 def test_quotas_by_hand():
     """Rounding that loses an example, or float error (0.7 x 10 is 7.000000000000001) that invents one."""
     assert quotas(10, np.array([0.7, 0.3])).tolist() == [7, 3]
