@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import io
 import json
+import os
 from collections.abc import Iterator, Sequence
 from contextlib import redirect_stdout
 from pathlib import Path
@@ -93,6 +94,11 @@ class ImageFiles:
         return rows
 
 
+def file_of(folder: str | Path, path: str) -> str:
+    """Where an image lies, the same for all spellings of its path: ``a.jpg``, ``./a.jpg``, or from the root on."""
+    return os.path.abspath(os.path.join(folder, path))
+
+
 def rgb(image: Image.Image) -> Image.Image:
     """In the mode that policies are shown; raises ValueError for one of more than 256 levels."""
     if image.mode.startswith(("I", "F")):  # converted, all from level 255 on would be white, or all of 0 to 1 black
@@ -104,7 +110,8 @@ class CocoSource(ImageFiles):
     """COCO instances JSON and its image folder.
 
     Crowd regions (``iscrowd``) are dropped; xywh becomes xyxy; the category name is the label. Images are in the
-    order of their ids, an image's boxes in the order of the annotation ids.
+    order of their ids, an image's boxes in the order of the annotation ids. Entries of one file are one image, of the
+    first id: it cannot be in training and in validation.
     """
 
     def __init__(self, annotations: str, images: str) -> None:
@@ -115,8 +122,11 @@ class CocoSource(ImageFiles):
         """Raises LocusError naming the JSON file when it is missing, broken, no COCO instances, or without images."""
         coco = self._load()
         try:
-            images = [coco.imgs[key] for key in sorted(coco.imgs)]
-            row = {image["id"]: index for index, image in enumerate(images)}
+            listed = [coco.imgs[key] for key in sorted(coco.imgs)]
+            files: dict[str, int] = {}
+            row = {i["id"]: files.setdefault(file_of(self.folder, i["file_name"]), len(files)) for i in listed}
+            first = {row[image["id"]]: image for image in reversed(listed)}
+            images = [first[index] for index in range(len(files))]
             known = [a for a in coco.dataset["annotations"] if a["image_id"] in row]
             single = sorted((a for a in known if not a.get("iscrowd", 0)), key=lambda a: a["id"])
             labels = [coco.cats[a["category_id"]]["name"] for a in single]
@@ -132,6 +142,7 @@ class CocoSource(ImageFiles):
         if not columns:
             raise LocusError(f"{self.annotations}: lists no images; pass an instances file that has some")
         self.audit = {
+            "images_listed_again": len(listed) - len(images),
             "boxes_of_unknown_image": len(coco.dataset["annotations"]) - len(known),
             "boxes_crowd": len(known) - len(single),
         }
@@ -159,8 +170,9 @@ class BoxesSource(ImageFiles):
     """A list of boxes, JSONL or parquet, with columns image, box and, if known, label.
 
     Example of a line: ``{"image": "street/1.jpg", "box": [10, 20, 42, 60], "label": "sign"}``. The image is a path
-    relative to ``images`` or, without that, to the list's folder. Sizes are read from the image headers; an image
-    that cannot be read is left out with its boxes and counted.
+    relative to ``images`` or, without that, to the list's folder; several spellings of it are one image, by the
+    shortest. Sizes are read from the image headers; an image that cannot be read is left out with its boxes and
+    counted.
     """
 
     def __init__(self, path: str, images: str = "") -> None:
@@ -173,9 +185,12 @@ class BoxesSource(ImageFiles):
         if not rows:
             raise LocusError(f"{self.path}: has no boxes; write one row per box with image and box")
         self.audit = {}
-        columns = [(path, path, w, h) for path, w, h in self._measure(sorted({path for path, _, _ in rows}))]
+        files: dict[str, str] = {}
+        spellings = sorted({path for path, _, _ in rows}, key=lambda path: (len(path), path))
+        of = {path: files.setdefault(file_of(self.folder, path), path) for path in spellings}
+        columns = [(path, path, w, h) for path, w, h in self._measure(sorted(files.values()))]
         index = {path: number for number, (path, *_) in enumerate(columns)}
-        kept = [row for row in rows if row[0] in index]
+        kept = [(of[path], box, label) for path, box, label in rows if of[path] in index]
         self.audit["boxes_of_unreadable_image"] = len(rows) - len(kept)
         box_image = np.array([index[path] for path, _, _ in kept], dtype=np.int64)
         boxes = np.array([box for _, box, _ in kept], dtype=np.float64)

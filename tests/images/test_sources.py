@@ -71,11 +71,23 @@ def test_coco_drops_crowds_and_counts_all_it_changes(tmp_path):
     table = source.table()
     assert table.boxes[:2].tolist() == [[0, 0, 10, 10], [60, 60, 64, 64]] and len(table.boxes) == 3
     assert source.audit == {
+        "images_listed_again": 0,
         "boxes_of_unknown_image": 1,
         "boxes_crowd": 1,
         "boxes_clipped": 1,
         "boxes_without_area": 3,
     }
+
+
+def test_coco_entries_of_one_file_are_one_image(tmp_path):
+    """A picture in training and in validation, since it is listed under two ids, or under two spellings."""
+    images = [*IMAGES, *({**IMAGES[1], "id": n, "file_name": name} for n, name in ((5, "./a.jpg"), (11, "a.jpg")))]
+    rows = [annotation(n, image, [n, 1, 9, 9]) for n, image in ((4, 9), (3, 11), (2, 5), (1, 2))]
+    source = write_coco(tmp_path, rows, images)
+    table = source.table()
+    assert table.image_id == ("coco-2", "coco-9") and table.path == ("a.jpg", "b.jpg")
+    assert table.box_image.tolist() == [0, 0, 0, 1] and table.boxes[:, 0].tolist() == [1, 2, 3, 4]
+    assert source.audit["images_listed_again"] == 2
 
 
 def test_coco_reader_prints_nothing(tmp_path, capsys):
@@ -177,6 +189,18 @@ def test_box_list_images_are_beside_the_list_by_default(tmp_path):
     rows = write_boxes(tmp_path)
     (tmp_path / "boxes.jsonl").write_text("\n".join(map(json.dumps, rows)))
     assert BoxesSource(str(tmp_path / "boxes.jsonl")).table().path == ("a.png", "in/b.png")
+
+
+def test_box_list_takes_all_spellings_of_a_path_for_one_image(tmp_path):
+    """A picture in training and in validation under two names; new ids of a list that writes each path one way."""
+    write_boxes(tmp_path)
+    lines = ["in//b.png", "./a.png", str(tmp_path / "in" / "b.png"), "in/b.png", "in/../a.png"]
+    rows = [{"image": image, "box": [n, 0, n + 9, 9]} for n, image in enumerate(lines)]
+    path = tmp_path / "boxes.jsonl"
+    path.write_text("\n".join(map(json.dumps, rows)))
+    table = BoxesSource(str(path)).table()
+    assert table.image_id == table.path == ("./a.png", "in/b.png")
+    assert table.box_image.tolist() == [0, 0, 1, 1, 1] and table.boxes[:, 0].tolist() == [1, 4, 0, 2, 3]
 
 
 def test_box_list_counts_unreadable_images_and_stops_when_all_are(tmp_path):

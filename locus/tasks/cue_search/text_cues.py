@@ -16,7 +16,7 @@ from PIL import Image
 from locus.boxes import area
 from locus.errors import LocusError
 from locus.images.labels import expression_fault
-from locus.images.sources import ImageSource, keep_boxes
+from locus.images.sources import ImageFiles, ImageSource, file_of, keep_boxes
 from locus.tasks.cue_search.audits import duplicate_boxes
 from locus.tasks.cue_search.corpus import CueTable
 from locus.tasks.cue_search.expressions import Expression, referring_expressions
@@ -106,17 +106,19 @@ class FileTextCue(TextCue):
     """
 
     path: str
+    folder: str = ""
+    """Of the images; given by `over`."""
 
     def over(self, source: ImageSource, examples: CueTable) -> FileTextCue:
-        """Itself: the file says all."""
-        return self
+        """The same, whose rows may spell an image's path as they like."""
+        return replace(self, folder=str(source.folder)) if isinstance(source, ImageFiles) else self
 
     def expression(self, example: CueExample) -> str:
         """The expression of the example; raises LocusError naming the file when it has none."""
         by_id, by_image = self._rows
         if example.example_id in by_id:
             return by_id[example.example_id]
-        rows = by_image.get(example.image_path, [])
+        rows = by_image.get(file_of(self.folder, example.image_path), [])
         place = object_of(example, np.array([box for box, _ in rows]))
         if place is None:
             raise LocusError(
@@ -131,7 +133,7 @@ class FileTextCue(TextCue):
 
     @cached_property
     def _rows(self) -> tuple[dict[str, str], dict[str, list[tuple[list[float], str]]]]:
-        """Expressions by example id; boxes with their expressions by image."""
+        """Expressions by example id; boxes with their expressions by the image's file."""
         by_id: dict[str, str] = {}
         by_image: dict[str, list[tuple[list[float], str]]] = defaultdict(list)
         for where, row in self._read():
@@ -152,7 +154,7 @@ class FileTextCue(TextCue):
                     f'{where}: names no crop; write {{"example_id": "", "expression": ""}} or '
                     '{"image": "1.jpg", "box": [x1, y1, x2, y2], "expression": ""}'
                 )
-            by_image[image].append((box, expression))
+            by_image[file_of(self.folder, image)].append((box, expression))
         return by_id, dict(by_image)
 
     def _read(self) -> Iterator[tuple[str, dict[str, Any]]]:

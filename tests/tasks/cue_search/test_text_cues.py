@@ -22,7 +22,7 @@ from locus.images.sources import BoxesSource, CocoSource, ImageSource
 from locus.policy.logprobs import PackedScorer, SeparateScorer
 from locus.scenes.source import SceneSource
 from locus.tasks.cue_search.audits import AuditSettings, audited_corpus
-from locus.tasks.cue_search.corpus import CueTable
+from locus.tasks.cue_search.corpus import SCHEMA, CueTable
 from locus.tasks.cue_search.crops import CropStrategy, RandomCrops
 from locus.tasks.cue_search.cues import PLAIN, Cue
 from locus.tasks.cue_search.text_cues import AnnotatedTextCue, FileTextCue, TextCue, object_of
@@ -173,6 +173,17 @@ def test_both_forms_of_a_row(file):
     assert cue.expression(EXAMPLE) == "a cup" and cue.audit([EXAMPLE]) == {"expressions": 1, "ambiguous": 0}
     twin = replace(EXAMPLE, example_id="street-1")
     assert file(by_id, by_id | {"example_id": "street-1"}).audit([EXAMPLE, twin])["ambiguous"] == 2
+
+
+def test_a_row_may_spell_its_image_in_another_way(tmp_path, file):
+    """Words that are there and are said to be missing: the list of boxes has ./street.png, or the whole path."""
+    rows = [{"image": name, "box": [20, 10, 40, 30], "expression": "a cup"} for name in ("./street.png", "x//../s.png")]
+    assert file(rows[0]).expression(EXAMPLE) == "a cup"
+    assert file(rows[1]).expression(replace(EXAMPLE, image_path="s.png")) == "a cup"
+    whole = rows[0] | {"image": str(tmp_path / "pictures" / "street.png")}
+    source, cue = BoxesSource("boxes.jsonl", str(tmp_path / "pictures")), file(whole)
+    assert cue.over(source, CueTable(SCHEMA.empty_table())).expression(EXAMPLE) == "a cup"
+    assert cue.expression(replace(EXAMPLE, image_path=whole["image"])) == "a cup"
 
 
 @pytest.mark.parametrize(
