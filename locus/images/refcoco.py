@@ -17,7 +17,8 @@ import numpy as np
 
 from locus.errors import LocusError
 from locus.images.labels import MOST_WORDS, expression_fault
-from locus.images.sources import ImageFiles, image_table
+from locus.images.sources import ImageFiles
+from locus.images.tables import image_table
 from locus.types import ImageTable
 
 

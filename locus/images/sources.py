@@ -10,7 +10,7 @@ from __future__ import annotations
 import io
 import json
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import redirect_stdout
 from pathlib import Path
 from typing import Any, Protocol
@@ -21,9 +21,9 @@ import pyarrow.parquet as pq
 from PIL import Image
 from pycocotools.coco import COCO
 
-from locus.boxes import area
 from locus.errors import LocusError
 from locus.images.fingerprints import fingerprint
+from locus.images.tables import image_table
 from locus.types import ImageTable
 
 IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".webp")
@@ -84,7 +84,10 @@ class ImageFiles:
         rows, unreadable = [], []
         for path in paths:
             try:
+                path.encode()  # tables hold no other names
                 rows.append((path, *self.size(path)))
+            except UnicodeEncodeError:
+                unreadable.append(f"image {ascii(path)}: its name is no UTF-8; rename it")
             except LocusError as error:
                 unreadable.append(str(error))
         self.audit |= {"images_unreadable": len(unreadable), "images_unreadable_first": unreadable[:LISTED]}
@@ -231,62 +234,34 @@ def _parse_json(path: Path, number: int, line: str) -> Any:
 
 
 class FolderSource(ImageFiles):
-    """Images without boxes: every jpg, jpeg, png and webp under a folder, sorted by path."""
+    """Images without boxes: every jpg, jpeg, png and webp under a folder, sorted by path; links are followed."""
 
     def __init__(self, path: str) -> None:
         super().__init__(path)
 
     def table(self) -> ImageTable:
         """Raises LocusError when the folder is missing or has no readable image; unreadable ones are counted."""
-        files = [file for file in self.folder.rglob("*") if file.suffix.lower() in IMAGE_SUFFIXES and file.is_file()]
-        paths = sorted(file.relative_to(self.folder).as_posix() for file in files)
+        closed: list[str] = []
+        paths = sorted(self._paths(lambda error: closed.append(f"folder {error.filename!a}: {error.strerror}")))
         if not paths:
             raise LocusError(f"{self.folder}: no images ({', '.join(IMAGE_SUFFIXES)}) there; pass data.path=<folder>")
-        self.audit = {}
+        self.audit = {"folders_unreadable": len(closed), "folders_unreadable_first": closed[:LISTED]}
         columns = [(path, path, width, height) for path, width, height in self._measure(paths)]
         return image_table(columns, np.empty(0, np.int64), np.empty((0, 4)), [])[0]
 
-
-def image_table(
-    images: Sequence[tuple[str, str, int, int]], box_image: np.ndarray, boxes: np.ndarray, labels: Sequence[str]
-) -> tuple[ImageTable, dict[str, int]]:
-    """Columns from rows: boxes clipped to their image and sorted by it; those that keep no area are dropped.
-
-    Args:
-        images: M rows of (id, path, width, height).
-        box_image: [N] row of each box's image.
-        boxes: [N, 4] xyxy, file frame.
-        labels: N names.
-
-    Returns:
-        The table, and how many boxes were clipped (and kept) and how many dropped, not finite ones included.
-    """
-    ids, paths, width, height = zip(*images, strict=True)
-    size = np.array([width, height], dtype=np.int64).T  # [M, 2]
-    order = np.argsort(box_image, kind="stable")
-    box_image, boxes = box_image[order], boxes[order]
-    inside = np.clip(boxes, 0, np.tile(size[box_image], 2))
-    keep = np.isfinite(boxes).all(axis=1) & (area(inside) > 0)
-    clipped = keep & (np.abs(inside - boxes) > 1e-6).any(axis=1)  # x + w of float text is off by less
-    counts = {"boxes_clipped": int(clipped.sum()), "boxes_without_area": int((~keep).sum())}
-    kept_labels = tuple(labels[index] for index in order[keep])
-    return ImageTable(ids, paths, size[:, 0], size[:, 1], box_image[keep], inside[keep], kept_labels), counts
-
-
-def keep_boxes(table: ImageTable, keep: np.ndarray) -> ImageTable:
-    """The table with only the boxes where ``keep`` [N] is true; all its images stay."""
-    labels = tuple(label for label, kept in zip(table.labels, keep, strict=True) if kept)
-    images = (table.image_id, table.path, table.width, table.height)
-    return ImageTable(*images, table.box_image[keep], table.boxes[keep], labels)
-
-
-def drop_images(table: ImageTable, drop: set[str]) -> ImageTable:
-    """The table without the images of these ids and without their boxes."""
-    keep = np.array([image_id not in drop for image_id in table.image_id], dtype=bool)
-    table = keep_boxes(table, keep[table.box_image])
-    rows = np.flatnonzero(keep)
-    ids, paths = tuple(table.image_id[r] for r in rows), tuple(table.path[r] for r in rows)
-    new_row = np.cumsum(keep) - 1
-    return ImageTable(
-        ids, paths, table.width[rows], table.height[rows], new_row[table.box_image], table.boxes, table.labels
-    )
+    def _paths(self, refused: Callable[[OSError], None]) -> Iterator[str]:
+        """Paths of the images, relative to the folder; each folder is read once, wherever links lead."""
+        seen: set[str] = set()
+        tops = [str(self.folder)]
+        for top in tops:  # which grows: a folder that is also linked to is read under its own name
+            for place, folders, names in os.walk(top, onerror=refused):
+                folders.sort()
+                real = os.path.realpath(place)
+                if real in seen:
+                    folders.clear()
+                    continue
+                seen.add(real)
+                tops += [folder for name in folders if os.path.islink(folder := os.path.join(place, name))]
+                for file in (Path(place, name) for name in names):
+                    if file.suffix.lower() in IMAGE_SUFFIXES and file.is_file():
+                        yield file.relative_to(self.folder).as_posix()

@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import json
+import os
+import shutil
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -11,7 +14,8 @@ import pytest
 from PIL import Image
 
 from locus.errors import LocusError
-from locus.images.sources import BoxesSource, CocoSource, FolderSource, drop_images, keep_boxes
+from locus.images.sources import BoxesSource, CocoSource, FolderSource
+from locus.images.tables import drop_images, keep_boxes
 from tests.support.paths import COCO128
 
 IMAGES = [
@@ -256,6 +260,55 @@ def test_folder_is_read_recursively_sorted_and_unreadable_files_counted(tmp_path
     table = source.table()
     assert table.path == ("a.png", "b.webp", "z/1.JPG") and len(table.boxes) == 0
     assert source.audit["images_unreadable"] == 1 and "bad.jpeg" in source.audit["images_unreadable_first"][0]
+
+
+def test_linked_folders_are_read_once(tmp_path):
+    """Pictures behind a link that are not trained on, without a word; a link to its own parent that has no end; one
+    picture in training and in validation, since its folder is there twice, or ids that change by a link to it."""
+    folder = tmp_path / "data"
+    (folder / "z").mkdir(parents=True)
+    (tmp_path / "disk" / "deep").mkdir(parents=True)
+    for name in ("data/z/1.png", "data/b.png", "disk/3.png", "disk/deep/2.png"):
+        Image.new("RGB", (30, 20)).save(tmp_path / name)
+    for link, to in (("a", folder / "z"), ("m", tmp_path / "disk"), ("n", tmp_path / "disk"), ("z/up", folder)):
+        (folder / link).symlink_to(to, target_is_directory=True)
+    (tmp_path / "disk" / "deep" / "back").symlink_to(tmp_path / "disk", target_is_directory=True)
+    (folder / "c.png").symlink_to(tmp_path / "nowhere.png")
+    source = FolderSource(str(folder))
+    assert source.table().path == ("b.png", "m/3.png", "m/deep/2.png", "z/1.png")
+    assert source.audit["images_unreadable"] == 0
+
+
+def test_folders_that_cannot_be_read_are_counted(tmp_path, monkeypatch):
+    """Half of the pictures left out for want of rights, without a word."""
+    (tmp_path / "closed").mkdir()
+    Image.new("RGB", (30, 20)).save(tmp_path / "a.png")
+    scan = os.scandir
+
+    def refused(path: str) -> Any:
+        if str(path).endswith("closed"):
+            raise PermissionError(13, "Permission denied", path)
+        return scan(path)
+
+    monkeypatch.setattr(os, "scandir", refused)
+    source = FolderSource(str(tmp_path))
+    assert source.table().path == ("a.png",) and source.audit["folders_unreadable"] == 1
+    assert source.audit["folders_unreadable_first"] == [f"folder '{tmp_path}/closed': Permission denied"]
+
+
+def test_a_name_that_is_no_utf_8_is_counted(tmp_path):
+    """A name of an old Windows among thousands: pyarrow's UnicodeEncodeError, which names neither file nor remedy."""
+    Image.new("RGB", (30, 20)).save(tmp_path / "a.png")
+    try:
+        shutil.copy(tmp_path / "a.png", os.fsencode(tmp_path) + b"/caf\xe9.png")
+    except OSError:
+        pytest.skip("the file system takes no such name")
+    source = FolderSource(str(tmp_path))
+    assert source.table().path == ("a.png",) and source.audit["images_unreadable"] == 1
+    assert source.audit["images_unreadable_first"] == ["image 'caf\\udce9.png': its name is no UTF-8; rename it"]
+    (tmp_path / "boxes.jsonl").write_text('{"image": "\\udce9.png", "box": [1, 2, 3, 4]}')
+    with pytest.raises(LocusError, match=r"none of 1 images .*'\\udce9\.png': its name is no UTF-8"):
+        BoxesSource(str(tmp_path / "boxes.jsonl")).table()
 
 
 def test_table_without_some_images_and_boxes(tmp_path):

@@ -19,7 +19,8 @@ from PIL import Image
 from locus.boxes import iou
 from locus.errors import LocusError, number, whole
 from locus.files.progress import tracked
-from locus.images.sources import LISTED, ImageFiles, ImageSource, drop_images, keep_boxes
+from locus.images.sources import LISTED, ImageFiles, ImageSource
+from locus.images.tables import drop_images, keep_boxes
 from locus.tasks.cue_search.corpus import Corpus
 from locus.tasks.cue_search.crops import CropStrategy, pairs_within_images
 from locus.tasks.cue_search.drawing import build_corpus

@@ -16,7 +16,8 @@ from PIL import Image
 from locus.boxes import area
 from locus.errors import LocusError
 from locus.images.labels import expression_fault
-from locus.images.sources import ImageFiles, ImageSource, file_of, keep_boxes
+from locus.images.sources import ImageFiles, ImageSource, file_of
+from locus.images.tables import keep_boxes
 from locus.tasks.cue_search.audits import duplicate_boxes
 from locus.tasks.cue_search.corpus import CueTable
 from locus.tasks.cue_search.expressions import Expression, referring_expressions
