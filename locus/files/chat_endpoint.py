@@ -12,8 +12,8 @@ import threading
 import time
 import urllib.error
 import urllib.request
-from collections.abc import Callable, Sequence
-from contextlib import suppress
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -153,7 +153,8 @@ class ChatEndpoint:
         note: dict[str, str] | None = None,
         read: Callable[[str], str] = str,
     ) -> str:
-        """The reply to chat messages, from the cache where the same model was sent the same contents before.
+        """The reply to chat messages, from the cache where the same model was sent the same contents before, at the
+        same temperature or at one that the cache does not tell.
 
         Args:
             messages: as the API takes them, ``role`` and ``content``.
@@ -161,22 +162,33 @@ class ChatEndpoint:
             read: reply -> what is kept and returned; a ValueError from it asks again.
 
         Raises:
-            LocusError: the endpoint refuses, or does not answer as it should after all tries.
+            LocusError: the endpoint refuses, or does not answer as it should after all tries; the cache cannot be used.
         """
         contents = [message["content"] for message in messages]
         key = hashlib.sha256(json.dumps([self.model, *contents]).encode()).hexdigest()
-        with self._lock:
+        with self._lock, self._cache_named():
             self._replies = self._read_cache() if self._replies is None else self._replies
             if key in self._replies:
                 return self._replies[key]
         reply = self.server.complete(messages, lambda whole: read(text_of(whole)), temperature=self.temperature)
-        line = {"key": key, "model": self.model, **(note or {}), "reply": reply}
-        with self._lock:
+        line = {"key": key, "model": self.model, "temperature": self.temperature, **(note or {}), "reply": reply}
+        with self._lock, self._cache_named():
             self._replies[key] = reply
             self.cache.parent.mkdir(parents=True, exist_ok=True)
             with self.cache.open("a", encoding="utf-8") as file:
                 file.write(json.dumps(line) + "\n")
         return reply
+
+    @contextmanager
+    def _cache_named(self) -> Iterator[None]:
+        """Has errors of the file name its key."""
+        try:
+            yield
+        except OSError as error:
+            raise LocusError(
+                f"{self.server.group}.cache={self.cache}: cannot be used ({error.strerror}); make room, or give a file "
+                "that can be written"
+            ) from error
 
     def _read_cache(self) -> dict[str, str]:
         replies: dict[str, str] = {}
@@ -187,8 +199,9 @@ class ChatEndpoint:
         for line in lines:
             try:
                 entry = json.loads(line)
-                replies[entry["key"]] = entry["reply"]
-            except (ValueError, KeyError, TypeError):
+                if entry.get("temperature", self.temperature) == self.temperature:  # older replies tell none
+                    replies[entry["key"]] = entry["reply"]
+            except (ValueError, KeyError, TypeError, AttributeError):
                 continue  # asked again
         return replies
 
