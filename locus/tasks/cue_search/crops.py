@@ -21,7 +21,7 @@ from itertools import pairwise
 import numpy as np
 
 from locus.boxes import area, iou
-from locus.errors import LocusError
+from locus.errors import LocusError, number, whole
 from locus.tasks.cue_search.cues import Range, whole_pixels
 from locus.types import ImageTable
 
@@ -165,6 +165,16 @@ class RandomCrops(CropStrategy):
     regions_per_image: int
     aspect: Range
     """[low, high] width over height."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        number("crop.min_side", self.min_side, 0, above=True)
+        number("crop.max_object_iou", self.max_object_iou, 0, 1)
+        whole("crop.attempts", self.attempts)
+        whole("crop.regions_per_image", self.regions_per_image)
+        low, high = self.aspect
+        if not 0 < low <= high:
+            raise LocusError(f"crop.aspect=[{low}, {high}]: give two ascending numbers above 0")
 
     def propose(self, table: ImageTable, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         if len(table.boxes):

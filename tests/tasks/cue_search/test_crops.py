@@ -252,3 +252,16 @@ def test_a_bin_that_is_not_used_may_overlap():
     """A configuration that is refused for a bin of weight 0."""
     wide = replace(strategy("object"), bins=BINS | {"medium": (0.0, 0.5), "large": (0.02, 1.0)})
     assert wide.bin_of(np.array([0.005, 0.03, 0.3])).tolist() == [0, 1, -1]
+
+
+@pytest.mark.parametrize(
+    "change",
+    [{"aspect": (2.0, 0.5)}, {"aspect": (0.0, 2.0)}, {"regions_per_image": -1}, {"regions_per_image": 0},
+     {"regions_per_image": 1.5}, {"attempts": 0}, {"min_side": 0}, {"max_object_iou": -0.1}, {"max_object_iou": 10}],
+    ids=str,
+)  # fmt: skip
+def test_settings_of_random_crops_that_cannot_be_meant_are_refused(change):
+    """NumPy's errors of negative sizes and logarithms of 0, or "empty data set" and advice to take other data."""
+    (key,) = change
+    with pytest.raises(LocusError, match=rf"^crop\.{key}="):
+        replace(strategy("random"), **change)
