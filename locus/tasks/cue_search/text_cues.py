@@ -25,6 +25,8 @@ from locus.types import CueExample
 
 SLACK = 1.0
 """Pixels by which an object's box may stick out of its crop, from rounding in a file."""
+FROM_FILE = "cue=text_file cue.path=<JSONL> (task=text_cue: cue@task.cue=text_file task.cue.path=<JSONL>)"
+"""How to take words of a file instead."""
 SAME_AREA = 0.01
 """Relative difference of areas, from the same, up to which a box may be a crop's object."""
 
@@ -62,7 +64,7 @@ class AnnotatedTextCue(TextCue):
             if fault := expression_fault(expression.text):
                 raise LocusError(
                     f"cue=text: the expression {expression.text!r} of example {example.example_id} {fault}: fix the "
-                    "label, or use cue=text_file"
+                    f"label, or use {FROM_FILE}"
                 )
         return {"expressions": len(examples), "ambiguous": ambiguous}
 
@@ -74,7 +76,7 @@ class AnnotatedTextCue(TextCue):
             raise LocusError(
                 f"cue=text: example {example.example_id} ({example.image_path}, label {example.label!r}) is no "
                 "labelled box of the data: use data with labels, a crop= of objects and the data of the corpus, or "
-                "cue=text_file"
+                f"{FROM_FILE}"
             )
         return expressions[alike[place]]
 

@@ -16,8 +16,10 @@ from locus.tasks.cue_search.prompts import PAPER, CuePrompt
 from locus.tasks.cue_search.teacher import expression_messages, rationale_messages
 from locus.tasks.cue_search.text_cues import LabelTextCue
 from locus.types import Box, Frame, Status
+from tests.support import documents
+from tests.support.documents import SHELL
 from tests.support.models import cue_task, example
-from tests.support.paths import CONF
+from tests.support.paths import CONF, REPO
 
 WORDS = """\
 Image 1 is a full scene image. Image 2 is a cropped region from Image 1. Please find where Image 2 is located in \
@@ -104,6 +106,17 @@ def test_a_run_is_asked_in_other_words(option):
         assert text != PAPER.text(frame, expression) and COORDINATE_WORDS[frame] in text and expression in text
         assert "<answer>" in text and parse_answer(text).status is not Status.OK
         assert task.prompt(one, frame).text == words.text(frame)
+
+
+@pytest.mark.parametrize("option", ["paper", "short_instruction", "plain"])
+def test_the_documented_override_asks_in_words_of_ones_own(option):
+    """A documented key that Hydra refuses: the paper's prompt has no such key in its file."""
+    blocks = documents.blocks((REPO / "docs" / "training.md").read_text())
+    commands = [words for block in blocks if block.language in SHELL for words in documents.commands(block.text)]
+    found = [word for words in commands for word in words if "prompt.question" in word]
+    with initialize_config_dir(str(CONF), version_base="1.3"):
+        words = instantiate(compose("train", [f"task/prompt={option}", *found]).task.prompt)
+    assert words.text(Frame.UNIT1000).startswith("Find Image 2 in Image 1. Give the box [x1, y1, x2, y2] in relative")
 
 
 @pytest.mark.parametrize(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -89,15 +90,18 @@ def test_expressions_of_a_corpus(boxes_file):
     assert cue.audit(corpus.train) == {"expressions": 8, "ambiguous": 0}
 
 
-def test_crops_without_words_are_refused(boxes_file):
+def test_crops_without_words_are_refused(boxes_file, compose_app):
     """Random crops, boxes without labels or another data set: a prompt that asks for "the "."""
     source = BoxesSource(str(boxes_file))
     random = RandomCrops(
         **EVERYTHING, padding={}, max_object_iou=0.5, attempts=50, regions_per_image=4, aspect=(0.5, 2)
     )
     corpus = audited_corpus(source, random, 2, 2, 1)
-    with pytest.raises(LocusError, match=r"label ''.*cue=text_file"):
+    with pytest.raises(LocusError, match=r"label ''.*cue=text_file") as refusal:
         AnnotatedTextCue(0.95, source).audit(corpus.train)
+    advice = re.search(r"task=text_cue: (cue@task\.cue=text_file task\.cue\.path=)<JSONL>", str(refusal.value))
+    config = compose_app("train", ["task=text_cue", *f"{advice[1]}words.jsonl".split()])
+    assert config.task.cue.path == "words.jsonl" == config.task.validation_cue.path  # not so: cue=text_file
     with pytest.raises(LocusError, match=r"street-0 .*is no labelled box of the data"):
         AnnotatedTextCue(0.95, source).expression(EXAMPLE)
 
