@@ -1,8 +1,9 @@
 """Questions about generated scenes, with exact answers and evidence boxes.
 
 Every answer follows from the scene's objects, none from the question: by symmetry of the generator each answer of a
-kind is as likely as the others, given the question's words, so that a model that sees no picture stays at chance. The
-one kind where nature is not so kind, counting, is balanced by drawing the answer first.
+kind is as likely as the others, given the question's words, so that a model that sees no picture stays at chance. Two
+kinds are not so kind: counts are as common as they are in the scenes, and `existence_popular` knows only yes of a lone
+object. `draw_questions`, which benchmarks and diagnoses use, takes each answer equally often; training does not.
 
 An object is named by its words. A phrase of two words ("the striped star") is used only where one object fits it.
 """
@@ -91,7 +92,8 @@ def existence_random(scene: Scene, rng: np.random.Generator) -> SceneQuestion | 
 
 
 def existence_popular(scene: Scene, rng: np.random.Generator) -> SceneQuestion | None:
-    """The absent ones are made of words that are in the scene, each of them on some object. Chance: one in two."""
+    """The absent ones are made of words that are in the scene, each of them on some object; none of a lone one.
+    Chance: one in two, of scenes with more."""
 
     def mixed() -> tuple[str, ...]:
         shown = [item.attributes for item in scene.objects]
@@ -114,7 +116,8 @@ def existence_adversarial(scene: Scene, rng: np.random.Generator) -> SceneQuesti
 
 
 def count(scene: Scene, rng: np.random.Generator) -> SceneQuestion | None:
-    """How many objects have a pattern: first the number, then a pattern seen so often; None where there is none."""
+    """How many objects have a pattern; None where a number and a pattern, both drawn, do not go together. Of scenes
+    that are asked until there is one, an answer is as common as the number is in them."""
     wanted = int(rng.integers(LARGEST_COUNT + 1))
     word = ATTRIBUTES[PATTERN][int(rng.integers(len(ATTRIBUTES[PATTERN])))]
     found = [item for item in scene.objects if item.pattern == word]

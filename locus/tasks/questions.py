@@ -62,7 +62,8 @@ class QuestionSource(Protocol):
 
 @dataclass(frozen=True)
 class GeneratedQuestions:
-    """Questions about generated scenes, each on a scene of its own; scene and kind are drawn evenly."""
+    """Questions about generated scenes, each on a scene of its own; scene and kind are drawn evenly, answers are not:
+    a scene that has none of the kind gives way to another, so counts are as common as they are in the scenes."""
 
     scenes: Sequence[SceneSource] | Mapping[str, SceneSource]
     kinds: Sequence[str | Ask]

@@ -222,7 +222,10 @@ def _drawn(sources: Sequence[SceneSource], count: int, rng: np.random.Generator)
 
 
 def questions_of(scene: Scene, kinds: Sequence[tuple[Ask, int]], rng: np.random.Generator) -> list[SceneQuestion]:
-    """As many questions of each kind as asked for; what a scene cannot give is made up for by grounding."""
+    """As many questions of each kind as asked for; what a scene cannot give is made up for by grounding.
+
+    Answers are as common as they are in the scenes, see `locus.scenes.questions`: most counts of few objects are 0.
+    """
     found = []
     for ask, number in kinds:
         for _ in range(number):

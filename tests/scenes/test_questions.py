@@ -6,12 +6,15 @@ from collections import Counter, defaultdict
 
 import numpy as np
 import pytest
+from hydra.utils import instantiate
+from omegaconf import OmegaConf
 
 from locus.errors import LocusError
 from locus.policy.tiny_tokenizer import tiny_tokenizer
 from locus.scenes.questions import KINDS, LARGEST_COUNT, SceneQuestion, count, draw_questions, relation
 from locus.scenes.scene import Scene
 from locus.scenes.source import SceneSource
+from tests.support.paths import REPO
 from tests.support.scene_answers import derived, named
 
 SCENES = 2000
@@ -93,6 +96,17 @@ def test_drawn_answers_are_balanced(ask):
     if choices:
         assert max(answers.values()) <= -(-60 // len(choices))
     assert ask.__name__ != "count" or answers == {str(number): 15 for number in range(LARGEST_COUNT + 1)}
+
+
+@pytest.mark.parametrize(("task", "part", "share"), [("mixture", ".parts.other", 0.5), ("questions", "", 0.1)])
+def test_the_page_says_how_common_counts_are_in_training(compose_app, task, part, share):
+    """Counts taken for balanced, as benchmarks have them; another draw, on which no result so far rests."""
+    key = f"task{part}.source"
+    drawn = instantiate(OmegaConf.select(compose_app("train", [f"task={task}", f"{key}.kinds=[count]"]), key))
+    zeros = np.mean([drawn.question((0, 0, place)).answer == "0" for place in range(400)])
+    assert abs(zeros - share) < 0.075  # three standard deviations, of a half
+    page = (REPO / "docs" / "training.md").read_text()
+    assert "(0 is half of them in the mixture, a tenth in `task=questions`)" in " ".join(page.split())
 
 
 @pytest.mark.parametrize("ask", KINDS, ids=lambda ask: ask.__name__)
