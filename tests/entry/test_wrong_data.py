@@ -86,7 +86,7 @@ def test_an_image_that_disappears_during_a_run(tmp_path, coco, attempt):
 
 
 def test_extreme_images_are_refused_by_name(tmp_path, attempt):
-    """An image of one row, which the processor refuses with words of its own."""
+    """Images of one row, which the processor refuses with words of its own, and in the middle of a run."""
     lines = []
     for number in range(4):
         picture(tmp_path / "flat" / f"{number}.png", (2048, 8))
@@ -94,7 +94,7 @@ def test_extreme_images_are_refused_by_name(tmp_path, attempt):
     (tmp_path / "flat" / "boxes.jsonl").write_text("\n".join(lines))
     data = ["data=boxes", f"data.path={tmp_path / 'flat' / 'boxes.jsonl'}", "crop=large", "crop.min_side=4"]
     data += ["data.train_examples=2", "data.validation_examples=1"]
-    refused(attempt(*data), ".png: the processor refuses", "ratio")
+    refused(attempt(*data), "none of the 3 images drawn can be used", ".png: is 2048x8; no backbone takes", "ratio")
 
 
 # --- Annotations ----------------------------------------------------------------------------------------------
