@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -30,13 +31,22 @@ LOADER = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
 """The same in C, where it is built: a dozen times as fast, and a sweep has hundreds of files."""
 
 
+LESSONS = re.compile(rb"^lessons:", re.MULTILINE)
+"""In the configuration of a run of ``locus.pretrain``, which none of ``locus.train`` has."""
+
+
 def find(path: str | Path) -> list[Path]:
-    """Folders of runs at or below ``path``, by name. Raises LocusError where there is none."""
+    """Folders of runs at or below ``path``, by name; those of pretraining only where there are no others.
+
+    Raises LocusError where there is none.
+    """
     path = Path(path)
-    found = sorted(file.parent for file in path.rglob("config.yaml") if file.parent.name != ".hydra")
+    places = {file.parent for file in path.rglob("config.yaml") if file.parent.name != ".hydra"}
+    # What lies in a run's folder is no run: W&B writes a config.yaml of its own there.
+    found = sorted(place for place in places if not places & {*place.parents})
     if not found:
         raise LocusError(f"{path}: no run below it; give a folder that holds config.yaml and metrics.csv, or one above")
-    return found
+    return [place for place in found if not LESSONS.search((place / "config.yaml").read_bytes())] or found
 
 
 def label(folder: Path, path: str | Path) -> str:

@@ -51,6 +51,22 @@ def test_one_row_a_run(sweep):
     assert runs.metrics(sweep).groupby("run")["train/iou"].max().tolist() == [0.2] * 5
 
 
+def test_what_lies_in_a_run_is_no_run(sweep):
+    """W&B's copy of the configuration as a further, unfinished run beside each that was logged online."""
+    copy = sweep / "1" / "wandb" / "run-20260101_000000-a" / "files" / "config.yaml"
+    copy.parent.mkdir(parents=True)
+    copy.write_text("_wandb: {value: {}}\n")
+    assert runs.load(sweep)["run"].tolist() == list("01234") and runs.axes(runs.load(sweep)) == ["optimizer.lr"]
+    assert runs.find(sweep / "1") == [sweep / "1"]
+
+
+def test_pretraining_stands_beside_no_run(sweep):
+    """``runs=outputs``: the backbone's lessons as a run whose settings all differ from the others'."""
+    lessons = write_run(sweep / "pretrain" / "0", 0, 0.1, None, lessons={"patch_lessons": 10})
+    assert lessons not in runs.find(sweep) and len(runs.find(sweep)) == 5
+    assert runs.find(sweep / "pretrain") == [lessons]
+
+
 def test_where_its_plan_lies_is_no_setting(sweep):
     """One seed that was planned as a setting of its own, set against the others."""
     write_run(sweep / "5", 3, 0.2, 0.7, planned="outputs/plan/A")
