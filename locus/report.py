@@ -170,11 +170,11 @@ def paper_sections(cfg: DictConfig, runs: pd.DataFrame) -> list[Section]:
         "Ours: means over seeds ± half their 95 % interval, after training: held-out cue search, then questions "
         "without a cue. The paper's columns: Qwen2.5-VL-7B, in percent."
     )
-    sections = [Section(f"{ablation.title}: {name}", text, cells(paper_table(runs, ablation)))]
+    sections = [Section(f"{ablation.title}: {name}", text, cells(paper_table(runs, ablation), axes(runs)))]
     less = against_locus(runs, ablation)
     if len(less):
         text = "Mean over seeds of the difference within a seed, ± half its 95 % interval: above 0 LOCUS is better."
-        sections.append(Section(f"{ablation.title}: LOCUS less the others", text, cells(less)))
+        sections.append(Section(f"{ablation.title}: LOCUS less the others", text, cells(less, axes(runs))))
     return sections
 
 

@@ -94,13 +94,15 @@ def random_effects(values: Sequence[float], errors: Sequence[float]) -> Pooled:
     return Pooled(mean, mean - half, mean + half, math.sqrt(between))
 
 
-def cells(table: pd.DataFrame, digits: int = 3) -> pd.DataFrame:
-    """Every cell as text, a mean and its interval in one: ``0.668 ± 0.012``."""
+def cells(table: pd.DataFrame, settings: Sequence[str] = (), digits: int = 3) -> pd.DataFrame:
+    """Every cell as text, a mean and its interval in one: ``0.668 ± 0.012``; columns of settings as they were set."""
     shown = pd.DataFrame(index=table.index)
     for name in table.columns:
         if name.endswith(" ±"):
             continue
-        if pd.api.types.is_float_dtype(table[name]):
+        if name in settings:
+            shown[name] = table[name].map(as_set)
+        elif pd.api.types.is_float_dtype(table[name]):
             shown[name] = ["" if math.isnan(value) else f"{value:.{digits}f}" for value in table[name]]
         else:
             shown[name] = [
@@ -110,6 +112,13 @@ def cells(table: pd.DataFrame, digits: int = 3) -> pd.DataFrame:
             wide = (f" ± {half:.{digits}f}" if math.isfinite(half) else "" for half in table[f"{name} ±"])
             shown[name] = [text + more for text, more in zip(shown[name], wide, strict=True)]
     return shown
+
+
+def as_set(value: object) -> str:
+    """A setting as text: ``0.0001``, and ``8`` also where a run that lacks it has made it 8.0; "" for none."""
+    if pd.isna(value):
+        return ""
+    return str(value).removesuffix(".0") if isinstance(value, float) else str(value)
 
 
 def markdown(table: pd.DataFrame) -> str:

@@ -12,7 +12,7 @@ import pytest
 import yaml
 
 from locus.analysis import ablations, runs
-from locus.analysis.pages.sweep import setting_of
+from locus.analysis.pages.sweep import means_over_seeds, setting_of, table_of
 from locus.analysis.paper import ABLATIONS, RESULTS, ablation_of, against_locus, paper_table
 from locus.errors import LocusError
 
@@ -135,6 +135,24 @@ def test_saved_tables(sweep, tmp_path):
     assert pd.read_csv(tmp_path / "tables" / "t.csv")["IoU ±"].iloc[0] == pytest.approx(1.2706, abs=1e-4)
 
 
+def test_settings_are_told_as_they_were_set(sweep):
+    """Two learning rates as 0.000, a number of heads that one run lacks as 8.000, a seed as 1.000."""
+    for number, folder in enumerate(sorted(sweep.iterdir())):
+        settings = {"optimizer": {"lr": (1e-4, 2e-4)[number % 2]}}
+        settings |= {"seed": number, "heads": {"number": 8}} if number else {}
+        (folder / "config.yaml").write_text(yaml.safe_dump(settings))
+    frame = runs.load(sweep)
+    assert frame["heads.number"].dtype == float, "the gap makes it one"
+    table = table_of(frame)
+    assert table["optimizer.lr"].tolist() == ["0.0001", "0.0002", "0.0001", "0.0002", "0.0001"]
+    assert table["heads.number"].tolist() == ["", "8", "8", "8", "8"]
+    assert table["seed"].tolist() == ["", "1", "2", "3", "4"]
+    assert table["mean IoU"].tolist() == ["0.400", "0.600", "0.700", "0.700", ""]
+    means = means_over_seeds(frame)
+    assert means["optimizer.lr"].tolist() == ["0.0001", "0.0002", "0.0001"] and set(means["heads.number"]) == {"", "8"}
+    assert setting_of(frame).tolist() == ["0.0001, ", *["0.0002, 8", "0.0001, 8"] * 2]
+
+
 @pytest.fixture
 def table7(tmp_path) -> Path:
     """Random and object crops, two seeds each; questions before and after."""
@@ -169,7 +187,7 @@ def test_settings_within_a_group_are_no_seeds(table7):
     frame = runs.load(table7)
     assert runs.axes(frame) == ["crop", "crop.side"]
     config.write_text(config.read_text().replace("side: 2", "share: null"))
-    assert setting_of(runs.load(table7)).tolist() == ["object, 1.0", "random, 1.0", "object, 1.0", "random, "]
+    assert setting_of(runs.load(table7)).tolist() == ["object, 1", "random, 1", "object, 1", "random, "]
 
 
 def test_the_papers_table_takes_settings_for_no_seeds(table7):

@@ -10,7 +10,7 @@ import numpy as np
 import pandas as pd
 from PIL import Image
 
-from locus.analysis.ablations import cells, over_seeds
+from locus.analysis.ablations import as_set, cells, over_seeds
 from locus.analysis.diagnoses.attention import layer_curves
 from locus.analysis.pages.rollouts import browser_html, groups_of
 from locus.analysis.plots import COLOURS, as_picture, histogram, mean_bars, panels
@@ -33,7 +33,7 @@ def table_of(runs: pd.DataFrame) -> pd.DataFrame:
     """Every run with the settings in which they differ, as text."""
     measures = validated(runs) | {name: label for name, label in TIMES.items() if name in runs}
     measures |= {name: name.removeprefix("score/") for name in runs if name.startswith("score/")}
-    return cells(runs[[*FACTS, *axes(runs), *measures]].rename(columns=measures))
+    return cells(runs[[*FACTS, *axes(runs), *measures]].rename(columns=measures), ["seed", *axes(runs)])
 
 
 def means_over_seeds(runs: pd.DataFrame) -> pd.DataFrame | None:
@@ -41,7 +41,7 @@ def means_over_seeds(runs: pd.DataFrame) -> pd.DataFrame | None:
     measures = validated(runs)
     if runs["seed"].nunique() < 2 or not measures:
         return None
-    return cells(over_seeds(runs.assign(all="all"), axes(runs) or ["all"], measures))
+    return cells(over_seeds(runs.assign(all="all"), axes(runs) or ["all"], measures), axes(runs))
 
 
 def setting_of(runs: pd.DataFrame) -> pd.Series:
@@ -51,7 +51,7 @@ def setting_of(runs: pd.DataFrame) -> pd.Series:
     if not settings:
         return runs["run"]
     settings = telling(runs, settings)
-    texts = runs[settings].map(lambda value: "" if pd.isna(value) else str(value))
+    texts = runs[settings].map(as_set)
     if TASKS in settings:  # and seconds only where these bound a run
         if MAX_SECONDS in settings:
             texts[MAX_SECONDS] = [f"{value:g} s" if value > 0 else "" for value in runs[MAX_SECONDS]]
