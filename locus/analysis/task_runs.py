@@ -10,6 +10,7 @@ from pathlib import Path
 import pandas as pd
 
 from locus.analysis import runs
+from locus.analysis.ablations import as_set
 
 COSTS = ("steps", "completions", "seconds", "tokens")
 """Of a run: seconds of training steps; tokens of completions. NaN where a run does not say."""
@@ -107,10 +108,10 @@ def _others(frame: pd.DataFrame, alike: Sequence[Sequence[int]]) -> dict[int, st
     texts: dict[int, str] = {}
     for places in alike:
         rows = frame.iloc[places]
-        differ = runs.telling(rows, [name for name in plain if rows[name].astype(str).nunique() > 1])
+        differ = runs.telling(rows, [name for name in plain if rows[name].map(str).nunique() > 1])
         for place, values in zip(places, rows[differ].itertuples(index=False), strict=True):
             pairs = zip(differ, values, strict=True)
-            texts[place] = "".join(f", {name.split('.')[-1]}={value}" for name, value in pairs)
+            texts[place] = "".join(f", {name.split('.')[-1]}={as_set(value) or 'null'}" for name, value in pairs)
     return texts
 
 
@@ -124,7 +125,7 @@ def _unlike(frame: pd.DataFrame, alike: Mapping[tuple[str, Budget], Sequence[int
     plain, found = _settings(frame, "task"), {}
     for budget in dict.fromkeys(budget for _, budget in alike):
         rows = [frame.iloc[places] for (_, one), places in alike.items() if one == budget]
-        values = {name: {frozenset(part[name].astype(str)) for part in rows} for name in plain}
+        values = {name: {frozenset(part[name].map(str)) for part in rows} for name in plain}
         found[budget] = tuple(name for name in plain if len(values[name]) > 1)
     return found
 

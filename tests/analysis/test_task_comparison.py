@@ -164,6 +164,15 @@ def test_a_task_of_another_difficulty_is_another_setting(tmp_path):
     assert one.against.empty and any("No run of cue search alone" in text for text in texts)
 
 
+def test_a_setting_that_a_run_lacks_is_a_setting(tmp_path):
+    """No grid and one of three taken for the same run twice, of which one is dropped."""
+    tables = {"proxy_tasks": task_tables.proxies({}, 4)}
+    for number, grid in enumerate((None, 3)):
+        task_tables.run(tmp_path / str(number), {"jigsaw": 1.0}, 1, tables, sampling={"grid": grid})
+    found = task_runs(runs.load(tmp_path), runs.find(tmp_path))
+    assert [run.setting for run in found] == ["jigsaw, grid=null", "jigsaw, grid=3"]
+
+
 def test_wrong_tables(tmp_path):
     """A table with an item twice counted double; one that lacks a column, or a broken one, without its name."""
     table = task_tables.proxies({}, 4)
