@@ -49,25 +49,25 @@ log = logging.getLogger("locus")
 
 def sections_of(cfg: DictConfig, folder: Path) -> list[Section]:
     """What the page shows; the tables are written to ``tables/``, the curves to ``figures/``."""
-    runs = load(cfg.runs, cfg.scores)
-    folders = find(cfg.runs)
+    folders = find(cfg.runs)  # once: a sweep that goes on has more of them later
+    runs = load(cfg.runs, cfg.scores, folders)
     found = task_runs(runs, folders)
     compared, alike = comparisons(found), not several_tasks(found)
     opening = compared_sections(compared, runs, folder) if compared else []
     # A sweep of tasks and their mixtures with cue search has cue search alone twice: no seed of its own.
     once = folders if alike else [run.folder for run in found]
-    opening += claim_sections(cfg, runs, folder / "tables", once, alike)
+    opening += claim_sections(cfg, runs, folders, folder / "tables", once, alike)
     sections = [Section("Runs", f"{len(runs)} below {cfg.runs}; settings in which they differ.", table_of(runs))]
     means = means_over_seeds(runs[[one in once for one in folders]])
     if means is not None:
         sections.append(Section("Means over seeds", "Finished runs; ± is half the 95 % interval of the mean.", means))
-    sections += paper_sections(cfg, runs)
+    sections += paper_sections(cfg, runs, folders)
     if cfg.scores is not None and (published := published_section(scores_of(cfg.scores))) is not None:
         sections.append(published)
     for section in sections:
         ablations.save(section.table, folder / "tables" / section.title.lower().replace(" ", "_").replace(":", ""))
-    run = browsed(cfg)
-    sections += figure_sections(cfg, runs, folder / "figures", alike)
+    run = browsed(cfg, folders)
+    sections += figure_sections(cfg, runs, folders, folder / "figures", alike)
     return opening + sections + gallery_sections(run) + rollout_sections(cfg, run)
 
 
@@ -86,7 +86,7 @@ def compared_sections(compared: Sequence[Comparison], runs: pd.DataFrame, folder
 
 
 def claim_sections(
-    cfg: DictConfig, runs: pd.DataFrame, folder: Path, kept: Sequence[Path], alike: bool
+    cfg: DictConfig, runs: pd.DataFrame, folders: Sequence[Path], folder: Path, kept: Sequence[Path], alike: bool
 ) -> list[Section]:
     """The claims of every setting over its seeds, and LOCUS against the others; their numbers go to CSV files in the
     folder. Nothing where finished runs have no tables that decide a claim.
@@ -94,13 +94,14 @@ def claim_sections(
     Args:
         cfg: of conf/report.yaml.
         runs: of `runs.load`.
+        folders: of its rows.
         folder: of the CSV files.
-        kept: run folders: others are left out.
+        kept: of these folders: others are left out.
         alike: all were trained on the same tasks. If not, LOCUS stands against others only where something says it.
     """
     names = setting_of(runs) if axes(runs) else pd.Series("all", index=runs.index)
     done = runs["status"] == "finished"
-    found = zip(names, runs["seed"], find(cfg.runs), done, strict=True)
+    found = zip(names, runs["seed"], folders, done, strict=True)
     settings = claims_over_seeds.gathered(
         [(name, seed, run) for name, seed, run, ended in found if ended and run in kept]
     )
@@ -121,7 +122,7 @@ def claim_sections(
         Section("Claims over seeds", text, verdicts, lines=stated),
         Section("Numbers of the claims", "With their 95 % intervals.", claims_over_seeds.number_table(judged)),
     ]
-    locus = cfg.locus or locus_among(cfg, runs[done], names[done], alike)
+    locus = cfg.locus or locus_among(cfg.table or experiment(folders), runs[done], names[done], alike)
     if len(settings) > 1 and locus is not None:
         controls = claims_over_seeds.against_controls(settings, locus)
         claims_over_seeds.numbers({name: [claim] for name, claim in controls.items()}).to_csv(
@@ -143,10 +144,10 @@ def claim_sections(
     return sections
 
 
-def locus_among(cfg: DictConfig, runs: pd.DataFrame, names: pd.Series, alike: bool) -> str | None:
-    """The setting that is LOCUS: of the paper's table that the runs repeat, else the experiment ``…/locus``, else the
-    first of runs that are alike in their tasks."""
-    ablation = ablation_of(runs, cfg.table or experiment(cfg.runs))
+def locus_among(table: str | None, runs: pd.DataFrame, names: pd.Series, alike: bool) -> str | None:
+    """The setting that is LOCUS: of the paper's table of this name, where the runs repeat it, else the experiment
+    ``…/locus``, else the first of runs that are alike in their tasks."""
+    ablation = ablation_of(runs, table)
     if ablation is not None:
         ours = runs[ablation.group] == ablation.locus
     else:
@@ -157,9 +158,9 @@ def locus_among(cfg: DictConfig, runs: pd.DataFrame, names: pd.Series, alike: bo
     return str((names[ours] if ours.any() else names).iloc[0])
 
 
-def paper_sections(cfg: DictConfig, runs: pd.DataFrame) -> list[Section]:
+def paper_sections(cfg: DictConfig, runs: pd.DataFrame, folders: Sequence[Path]) -> list[Section]:
     """The runs as the table of the paper that they repeat; raises LocusError for one that they are not of."""
-    name = cfg.table or experiment(cfg.runs)
+    name = cfg.table or experiment(folders)
     ablation = ablation_of(runs, name)
     if ablation is None:
         if cfg.table is not None:
@@ -178,20 +179,21 @@ def paper_sections(cfg: DictConfig, runs: pd.DataFrame) -> list[Section]:
     return sections
 
 
-def figure_sections(cfg: DictConfig, runs: pd.DataFrame, folder: Path, alike: bool = True) -> list[Section]:
+def figure_sections(
+    cfg: DictConfig, runs: pd.DataFrame, folders: Sequence[Path], folder: Path, alike: bool = True
+) -> list[Section]:
     """The pictures that the runs have the data for; each is saved in ``figures/``, too.
 
     alike: all are validated on one task, so that their validations can stand beside each other.
     """
-    folders = list(zip(setting_of(runs), find(cfg.runs), strict=True))
-    drawn = {
-        "Training": (dynamics(metrics(cfg.runs), dict(zip(runs["run"], setting_of(runs), strict=True))), "Over steps."),
-    }
+    settings = setting_of(runs)
+    logged, of_runs = metrics(cfg.runs, folders), list(zip(settings, folders, strict=True))
+    drawn = {"Training": (dynamics(logged, dict(zip(runs["run"], settings, strict=True))), "Over steps.")}
     if alike:
         drawn |= {
             "Settings": (ablation_bars(runs), "Last validation, with 95 % intervals over seeds."),
-            "IoU": (iou_histograms(folders), "Of the last validation's examples."),
-            "Attention in box": (attention_by_layer(folders), "By layer; dotted: the boxes' own area."),
+            "IoU": (iou_histograms(of_runs), "Of the last validation's examples."),
+            "Attention in box": (attention_by_layer(of_runs), "By layer; dotted: the boxes' own area."),
         }
     folder.mkdir(exist_ok=True)
     shown = {title: (picture, text) for title, (picture, text) in drawn.items() if picture is not None}
@@ -200,15 +202,14 @@ def figure_sections(cfg: DictConfig, runs: pd.DataFrame, folder: Path, alike: bo
     return [Section(title, text, pictures=[picture]) for title, (picture, text) in shown.items()]
 
 
-def browsed(cfg: DictConfig) -> Path:
+def browsed(cfg: DictConfig, folders: Sequence[Path]) -> Path:
     """The run whose rollouts can be looked through; raises LocusError for one that is not there."""
-    found = find(cfg.runs)
-    names = [label(run, cfg.runs) for run in found]
+    names = [label(run, cfg.runs) for run in folders]
     if cfg.browse is None:
-        return found[0]
+        return folders[0]
     if cfg.browse not in names:
         raise LocusError(f"browse={cfg.browse}: no such run below {cfg.runs}; give one of {', '.join(names)}")
-    return found[names.index(cfg.browse)]
+    return folders[names.index(cfg.browse)]
 
 
 def gallery_sections(run: Path) -> list[Section]:

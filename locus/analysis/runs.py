@@ -54,12 +54,13 @@ def label(folder: Path, path: str | Path) -> str:
     return folder.name if folder == Path(path) else str(folder.relative_to(path))
 
 
-def load(path: str | Path, scores: str | Path | None = None) -> pd.DataFrame:
+def load(path: str | Path, scores: str | Path | None = None, folders: Sequence[Path] | None = None) -> pd.DataFrame:
     """One row per run: what became of it.
 
     Args:
         path: a run's folder, or one above several.
         scores: ``scores.csv`` of evaluations of the runs' ``policy/`` folders.
+        folders: what `find` said of ``path`` before, where the rows have to be of these.
 
     Returns:
         Columns ``run`` (see `label`), ``status`` (finished, failed, interrupted, crashed, or unfinished),
@@ -72,20 +73,21 @@ def load(path: str | Path, scores: str | Path | None = None) -> pd.DataFrame:
     Raises:
         LocusError: no run there, or a file of a run that cannot be read.
     """
-    folders = find(path)
+    folders = find(path) if folders is None else folders
     own_settings = _settings(folders)
     chosen = [choices(folder) for folder in folders]
     tasks = {folder: tasks_named(record(folder).get(TASKS) or {}) or None for folder in folders}
-    several = len({*tasks.values()} - {None}) > 1 and "task" not in differing(chosen)
+    groups, names = differing(chosen), differing(own_settings)
+    several = len({*tasks.values()} - {None}) > 1 and "task" not in groups
     rows = []
-    for folder, own, groups in zip(folders, own_settings, chosen, strict=True):
+    for folder, own, options in zip(folders, own_settings, chosen, strict=True):
         summary, facts = _json(folder / "summary.json"), record(folder)
-        logged = metrics(folder)
+        logged = metrics(folder, [folder])
         row = {"run": label(folder, path), "status": summary.pop("status", "unfinished")}
         row |= {"step": int(logged["step"].max()) if len(logged) else 0, "seed": own.get("seed")}
         row |= {TASKS: tasks[folder]} if several else {}
-        row |= {name: groups.get(name) for name in differing(chosen)}
-        row |= {name: own.get(name) for name in differing(own_settings)}
+        row |= {name: options.get(name) for name in groups}
+        row |= {name: own.get(name) for name in names}
         row |= {name: value for name, value in summary.items() if name.startswith("val/")}
         row |= _base_validation(logged) | _question_scores(folder / "questions.parquet")
         row |= {f"time/{name}_s": seconds for name, seconds in facts.get("seconds_per_phase", {}).items()}
@@ -141,9 +143,9 @@ def record(folder: Path) -> dict[str, Any]:
     return _json(folder / "run.json")
 
 
-def experiment(path: str | Path) -> str | None:
-    """The ``experiment=`` that all runs at or below ``path`` have in common; None where they have none."""
-    names = {choices(folder).get("experiment") for folder in find(path)}
+def experiment(folders: Sequence[Path]) -> str | None:
+    """The ``experiment=`` that these runs have in common; None where they have none."""
+    names = {choices(folder).get("experiment") for folder in folders}
     return names.pop() if len(names) == 1 else None
 
 
@@ -157,10 +159,13 @@ def choices(folder: Path) -> dict[str, str]:
     return {name.replace("/", "."): found[name] for name in plain}
 
 
-def metrics(path: str | Path) -> pd.DataFrame:
-    """``metrics.csv`` of every run at or below ``path``, one row per logged step; column ``run`` names it."""
+def metrics(path: str | Path, folders: Sequence[Path] | None = None) -> pd.DataFrame:
+    """``metrics.csv`` of every run at or below ``path``, one row per logged step; column ``run`` names it.
+
+    folders: as of `load`.
+    """
     frames = []
-    for folder in find(path):
+    for folder in find(path) if folders is None else folders:
         file = folder / "metrics.csv"
         if not file.exists():
             continue

@@ -69,7 +69,8 @@ class Comparison:
 
 def compared(path: str | Path) -> list[Comparison]:
     """The finished runs at or below a path, a comparison per budget; none where there is nothing to compare."""
-    return comparisons(task_runs(runs.load(path), runs.find(path)))
+    folders = runs.find(path)
+    return comparisons(task_runs(runs.load(path, folders=folders), folders))
 
 
 def comparisons(found: Sequence[TaskRun]) -> list[Comparison]:

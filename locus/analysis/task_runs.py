@@ -146,7 +146,7 @@ def _budget(settings: Mapping[str, object], record: Mapping[str, object]) -> Bud
 
 def _costs(folder: Path, record: Mapping[str, object]) -> dict[str, float]:
     """Of `COSTS`, from ``metrics.csv`` and ``run.json``."""
-    logged = runs.metrics(folder)
+    logged = runs.metrics(folder, [folder])
     trained: Mapping[str, float] = record.get("trained") or {}  # type: ignore[assignment]
     steps = float(trained.get("steps", logged["step"].max() if len(logged) else math.nan))
     per_step = float(record.get("completions_per_step") or math.nan)  # type: ignore[arg-type]

@@ -10,11 +10,12 @@ import pandas as pd
 import pytest
 from PIL import Image
 
+from locus.analysis import runs
 from locus.analysis.ablations import cells
 from locus.analysis.pages.page import Section, write_report
 from locus.analysis.pages.rollouts import FOUND, LOOSE, PARSE, TRUNCATED, WRONG, browser_html, failure, groups_of
 from locus.analysis.pages.sweep import attention_by_layer, corner_fit, dynamics, iou_histograms, rollouts_of
-from tests.support import claim_tables
+from tests.support import claim_tables, task_tables
 from tests.support.runs import command, refused, succeeded, warm_run
 
 
@@ -172,6 +173,27 @@ def test_a_supervised_run_has_a_page(tmp_path):
     succeeded(command("report", f"runs={warm_run()}", f"hydra.run.dir={tmp_path}"))
     page = (tmp_path / "report.html").read_text()
     assert "finished" in page and "Rollouts:" not in page and "Frame of the boxes" not in page
+
+
+def test_a_run_that_begins_while_the_page_is_made(tmp_path, monkeypatch):
+    """A page of a sweep that goes on: a traceback of zip, or curves of a run that no table has."""
+
+    def begin(number, gain):
+        tables = {"questions": task_tables.questions(gain, 10, 1)}
+        task_tables.run(tmp_path / "runs" / str(number), {"cue_search": 1.0}, 1, tables, crop={"gain": gain})
+
+    def load(*given, **named):
+        frame = runs.load(*given, **named)
+        begin(0, 0.3)  # it is the first by name
+        return frame
+
+    begin(1, 0.1)
+    begin(2, 0.2)
+    monkeypatch.setattr("locus.report.load", load)
+    with mock.patch("locus.report.dynamics", wraps=dynamics) as drawn:
+        succeeded(command("report", f"runs={tmp_path / 'runs'}", f"hydra.run.dir={tmp_path / 'page'}"))
+    assert "<p>2 below" in (tmp_path / "page" / "report.html").read_text()
+    assert set(drawn.call_args[0][0]["run"]) == {"1", "2"}
 
 
 def test_attention_of_an_item_counts_once(tmp_path):
