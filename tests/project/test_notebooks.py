@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import ast
 import json
+from itertools import product
 from pathlib import Path
+from typing import Any
 
 import pandas as pd
 import pytest
@@ -36,15 +38,36 @@ def sweep(tmp_path_factory) -> Path:
     return folder
 
 
+def executed(notebook: Path, runs: Path) -> dict[str, Any]:
+    """What its code cells leave, of the runs in a folder."""
+    names: dict[str, Any] = {}
+    for cell in code(notebook):
+        text = cell.replace('"outputs/train/TIME"', repr(str(runs))).replace('"outputs/train"', repr(str(runs)))
+        exec(compile(text, notebook.name, "exec"), names)  # the project's own text
+    return names
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("notebook", NOTEBOOKS, ids=lambda path: path.stem)
 def test_it_runs(notebook, sweep, capsys):
     """A column or a function that was renamed: a notebook is read by nobody until a user opens it."""
-    names: dict[str, object] = {}
-    for cell in code(notebook):
-        text = cell.replace('"outputs/train/TIME"', repr(str(sweep))).replace('"outputs/train"', repr(str(sweep)))
-        exec(compile(text, notebook.name, "exec"), names)  # the project's own text
+    executed(notebook, sweep)
     assert "outputs/train" in "".join(code(notebook))
+
+
+def test_a_second_setting_is_no_seed(tmp_path, capsys):
+    """Means and intervals over seeds in which each other setting of a sweep counts as a seed, too."""
+    for number, (lr, clip, seed) in enumerate(product((1e-4, 2e-4), (1, 2), (1, 2))):
+        folder = tmp_path / str(number)
+        folder.mkdir()
+        (folder / "config.yaml").write_text(f"{{seed: {seed}, optimizer: {{lr: {lr}}}, loss: {{clip: {clip}}}}}")
+        scalars = {"val/mean_iou": 0.5, "val/acc@0.5": 0.5, "val/format": 1.0}
+        (folder / "summary.json").write_text(json.dumps({"status": "finished", **scalars}))
+    left = executed(REPO / "notebooks" / "02_ablation_tables.ipynb", tmp_path)
+    assert left["BY"] == ["optimizer.lr", "loss.clip"] and left["table"]["runs"].tolist() == [2] * 4
+    labels = [text.get_text() for text in left["axes"].get_xticklabels()]
+    assert labels == ["0.0001, 1", "0.0001, 2", "0.0002, 1", "0.0002, 2"]
+    assert "| 0.0001 | 1 | 2 | 0.500 ± 0.000 |" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize("notebook", NOTEBOOKS, ids=lambda path: path.stem)
