@@ -7,6 +7,7 @@ from locus.run.help import answer_early
 if __name__ == "__main__":
     answer_early()  # before the imports below, which take seconds
 
+import html
 import logging
 from collections.abc import Sequence
 from pathlib import Path
@@ -233,7 +234,7 @@ def rollout_sections(cfg: DictConfig, run: Path) -> list[Section]:
         source = instantiate(OmegaConf.load(run / "config.yaml").data.source, _convert_="all")
         browser = browser_of(rollouts, source.open, cfg.rollouts)
     except (LocusError, OSError, InstantiationException) as error:
-        browser = f"<p>Left out, for the images cannot be read: {error}</p>"
+        browser = f"<p>Left out, for the images cannot be read: {html.escape(str(error))}</p>"
     return [
         Section(f"Frame of the boxes: {run.name}", text, frames_of(rollouts)),
         Section(f"Rollouts: {run.name}", "Green: true box; its crop beside. Orange: rollouts.", markup=browser),

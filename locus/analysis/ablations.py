@@ -59,6 +59,13 @@ def t_95(freedom: int) -> float:
     return z + (z**3 + z) / (4 * freedom) + (5 * z**5 + 16 * z**3 + 3 * z) / (96 * freedom**2)
 
 
+LATEX = str.maketrans(
+    {mark: f"\\{mark}" for mark in "&%$#_{}"}
+    | {"\\": r"\textbackslash{}", "^": r"\textasciicircum{}", "~": r"\textasciitilde{}", "±": r"$\pm$"}
+)
+"""Marks with a meaning of their own there -> how they are written."""
+
+
 @dataclass(frozen=True)
 class Pooled:
     """A mean over studies, here seeds, with its 95 % interval, and how much the studies' true values vary."""
@@ -135,10 +142,7 @@ def latex(table: pd.DataFrame) -> str:
 
 
 def _latex_cell(cell: object) -> str:
-    text = str(cell)
-    for mark in "\\&%$#_{}":
-        text = text.replace(mark, r"\textbackslash{}" if mark == "\\" else f"\\{mark}")
-    return text.replace("±", r"$\pm$")
+    return str(cell).translate(LATEX)
 
 
 def save(table: pd.DataFrame, path: Path, numbers: pd.DataFrame | None = None) -> None:

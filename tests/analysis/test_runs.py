@@ -162,6 +162,13 @@ def test_settings_are_told_as_they_were_set(sweep):
     assert setting_of(frame).tolist() == ["0.0001, ", *["0.0002, 8", "0.0001, 8"] * 2]
 
 
+def test_marks_of_latex_are_text():
+    """A backslash whose own braces are escaped, too; a caret or a tilde that ends a LaTeX run, or is lost."""
+    text = ablations.latex(pd.DataFrame({"a^b": [r"~\{x}_1 ± 50 %"]}))
+    assert r"a\textasciicircum{}b \\" in text
+    assert r"\textasciitilde{}\textbackslash{}\{x\}\_1 $\pm$ 50 \% \\" in text
+
+
 @pytest.fixture
 def table7(tmp_path) -> Path:
     """Random and object crops, two seeds each; questions before and after."""

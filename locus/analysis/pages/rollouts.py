@@ -47,9 +47,10 @@ def groups_of(rollouts: pd.DataFrame, open_image: Callable[[str], Image.Image], 
     """What the browser shows: whole groups, spread evenly over the steps, at most ``most`` rollouts.
 
     Returns ``images`` (path -> JPEG as base64, with its scale) and ``groups`` (step, bin, image, target, expression,
-    rollouts). A table without expressions, of an older run, is of prompts that show the cue.
+    rollouts). A table without expressions, of an older run, is of prompts that show the cue; some tasks have no bins.
     """
-    rollouts = rollouts.assign(expression=rollouts["expression"].fillna("") if "expression" in rollouts else "")
+    words = {name: rollouts[name].fillna("") if name in rollouts else "" for name in ("bin", "expression")}
+    rollouts = rollouts.assign(**words)
     keys = rollouts.groupby(["step", "prompt_id"], sort=True).size()
     fit = max(1, int(most / max(1.0, keys.mean())))
     chosen = keys.index if len(keys) <= fit else keys.index[np.linspace(0, len(keys) - 1, fit).round().astype(int)]
@@ -68,8 +69,8 @@ def groups_of(rollouts: pd.DataFrame, open_image: Callable[[str], Image.Image], 
             }
             for row in rows.itertuples()
         ]  # fmt: skip
-        words = {name: rows[name].iloc[0] for name in ("bin", "expression")}
-        groups.append({"step": int(step), **words, "image": path, "target": target, "rollouts": found})
+        said = {name: rows[name].iloc[0] for name in words}
+        groups.append({"step": int(step), **said, "image": path, "target": target, "rollouts": found})
     return {"images": images, "groups": groups}
 
 

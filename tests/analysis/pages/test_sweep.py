@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import json
+import re
 import time
 from unittest import mock
 
 import numpy as np
 import pandas as pd
 import pytest
+from omegaconf import OmegaConf
 from PIL import Image
 
 from locus.analysis import runs
@@ -15,6 +18,7 @@ from locus.analysis.ablations import cells
 from locus.analysis.pages.page import Section, write_report
 from locus.analysis.pages.rollouts import FOUND, LOOSE, PARSE, TRUNCATED, WRONG, browser_html, failure, groups_of
 from locus.analysis.pages.sweep import attention_by_layer, corner_fit, dynamics, iou_histograms, rollouts_of
+from locus.report import rollout_sections
 from tests.support import claim_tables, task_tables
 from tests.support.runs import command, refused, succeeded, warm_run
 
@@ -80,6 +84,19 @@ def test_groups_are_whole_and_spread():
     shown = groups_of(rollouts(), open_image, 160)
     assert len(shown["groups"]) == 20 and {len(group["rollouts"]) for group in shown["groups"]} == {8}
     assert {group["step"] for group in shown["groups"]} == set(range(1, 11))
+
+
+def test_a_task_without_bins_can_be_browsed():
+    """NaN for a missing text, which is no JSON: a browser of rollouts that stays empty."""
+    table = rollouts(steps=2, prompts=1).assign(bin=pd.Series([None] * 16, dtype="str"), expression=None)
+    markup = browser_html(groups_of(table, open_image, 160))
+
+    def refuse(constant):
+        raise AssertionError(f"{constant} is no JSON")
+
+    (data,) = re.findall(r'id="rollout-data">(.*?)</script>', markup, re.DOTALL)
+    shown = json.loads(data, parse_constant=refuse)
+    assert [(group["bin"], group["expression"]) for group in shown["groups"]] == [("", "")] * 2
 
 
 def test_browser_is_clicked_through(tmp_path, browser):
@@ -166,6 +183,16 @@ def test_command(tmp_path):
     assert "Gallery: 1" in page
     refused(command("report", f"runs={tmp_path / 'sweep'}", "browse=3", out), "give one of 1, 2")
     refused(command("report", f"runs={tmp_path / 'sweep'}", "table=table7", out), "table=table7: give one whose config")
+
+
+def test_why_images_are_left_out_is_text(tmp_path, monkeypatch):
+    """A file's name, in the reason that the browser is left out, as markup of the page."""
+    (tmp_path / "rollouts.parquet").touch()
+    (tmp_path / "config.yaml").write_text("data: {source: {}}")
+    monkeypatch.setattr("locus.report.rollouts_of", lambda run: rollouts(steps=1, prompts=1))
+    monkeypatch.setattr("locus.report.instantiate", mock.Mock(side_effect=OSError("<b>a</b>.png & b.png: not there")))
+    markup = rollout_sections(OmegaConf.create({"rollouts": 8}), tmp_path)[1].markup
+    assert "&lt;b&gt;a&lt;/b&gt;.png &amp; b.png: not there" in markup and "<b>" not in markup
 
 
 def test_a_supervised_run_has_a_page(tmp_path):
