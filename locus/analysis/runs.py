@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -18,6 +19,7 @@ from locus.evaluation.endpoint import ENDPOINT
 from locus.files.run_files import BEGUN_WITH
 from locus.tasks.cue_search.task import CueSearch
 
+log = logging.getLogger("locus")
 PLACES = ("hydra", "resume", "corpus", "name", "planned")
 """Settings of a run that say where it is, not what it does."""
 FACTS = ("run", "status", "step", "seed")
@@ -259,6 +261,9 @@ def _scores(file: Path, folders: Sequence[Path]) -> pd.DataFrame:
     policies = [str(policy).removeprefix(f"{ENDPOINT}:") for policy in table["policy"]]
     table["place"] = [places.get(str(Path(policy).resolve())) for policy in policies]
     known = table.dropna(subset="place").drop_duplicates(["place", "benchmark"], keep="last")  # also asked in process
+    if known.empty and len(table):
+        text = "scores=%s: no policy of these runs is among its own, such as %s; give runs= the folder that they lie in"
+        log.warning(text, file, table["policy"].iloc[0])
     return known.pivot(index="place", columns="benchmark", values="value").add_prefix("score/")
 
 

@@ -100,6 +100,15 @@ def test_scores_of_their_policies(sweep, tmp_path):
     assert scores.dropna().to_dict() == {0: 40.0, 2: 50.0}
 
 
+def test_scores_of_no_run_are_named(sweep, tmp_path, caplog):
+    """A page without the scores that it was given, and no word of it: folders that were moved since."""
+    table = pd.DataFrame({"policy": ["/elsewhere/0/policy"], "benchmark": "vstar", "value": 50.0})
+    table.to_csv(tmp_path / "scores.csv")
+    assert "score/vstar" not in runs.load(sweep, tmp_path / "scores.csv")
+    (said,) = caplog.messages
+    assert f"scores={tmp_path / 'scores.csv'}: " in said and "/elsewhere/0/policy" in said
+
+
 def test_wrong_input(sweep, tmp_path):
     """Each with the file's name."""
     with pytest.raises(LocusError, match="nothing: no run below it"):
