@@ -13,6 +13,11 @@ import pandas as pd
 NORMAL_95 = 1.959964
 T_95 = (math.nan, 12.706, 4.303, 3.182, 2.776, 2.571, 2.447, 2.365, 2.306, 2.262)
 """97.5 % quantile of Student's t for 0 to 9 degrees of freedom."""
+LATEX = str.maketrans(
+    {mark: f"\\{mark}" for mark in "&%$#_{}"}
+    | {"\\": r"\textbackslash{}", "^": r"\textasciicircum{}", "~": r"\textasciitilde{}", "±": r"$\pm$"}
+)
+"""Marks with a meaning of their own there -> how they are written."""
 
 
 def over_seeds(
@@ -57,13 +62,6 @@ def t_95(freedom: int) -> float:
         return T_95[freedom]
     z = NORMAL_95
     return z + (z**3 + z) / (4 * freedom) + (5 * z**5 + 16 * z**3 + 3 * z) / (96 * freedom**2)
-
-
-LATEX = str.maketrans(
-    {mark: f"\\{mark}" for mark in "&%$#_{}"}
-    | {"\\": r"\textbackslash{}", "^": r"\textasciicircum{}", "~": r"\textasciitilde{}", "±": r"$\pm$"}
-)
-"""Marks with a meaning of their own there -> how they are written."""
 
 
 @dataclass(frozen=True)

@@ -31,8 +31,6 @@ MAX_SECONDS = "trainer.max_seconds"
 """Setting that bounds a run by time."""
 LOADER = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
 """The same in C, where it is built: a dozen times as fast, and a sweep has hundreds of files."""
-
-
 LESSONS = re.compile(rb"^lessons:", re.MULTILINE)
 """In the configuration of a run of ``locus.pretrain``, which none of ``locus.train`` has."""
 
