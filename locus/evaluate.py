@@ -65,7 +65,6 @@ def settings_of(asked: AskedPolicy, read: ItemsRead) -> dict[str, Any]:
         name: {key: value for key, value in parts[name].items() if key not in unseen} for name, unseen in UNSEEN.items()
     }
     path = seen["backbone"].get("path") or ""
-    extra = OmegaConf.to_container(cfg.endpoint.extra, resolve=True)
     return {
         "benchmark": seen["benchmark"],
         "items": read.digest,
@@ -77,7 +76,7 @@ def settings_of(asked: AskedPolicy, read: ItemsRead) -> dict[str, Any]:
         "seed": cfg.seed if cfg.sampling.temperature > 0 else None,
         "instruction": INSTRUCTIONS[asked.instruction],
         "token_budget": None if served else cfg.token_budget,
-        **({"endpoint": {"model": served.model, "extra": extra}} if served else {}),
+        **({"endpoint": {"model": served.model, "extra": asked.extra}} if served else {}),
     }
 
 

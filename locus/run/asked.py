@@ -7,7 +7,7 @@ from typing import Any
 
 from hydra.core.hydra_config import HydraConfig
 from hydra.utils import instantiate
-from omegaconf import DictConfig
+from omegaconf import DictConfig, OmegaConf
 
 from locus.boxes import parse_frame
 from locus.errors import LocusError, by_name
@@ -44,6 +44,13 @@ class AskedPolicy:
         """A key of `INSTRUCTIONS`."""
         return "think" if self.cfg.think else "none"
 
+    @property
+    def extra(self) -> dict[str, Any]:
+        """Further fields of every request to a server, as JSON has them."""
+        given = self.cfg.endpoint.extra
+        fields: Any = {} if given is None else OmegaConf.to_container(given, resolve=True)
+        return fields
+
     def asker(self) -> tuple[Asker, dict[str, Any]]:
         """What puts the items to it, and facts about that for the manifest; loads the policy where it is not served.
 
@@ -68,7 +75,7 @@ class AskedPolicy:
             INSTRUCTIONS[self.instruction],
             decoding.seed,
             endpoint.requests,
-            dict(endpoint.extra),
+            self.extra,
             endpoint.check,
             pixels,
         )

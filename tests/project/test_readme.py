@@ -1,8 +1,9 @@
 """What the documents tell a user to type. Fast: it exists and composes. Slow: the marked blocks run.
 
 Checked in every ``bash`` block of the documents, and in the ``# Command:`` lines of conf: ``make <target>``,
-``python -m locus.<app> <overrides>`` (sweeps too) and other ``python -m <module>``. Comments right above a block
-say what the slow test does with it; the blocks of a document run in order:
+``python -m locus.<app> <overrides>`` (sweeps too) and other ``python -m <module>``. A quoted override in the text,
+`'a.b={c: 1}'`, is one of some entry point. Comments right above a block say what the slow test does with it; the
+blocks of a document run in order:
 
     <!-- run -->                            a bash block: its ``python -m`` commands, each into a temporary run folder
     <!-- run: needs ../shared/coco128 -->   the same, left out where that path is not there
@@ -38,6 +39,8 @@ DOCUMENTS = [
     *(REPO / name for name in ("README.md", "CONTRIBUTING.md", "CHANGELOG.md", "notebooks/README.md")),
     *sorted((REPO / "docs").rglob("*.md")),
 ]
+QUOTED = re.compile(r"`'([\w.@/+]+=[^`]*)'`")
+"""An override in the text, quoted for the shell."""
 MARK = re.compile(r"run|run: needs (?P<needs>\S+)|run after: (?P<folder>\S+)")
 
 
@@ -108,6 +111,11 @@ def document_faults(
                 ast.parse(block.text)
             except SyntaxError as error:
                 yield f"python block: {error}"
+    for override in QUOTED.findall(text):
+        apps = [file.stem for file in (root / "conf").glob("*.yaml")]
+        faults = [list(command_faults(["python", "-m", f"locus.{app}", override], compose_app, root)) for app in apps]
+        if all(faults):
+            yield f"{override}: no entry point takes it"
     yield from broken_links(text, place or root)
 
 
@@ -199,7 +207,7 @@ def run(arguments: list[str]) -> None:
 def planted(tmp_path) -> Path:
     """A small project with one entry point."""
     for name, text in {
-        "conf/train.yaml": "defaults: [_self_, {size: small}]\nseed: 1\nsteps: 2\n",
+        "conf/train.yaml": "defaults: [_self_, {size: small}]\nseed: 1\nsteps: 2\nmore: null\nnone: {}\n",
         "conf/size/small.yaml": "{}\n",
         "conf/size/large.yaml": "{}\n",
         "locus/train.py": "",
@@ -229,6 +237,8 @@ def planted(tmp_path) -> Path:
         ("```bash\npython -m locus.train -m 'size=glob(*)' sead=3\n```", "sead"),
         ("1. A list:\n   ```bash\n   make nothing\n   ```", "no such target"),
         ("```python\nx = (\n```", "python block"),
+        ("Pass `'more={a: 1}'`, or `'steps'`.", None),
+        ("Pass `'none={a: 1}'`.", "none={a: 1}: no entry point takes it"),
         ("<!-- run: sometimes -->\n```bash\nmake train\n```", "unknown mark"),
         ("[code](locus/nothing.py)", "link to locus/nothing.py"),
         ("# A *B*, c\n[there](#a-b-c), `[x](nothing.md)`", None),

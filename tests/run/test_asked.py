@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import pytest
@@ -58,6 +59,20 @@ def test_a_served_policy_under_another_name(choose, run):
     asked = choose(*settings, "benchmark=vstar")
     with pytest.raises(LocusError, match=r"endpoint mine .*gives no answer"):
         asked.asker()
+
+
+def test_further_fields_of_every_request(choose):
+    """The documented override that Hydra refuses; nested fields that no request can be written with, which looks like
+    a server that does not answer; a manifest of before, which says ``{}``, that no longer resumes."""
+    settings = "policy=endpoint", "endpoint.model=mine", "benchmark=vstar"
+    with endpoint("A", models=["mine"]) as (url, _):
+        fields = "endpoint.extra={top_k: 1, chat_template_kwargs: {enable_thinking: false}}"
+        asked = choose(*settings, f"endpoint.url={url}", fields)
+        options = asked.asker()[0].options
+    sent = json.loads(json.dumps(options))
+    assert (sent["top_k"], sent["chat_template_kwargs"]) == (1, {"enable_thinking": False})
+    assert json.dumps(asked.extra) == '{"top_k": 1, "chat_template_kwargs": {"enable_thinking": false}}'
+    assert choose(*settings).extra == {}
 
 
 def test_what_is_known_of_a_served_policy(choose, run):
