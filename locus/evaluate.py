@@ -118,6 +118,7 @@ def run(cfg: DictConfig, folder: Path) -> tuple[Benchmark, dict[str, Any]] | Non
     benchmark = instantiate(asked.cfg.benchmark, _convert_="all")
     place = folder / benchmark.name
     read = ItemsRead(benchmark, cfg.limit)
+    asked = asked.for_items(read.items)
     settings, whole = settings_of(asked, read), read.part(0, len(read.items))
     if shard is not None:
         predict(asked, read.part(*shard.bounds(len(read.items))), settings, place / shard.folder)

@@ -103,8 +103,12 @@ class Item:
     """Of a benchmark that is a task's: what the task grades."""
 
     def asked(self, instruction: str) -> str:
-        """The text that a policy gets: the prompt, and on a line of its own the instruction where there is one."""
-        return self.prompt + (f"\n{instruction}" if instruction else "")
+        """The text that a policy gets: the prompt, and on a line of its own the instruction where there is one.
+
+        A prompt that has the instruction already stays as it is, and so does a task's: it names a form of the answer.
+        """
+        whole = instruction in self.prompt or self.example is not None
+        return self.prompt if whole else f"{self.prompt}\n{instruction}"
 
 
 @dataclass(frozen=True)

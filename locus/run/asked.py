@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Iterable
+from dataclasses import dataclass, replace
 from typing import Any
 
 from hydra.core.hydra_config import HydraConfig
@@ -11,6 +12,7 @@ from omegaconf import DictConfig, OmegaConf
 
 from locus.boxes import parse_frame
 from locus.errors import LocusError, by_name
+from locus.evaluation.benchmark import Item
 from locus.evaluation.endpoint import ENDPOINT, EndpointPolicy
 from locus.evaluation.evaluator import Asker
 from locus.files.chat_endpoint import ChatServer
@@ -43,6 +45,12 @@ class AskedPolicy:
     def instruction(self) -> str:
         """A key of `INSTRUCTIONS`."""
         return "think" if self.cfg.think else "none"
+
+    def for_items(self, items: Iterable[Item]) -> AskedPolicy:
+        """The same, not asked to think where that changes no prompt: it is then asked like one that is not."""
+        cfg = self.cfg.copy()
+        cfg.think = bool(cfg.think) and any(item.asked(THINK_ANSWER) != item.prompt for item in items)
+        return replace(self, cfg=cfg)
 
     @property
     def extra(self) -> dict[str, Any]:

@@ -4,16 +4,19 @@ from __future__ import annotations
 
 import pytest
 
-from locus.evaluation.benchmark import TaskBenchmark
+from locus.evaluation.benchmark import Item, TaskBenchmark
 from locus.evaluation.items import ItemsRead
 from locus.evaluation.predictions import Prediction
 from locus.evaluation.reading.extractors import LOCUS
 from locus.evaluation.scores import judged, scores
 from locus.scenes.source import SceneSource
+from locus.tasks.answers import THINK_ANSWER
 from locus.tasks.cue_search.crops import CropStrategy
 from locus.tasks.cue_search.drawing import build_corpus
+from locus.tasks.cue_search.prompts import PAPER, CuePrompt
 from locus.tasks.cue_search.task import CueSearch
 from locus.tasks.proxies.difference import Difference
+from locus.tasks.proxies.rotation import Rotation
 from locus.types import Frame, Response, View
 from tests.support.miniature import scenes
 from tests.tasks.unmirrored import Unmirrored
@@ -44,6 +47,21 @@ def test_items_and_scores(benchmark):
     assert [item.item_id for item in items] == [f"puzzle-{index}" for index in range(2, 6)]
     assert all(len(item.pictures) == 5 for item in items)
     assert set(benchmark.statistics()) == {"reward", "accuracy", "format"} and benchmark.headline == "accuracy"
+
+
+def test_the_form_of_answers_is_asked_for_once():
+    """The instruction twice in a prompt, as no policy was trained; two forms of answer in one, where a task has its
+    own words."""
+    source, corpus = scenes()
+    own = CuePrompt(instruction="Reply as <think> reasoning </think><answer> box </answer>.")
+    tasks = {Rotation(corpus, source): 1, CueSearch(corpus, source): 1, CueSearch(corpus, source, prompt=own): 0}
+    for task, times in tasks.items():
+        item = next(TaskBenchmark(task, "file").items())
+        assert item.asked(THINK_ANSWER).count(THINK_ANSWER) == times
+        assert item.asked(THINK_ANSWER) == item.asked("") == item.prompt
+    cue = Item("0", PAPER.text(Frame.FILE), "A")
+    assert cue.asked(THINK_ANSWER) == cue.asked("") == cue.prompt
+    assert Item("0", "Which?", "A").asked(THINK_ANSWER) == f"Which?\n{THINK_ANSWER}"
 
 
 def test_a_task_of_boxes_has_its_headline():

@@ -11,7 +11,9 @@ from hydra.utils import instantiate
 from omegaconf import OmegaConf
 
 from locus.errors import LocusError
+from locus.evaluation.benchmark import Item
 from locus.run.asked import AskedPolicy, asked_policy
+from locus.tasks.answers import THINK_ANSWER
 from tests.support.chat_server import endpoint
 from tests.support.paths import CONF
 
@@ -43,6 +45,10 @@ def test_policies_are_asked_alike(choose, run):
     assert choose(f"policy={run}", "think=true").instruction == "think"
     asked = [choose(f"policy={policy}", "think=trained").instruction for policy in ("tiny", run)]
     assert asked == ["none", "think"]
+    own = [Item("0", f"Which?\n{THINK_ANSWER}", "A")]
+    with_own = [choose(f"policy={policy}", "think=trained").for_items(own) for policy in ("tiny", run)]
+    assert [one.instruction for one in with_own] == ["none", "none"], "a prompt that has the instruction is no other"
+    assert choose(f"policy={run}", "think=true").for_items([*own, Item("1", "Where?", "A")]).instruction == "think"
     with pytest.raises(LocusError, match="think=sometimes: give one of true, false, trained"):
         choose("think=sometimes")
 
