@@ -270,14 +270,22 @@ def check_manifest(folder: Path, ours: Mapping[str, Any], whole: bool = False) -
     is added, whatever the settings of `COMPUTING`.
     """
     earlier = read_manifest(folder)
-    settings = {"rows": earlier["rows"], **earlier["settings"]}
-    ours = json.loads(json.dumps(ours))
+    settings = _of_account({"rows": earlier["rows"], **earlier["settings"]})
+    ours = _of_account(json.loads(json.dumps(ours)))
     compared = [name for name in {**settings, **ours} if not (whole and name in COMPUTING)]
     other = [name for name in compared if settings.get(name) != ours.get(name)]
     if other:
         said = "; ".join(f"{name} was {settings.get(name)}, is {ours.get(name)}" for name in other)
         raise LocusError(f"{folder} holds predictions made otherwise ({said[:600]}): give another folder")
     return earlier
+
+
+def _of_account(settings: dict[str, Any]) -> dict[str, Any]:
+    """Without the seed of a backbone whose weights are read: only random ones depend on it."""
+    backbone = settings.get("backbone") or {}
+    if not backbone.get("path") or backbone.get("random_weights"):
+        return settings
+    return {**settings, "backbone": {name: value for name, value in backbone.items() if name != "seed"}}
 
 
 def fingerprint(folder: str | Path, suffixes: Sequence[str]) -> dict[str, str]:

@@ -8,13 +8,15 @@ from pathlib import Path
 
 import pytest
 from hydra.utils import instantiate
+from omegaconf import OmegaConf
 
+from locus.errors import LocusError
 from locus.evaluate import compared, settings_of
 from locus.evaluation.benchmarks.babyvision import BabyVision
 from locus.evaluation.benchmarks.vstar import VStar
 from locus.evaluation.items import ItemsRead
 from locus.evaluation.judge import ChatJudge
-from locus.evaluation.predictions import COMPUTING, Prediction
+from locus.evaluation.predictions import COMPUTING, Prediction, PredictionFile
 from locus.evaluation.scores import add_row, judged, read_rows, write_scores
 from locus.files.chat_endpoint import ChatServer
 from locus.run.asked import AskedPolicy
@@ -116,6 +118,40 @@ def test_settings_are_what_responses_depend_on(tmp_path, compose_app):
     differing = [name for name, value in settings(file).items() if settings(file, wide)[name] != value]
     assert differing == ["dtype"] and differing[0] in COMPUTING
     assert settings(file, served=server) == settings(file, wide, served=server)
+
+
+def test_a_resume_with_another_seed(tmp_path, compose_app):
+    """Greedy answers of weights that are read, refused for a seed that none of them depends on; those of other random
+    weights put together."""
+    read = ItemsRead(VStar(str(write_vstar_six(tmp_path)), rows=6))
+    ids = [item.item_id for item in read.items]
+
+    def file(folder: str, *overrides: str) -> PredictionFile:
+        cfg = compose_app("evaluate", ["benchmark=vstar", *overrides])
+        return PredictionFile(tmp_path / folder, settings_of(AskedPolicy(cfg, "p", None), read), ids, {})
+
+    file("bundled", "seed=1").write([Prediction(one, "A") for one in ids[:3]])
+    assert file("bundled", "seed=2").done == 2
+    sampled = "sampling.temperature=1"
+    for folder, changed in (("random", "backbone=tiny_random"), ("taken", "+backbone.random_weights=true")):
+        file(folder, changed, "seed=1").write([Prediction(one, "A") for one in ids])
+        with pytest.raises(LocusError, match="made otherwise .backbone was"):
+            file(folder, changed, "seed=2")
+    file("sampled", sampled, "seed=1").write([Prediction(one, "A") for one in ids])
+    with pytest.raises(LocusError, match="made otherwise .seed was 1, is 2"):
+        file("sampled", sampled, "seed=2")
+
+
+@pytest.mark.parametrize("benchmark", ["scenes_attributes", "scenes_grounding", "cue_search"])
+def test_a_seed_draws_a_benchmarks_questions(compose_app, benchmark):
+    """The same questions for every seed, where the file says otherwise; runs of other seeds that are asked others."""
+    for app in ("evaluate", "score", "prompts", "analyze"):
+        seeds = [compose_app(app, [f"benchmark={benchmark}", *seed]).benchmark.seed for seed in ([], ["seed=5"])]
+        assert seeds == [1, 5], app
+    for asked in ("diagnoses=scenes", "diagnoses=claims", "diagnoses=tasks", "callbacks=attention"):
+        cfg = compose_app("train", [asked, "seed=5"])
+        parts = (cfg.callbacks if asked.startswith("callbacks") else cfg.diagnoses).values()
+        assert {one.benchmark.seed for one in parts if OmegaConf.is_dict(one) and "benchmark" in one} == {1}, asked
 
 
 def test_policies_judged_otherwise_are_not_compared(tmp_path, caplog):
