@@ -35,6 +35,7 @@ from locus.evaluation.scores import (
     judged,
     read_rows,
     read_scores,
+    replace_rows,
     write_scores,
 )
 from locus.evaluation.shards import MERGE, Shard, merge
@@ -43,6 +44,7 @@ from locus.run.asked import INSTRUCTIONS, AskedPolicy, asked_policy
 from locus.run.decoding_settings import DecodingSettings
 from locus.run.record import PACKAGES, git_commit, hardware
 from locus.run.runtime import entry_point
+from locus.run.sweeps import job_of_launch
 from locus.run.threads import choose_threads
 
 log = logging.getLogger("locus")
@@ -151,6 +153,7 @@ def scored(asked: AskedPolicy, read: ItemsRead, file: PredictionFile) -> dict[st
         "paper_base": paper[0] if paper else None,
         "paper_locus": paper[1] if paper else None,
         "instruction": asked.instruction,
+        "job": job_of_launch(),
     }
 
 
@@ -215,6 +218,14 @@ def compared(benchmark: Benchmark, folder: Path, resamples: int) -> Iterator[dic
             }
 
 
+def note(folder: Path, benchmark: Benchmark, row: dict[str, Any], resamples: int) -> None:
+    """Writes a row of ``scores.csv``, and the rows of ``comparisons.csv`` of its benchmark anew."""
+    with alone(folder / "scores.csv"):  # jobs of a sweep may end beside each other
+        add_row(folder / "scores.csv", row, ("policy", "benchmark"))
+        pairs = list(compared(benchmark, folder, resamples))
+        replace_rows(folder / "comparisons.csv", pairs, {"benchmark": benchmark.name})
+
+
 def _policy_of(place: Path) -> str | None:
     """Whose ``scores.json`` it is; None for one that tells nothing."""
     try:
@@ -234,11 +245,8 @@ def main(cfg: DictConfig) -> float | None:
         return None
     benchmark, row = ended
     folder.mkdir(parents=True, exist_ok=True)  # hydra.run.dir may have put the run elsewhere
-    with alone(folder / "scores.csv"):  # jobs of a sweep may end beside each other
-        add_row(folder / "scores.csv", row, ("policy", "benchmark"))
-        log.info("%s", folder / "scores.csv")
-        for pair in compared(benchmark, folder, cfg.resamples):
-            add_row(folder / "comparisons.csv", pair, ("benchmark", "before", "after", "extractor"))
+    note(folder, benchmark, row, cfg.resamples)
+    log.info("%s", folder / "scores.csv")
     return row["value"]
 
 

@@ -13,6 +13,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from itertools import islice
+from operator import itemgetter
 from pathlib import Path
 from typing import Any
 
@@ -240,15 +241,41 @@ def read_rows(file: Path) -> list[dict[str, str]]:
 
 
 def add_row(file: Path, row: Mapping[str, Any], keys: tuple[str, ...]) -> None:
-    """Adds a row to a CSV, in the place of the one with the same keys."""
-    rows, ours = read_rows(file), {name: "" if value is None else str(value) for name, value in row.items()}
-    place = next((n for n, one in enumerate(rows) if all(one.get(key) == ours[key] for key in keys)), len(rows))
-    rows[place : place + 1] = [ours]
-    names = dict.fromkeys(name for one in (ours, *rows) for name in one)
+    """Adds a row to a CSV, in the place of the one with the same keys.
+
+    Rows with a ``job`` (its launch, a space, its number) are in the order of each launch's jobs, whichever ended first.
+    """
+    replace_rows(file, [row], {key: str(row[key]) for key in keys})
+
+
+def replace_rows(file: Path, ours: Sequence[Mapping[str, Any]], values: Mapping[str, str]) -> None:
+    """Writes rows to a CSV in the place of those that have these values; there is no file without rows."""
+    rows = read_rows(file)
+    old = [n for n, one in enumerate(rows) if all(one.get(name) == value for name, value in values.items())]
+    place = min(old, default=len(rows))
+    texts = [{name: "" if value is None else str(value) for name, value in row.items()} for row in ours]
+    rows = _by_job([*rows[:place], *texts, *(one for n, one in enumerate(rows) if n > place and n not in old)])
+    names = dict.fromkeys(name for one in (*texts, *rows) for name in one)
     writer = csv.DictWriter(text := io.StringIO(), list(names), lineterminator="\n")
     writer.writeheader()
     writer.writerows(rows)
-    write_text(file, text.getvalue())
+    if rows:
+        write_text(file, text.getvalue())
+    else:
+        file.unlink(missing_ok=True)
+
+
+def _by_job(rows: Sequence[dict[str, str]]) -> list[dict[str, str]]:
+    """The rows; those of one launch in the order of its jobs, in the places that they have."""
+    launches: dict[str, list[int]] = {}
+    for place, row in enumerate(rows):
+        if row.get("job"):
+            launches.setdefault(row["job"].rpartition(" ")[0], []).append(place)
+    ordered = list(rows)
+    for places in launches.values():
+        for place, row in zip(places, sorted((rows[n] for n in places), key=itemgetter("job")), strict=True):
+            ordered[place] = row
+    return ordered
 
 
 def describe(made: Mapping[str, Any]) -> str:

@@ -9,6 +9,7 @@ import os
 import re
 import shutil
 import sys
+from datetime import datetime
 from itertools import count
 from pathlib import Path
 from typing import Any
@@ -35,6 +36,16 @@ DEVICES = ".devices"
 def in_sweep() -> bool:
     """This process runs a job of a sweep."""
     return HydraConfig.initialized() and HydraConfig.get().mode == RunMode.MULTIRUN
+
+
+def job_of_launch() -> str | None:
+    """When this job's sweep was launched, a space, and the job's number; None outside of a sweep."""
+    if not in_sweep():
+        return None
+    job = HydraConfig.get()
+    # Hydra writes this file at each launch, before any job; the jobs of two launches into one folder differ in it.
+    launched = (Path(job.sweep.dir) / "multirun.yaml").stat().st_mtime
+    return f"{datetime.fromtimestamp(launched).isoformat()} {job.job.num:06d}"
 
 
 def folder_name(overrides: str) -> str:

@@ -11,7 +11,7 @@ from hydra.utils import instantiate
 from omegaconf import OmegaConf
 
 from locus.errors import LocusError
-from locus.evaluate import compared, settings_of
+from locus.evaluate import compared, note, settings_of
 from locus.evaluation.benchmarks.babyvision import BabyVision
 from locus.evaluation.benchmarks.vstar import VStar
 from locus.evaluation.items import ItemsRead
@@ -171,6 +171,31 @@ def test_policies_judged_otherwise_are_not_compared(tmp_path, caplog):
     assert not list(compared(with_judge, tmp_path, 10))
     assert [row["after"] for row in compared(plain, tmp_path, 10)][::2] == ["other"]
     assert "base and trained are not compared: scored by m and without a judge; run evaluate again" in caplog.text
+
+
+def test_a_pair_that_is_no_longer_compared(tmp_path):
+    """A change of two policies that stays in the table once one of them was scored by a judge; other benchmarks' rows
+    gone with it."""
+    path = write_parquet(tmp_path / "b.parquet", [baby_rows()[0] | {"image": hf_image()}])
+    benchmark, table = BabyVision(path, rows=1), tmp_path / "comparisons.csv"
+    keys = "benchmark", "before", "after", "extractor"
+
+    def score(policy: str, by: BabyVision) -> list[tuple[str, str]]:
+        (folder := tmp_path / policy / "babyvision").mkdir(parents=True, exist_ok=True)
+        made = judged(by, items, {item.item_id: Prediction(item.item_id, "red") for item in items})
+        write_scores(folder, by, made, 10, policy=policy, instruction="none")
+        note(tmp_path, by, {"policy": policy, "benchmark": "babyvision"}, 10)
+        return [(row["benchmark"], row["after"]) for row in read_rows(table) if row["extractor"] == "locus"]
+
+    items = list(benchmark.items())
+    assert score("base", benchmark) == [] and not table.exists()
+    assert score("trained", benchmark) == [("babyvision", "trained")]
+    add_row(table, dict.fromkeys(keys, "other") | {"after": "x", "extractor": "locus"}, keys)
+    assert score("third", benchmark) == [("babyvision", "trained"), ("babyvision", "third"), ("other", "x")]
+    with endpoint("True") as (url, _):
+        judge = ChatJudge(url, "m", str(tmp_path / "judge.jsonl"))
+        assert score("trained", BabyVision(path, rows=1, judge_model=judge)) == [("other", "x")]
+    assert score("third", benchmark) == [("other", "x"), ("babyvision", "third")]
 
 
 def test_a_comparison_says_how_both_were_asked(tmp_path, caplog):

@@ -23,7 +23,7 @@ from locus.evaluation.judge import ChatJudge
 from locus.evaluation.maths.equality import equal
 from locus.evaluation.predictions import Prediction
 from locus.evaluation.reading.letters import extract_letter
-from locus.evaluation.scores import add_row, comparison, judged, rule_files, scores
+from locus.evaluation.scores import add_row, comparison, judged, read_rows, rule_files, scores
 from locus.scenes.questions import colour, grounding, shape
 from locus.scenes.source import SceneSource
 from locus.tasks.answers import parse_answer
@@ -174,6 +174,22 @@ def test_rows_of_the_csv(tmp_path):
         ('x, "y"', "a", "3"),
         ('x, "y"', "b", "2"),
     ]
+
+
+def test_rows_of_a_launch_are_in_the_order_of_its_jobs(tmp_path):
+    """The base of comparisons that is whichever policy ends first; one that another launch puts behind."""
+    file = tmp_path / "scores.csv"
+
+    def added(policy: str, job: str | None = None) -> str:
+        add_row(file, {"policy": policy, "job": job}, ("policy",))
+        return "".join(row["policy"] for row in read_rows(file))
+
+    assert added("x") == "x"
+    assert [added(policy, f"2026-01-01 {job:06d}") for policy, job in (("b", 9), ("c", 10), ("a", 2))][-1] == "xabc"
+    assert added("d", "2026-01-02 000001") == "xabcd"
+    assert added("a", "2026-01-02 000000") == "xabcd" and added("b") == "xabcd", "each stays before the later ones"
+    assert added("d", "2026-01-03 000000") == "xabcd"
+    assert added("a", "2026-01-03 000001") == "xdbca", "-m policy=d,a"
 
 
 def test_the_version_is_of_all_rules():

@@ -96,6 +96,21 @@ def test_failed_jobs_are_named_at_the_end(tmp_path):
     assert ["Traceback" in (tmp_path / f"seed-{seed}" / "train.log").read_text() for seed in (1, 2)] == [False, True]
 
 
+def test_jobs_of_a_launch_are_numbered(tmp_path):
+    """The policies of a sweep in the order in which they ended, or those of two launches mixed."""
+    names: list[str] = []
+
+    def trained(cfg: DictConfig) -> float:
+        names.append(sweeps.job_of_launch())
+        return 1.0
+
+    for seeds in ("1,2", "3"):
+        sweep(tmp_path, trained, "-m", f"seed={seeds}")
+    launches, numbers = zip(*(name.rsplit(" ", 1) for name in names), strict=True)
+    assert numbers == ("000000", "000001", "000000") and launches[0] == launches[1] < launches[2]
+    assert sweeps.job_of_launch() is None
+
+
 def test_an_interrupt_ends_the_sweep(tmp_path):
     """Ctrl-C that only ends one job of fifty."""
     ended, jobs = sweep(tmp_path, fails({1: KeyboardInterrupt()}), "-m", "seed=1,2")
