@@ -20,6 +20,9 @@ CHOICE = (
     "more than one, or comes to no conclusion."
 )
 
+LETTER = re.compile(r"[\s*(\"']*([A-Z])\b(?![-'’]?\w|[ \t]+\w)")
+"""At the start of a reply, and not the article of "A car is meant"."""
+
 
 class Judge(Protocol):
     """Decides whether a response gives the gold answer, or which option it chooses."""
@@ -75,9 +78,10 @@ class ChatJudge:
             return None
         listed = "\n".join(f"{letter}. {text}" for letter, text in options.items())
         text = f"Question: {question}\nOptions:\n{listed}\nAnswer to match: {response}"
-        letter = re.match(r"[\s*(\"']*([A-Z])\b", self._ask(CHOICE, text, {"response": response}))
+        letter = LETTER.match(self._ask(CHOICE, text, {"response": response}))
         return letter[1] if letter and letter[1] in options else None
 
     def _ask(self, instruction: str, text: str, note: dict[str, str]) -> str:
+        """The reply, less what the judge thought before it."""
         messages = [{"role": "system", "content": instruction}, {"role": "user", "content": text}]
-        return self.endpoint.ask(messages, note)
+        return self.endpoint.ask(messages, note).rpartition("</think>")[2]

@@ -106,6 +106,31 @@ def test_judge_is_asked_what_no_rule_reads(tmp_path):
     assert made["contradictory"]["locus"] == {"n": 0, "right_by_letter": 0, "right_by_text": 0}
 
 
+@pytest.mark.parametrize(
+    ("reply", "letter"),
+    [
+        *(
+            (reply, "B")
+            for reply in ("B", " **B**", "(B)", '"B".', "B. a car", "B: a car", "B - a car", "B\n\nIt says so.")
+        ),
+        ("<think>A or B? The first is no car.</think>\n\nB", "B"),
+        *((reply, None) for reply in ("A car is meant, which is no option", "A-frame houses", "Z", "C", "Both")),
+        ("<think>A, then.</think>\n\nZ", None),
+    ],
+)
+def test_the_letter_of_a_reply(tmp_path, reply, letter):
+    """A judge that thinks first and is never understood; an article taken for option A."""
+    with endpoint(reply) as (url, _):
+        judge = ChatJudge(url, "m", str(tmp_path / "judge.jsonl"))
+        assert judge.choose("What is it?", {"A": "a bus", "B": "a car"}, "The latter.") == letter
+
+
+def test_thoughts_are_no_verdict(tmp_path):
+    """A judge that weighs whether it is true, and then says neither."""
+    with endpoint("<think>Is it true?</think>\n\nI cannot say.") as (url, _):
+        assert not ChatJudge(url, "m", str(tmp_path / "judge.jsonl")).equal("Q?", "60", "sixty")
+
+
 def test_judge_of_yes_and_no(tmp_path):
     """The letter of the judge's reply, A or B, taken for the answer."""
     with endpoint("B") as (url, seen):
