@@ -132,7 +132,8 @@ class EndpointPolicy:
 def _read(reply: Any) -> tuple[str, str, dict[str, Any]]:
     """Text, why it ended, and the tokens that were counted; raises what makes a `ChatServer` ask again."""
     choice = reply["choices"][0]
-    if any(choice["message"].get(name) for name in THOUGHTS):
+    message = choice["message"] or {}  # null where a filter has taken it
+    if any(message.get(name) for name in THOUGHTS):
         raise LocusError("the server cuts thoughts out of the responses: start it without a reasoning parser")
     ended = choice.get("finish_reason")
     if ended not in ("stop", "length", "eos_token", "stop_sequence"):  # the last two are TGI's

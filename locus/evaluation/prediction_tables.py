@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 import re
 import zipfile
 from collections.abc import Iterable, Iterator, Mapping
@@ -58,7 +59,7 @@ def _rows(path: Path) -> list[dict[str, str]]:
     """Cells as text; a table that stays as it is is read once, which may take a minute."""
     try:
         return _read(path, path.stat().st_mtime_ns)
-    except (OSError, UnicodeDecodeError, KeyError, zipfile.BadZipFile) as error:
+    except (OSError, UnicodeDecodeError, KeyError, csv.Error, zipfile.BadZipFile) as error:
         raise LocusError(f"predictions={path}: cannot be read ({error}); give the file that VLMEvalKit wrote") from None
 
 

@@ -152,6 +152,9 @@ def test_what_a_reply_says():
         assert not answers(served(url, check=False), items())[0].finished
     with endpoint(reply(finish_reason="abort"), reply()) as (url, seen):
         assert answers(served(url, check=False), items()[:1])[0].response == "A" and len(seen) == 2
+    filtered = json.dumps({"choices": [{"message": None, "finish_reason": "content_filter"}]}).encode()
+    with endpoint(filtered, reply()) as (url, seen):
+        assert answers(served(url, check=False), items()[:1])[0].response == "A" and len(seen) == 2
     thoughts = reply(message={"reasoning": "Let me see."})
     with endpoint(thoughts) as (url, seen), pytest.raises(LocusError, match="reasoning parser"):
         answers(served(url, check=False, requests=1), items())

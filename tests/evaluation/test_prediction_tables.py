@@ -98,6 +98,9 @@ def test_wrong_tables(tmp_path):
         read_predictions(write(tmp_path / "a.tsv", [{"index": 1, "answer": "A"}]))
     with pytest.raises(LocusError, match=r"b\.tsv, line 3: id 1 is repeated"):
         read_predictions(write(tmp_path / "b.tsv", [{"index": 1, "prediction": "A"}] * 2))
+    (tmp_path / "d.tsv").write_bytes(b"index\tprediction\n1\tA\rB\n")
+    with pytest.raises(LocusError, match=r"d\.tsv: cannot be read \(new-line character seen in unquoted field"):
+        read_predictions(tmp_path / "d.tsv")
     (tmp_path / "c.xlsx").write_bytes(b"no sheet")
     pytest.importorskip("openpyxl")
     with pytest.raises(LocusError, match=r"c\.xlsx: cannot be read"):
