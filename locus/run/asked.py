@@ -115,7 +115,8 @@ def _instructed(cfg: DictConfig, trained: bool | None) -> DictConfig:
 
 
 def _served(cfg: DictConfig) -> AskedPolicy:
-    """The model that a server serves: its processor and frame are those of its name, or of ``backbone=``."""
+    """The model that a server serves: processor and frame are those of its name, of ``backbone=`` or of the run whose
+    folder ``backbone.path=`` is."""
     settings = cfg.endpoint
     names = "url", "model", "key_variable", "tries", "timeout", "wait"
     server = ChatServer(ENDPOINT, **{name: settings[name] for name in names})
@@ -124,16 +125,22 @@ def _served(cfg: DictConfig) -> AskedPolicy:
     model, chosen = server.model, cfg.copy()
     given = {text.split("=")[0] for text in HydraConfig.get().overrides.task}
     known, trained = True, None
+    says = "pass backbone=<the option of conf/backbone that is served>"
+    path = str(cfg.backbone.path) if "backbone.path" in given else ""
     if is_run(model) or named_backbone(model):
         chosen, origin = with_policy(cfg, model)
         trained = is_run(model)
     elif "backbone" in given:
         origin = cfg.backbone.path
         trained = is_run(str(origin)) or None
+    elif is_run(path) or named_backbone(path):
+        chosen, origin = with_policy(cfg, path)
+        trained = is_run(path) or None
+    elif path:
+        raise LocusError(f"backbone.path={path}: not the policy/ folder of a run: {says} as well")
     else:
         frame = cfg.backbone.frame if "backbone.frame" in given else None
         chosen.backbone, origin, known = {"frame": frame}, model, False
-        says = "pass backbone=<the option of conf/backbone that is served>"
         if "frame" in cfg.benchmark and frame is None:
             raise LocusError(f"{ENDPOINT}.model={model}: nothing says in which frame it writes boxes: {says}")
         if "frame" in cfg.benchmark and parse_frame(frame) is Frame.PROCESSED:

@@ -62,6 +62,11 @@ def test_a_served_policy_under_another_name(choose, run):
     for unknown in (vstar, (*settings, "benchmark=vstar", "think=trained")):
         with pytest.raises(LocusError, match="think=trained: nothing says whether the served policy was trained: pass"):
             choose(*unknown)
+    alone = choose(*settings, "benchmark=refcoco", "think=trained", f"backbone.path={run}")
+    assert (alone.instruction, alone.known, alone.origin, alone.name) == ("think", True, "org/base", "endpoint:mine")
+    assert (alone.cfg.backbone.frame, alone.cfg.backbone.path) == ("unit1000", str(run)), "the run says what it is"
+    with pytest.raises(LocusError, match=rf"backbone\.path={run.parent}: not the policy/ .*pass backbone=<"):
+        choose(*settings, "benchmark=refcoco", "backbone.frame=unit1000", f"backbone.path={run.parent}")
     asked = choose(*settings, "benchmark=vstar")
     with pytest.raises(LocusError, match=r"endpoint mine .*gives no answer"):
         asked.asker()
