@@ -25,8 +25,8 @@ log = logging.getLogger("locus")
 def with_policy(cfg: DictConfig, policy: str) -> tuple[DictConfig, str | None]:
     """The configuration with this policy in the place of its backbone, and the path or hub id it was trained from.
 
-    A run's ``policy/`` folder brings its run's settings along; dotted overrides and ``dtype`` hold for any policy:
-    ``auto`` is bfloat16 on a GPU; elsewhere, or with ``backbone.dtype=``, what the backbone has.
+    A run's ``policy/`` folder brings its run's backbone along, not its ``pixels``; dotted overrides and ``dtype`` hold
+    for any policy: ``auto`` is bfloat16 on a GPU; elsewhere, or with ``backbone.dtype=``, what the backbone has.
 
     Raises LocusError where nothing says in which frame the policy writes boxes.
     """
