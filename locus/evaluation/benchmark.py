@@ -52,7 +52,7 @@ class Picture:
         """Kind and bytes of a file that holds the pixels of `open`, whoever decodes it.
 
         The original's, where it is one of `SENT_AS_IT_IS`; else a PNG: readers differ in what they make of
-        transparency (some put white below), of an orientation in EXIF and of 16 bits.
+        transparency (some put white below), of an orientation in EXIF and of 16 bits a colour.
         """
         kind = self._get(_plain_kind)
         if kind:
@@ -75,10 +75,11 @@ class Picture:
 
 
 def _plain_kind(image: Image.Image) -> str:
-    """The kind of a file whose pixels are RGB or grey, one frame, as stored; else nothing."""
+    """The kind of a file whose pixels are RGB or grey, of 8 bits a colour, one frame, as stored; else nothing."""
+    deep = any(";16" in str(part[3]) for part in image.tile)  # which Pillow reads as RGB of 8 bits
     plain = image.mode in ("RGB", "L") and "transparency" not in image.info and getattr(image, "n_frames", 1) == 1
     upright = image.getexif().get(ORIENTATION, 1) == 1
-    return image.format or "" if plain and upright and image.format in SENT_AS_IT_IS else ""
+    return image.format or "" if plain and upright and not deep and image.format in SENT_AS_IT_IS else ""
 
 
 @dataclass(frozen=True, eq=False)

@@ -5,7 +5,9 @@ from __future__ import annotations
 import base64
 import io
 import json
+import struct
 import threading
+import zlib
 from dataclasses import replace
 
 import numpy as np
@@ -89,6 +91,8 @@ def test_pictures_arrive_without_loss(tmp_path):
     made["e.gif"] = Image.fromarray(pixels[..., :3]).quantize(16)
     for name, image in {**kept, **made}.items():
         image.save(tmp_path / name, **({"exif": turned} if name == "d.jpg" else {}))
+    (tmp_path / "f.png").write_bytes(png_of_48_bits(pixels[..., :3].astype(">u2") * 256 + 200))
+    made["f.png"] = Picture("f.png", tmp_path / "f.png").open()
     for name in (*kept, *made):
         one = Picture(name, tmp_path / name)
         kind, data = one.file()
@@ -96,6 +100,18 @@ def test_pictures_arrive_without_loss(tmp_path):
         with Image.open(io.BytesIO(data)) as image:
             assert image.format == kind and not image.getexif()
             assert np.array_equal(np.asarray(image.convert("RGB")), np.asarray(one.open())), name
+
+
+def png_of_48_bits(pixels: np.ndarray) -> bytes:
+    """Of 16 bits a colour, which Pillow reads and does not write."""
+
+    def chunk(kind: bytes, data: bytes) -> bytes:
+        return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
+
+    height, width, _ = pixels.shape
+    header = struct.pack(">IIBBBBB", width, height, 16, 2, 0, 0, 0)
+    rows = b"".join(b"\0" + row.tobytes() for row in pixels)
+    return b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + chunk(b"IDAT", zlib.compress(rows)) + chunk(b"IEND", b"")
 
 
 def reply(**changes: object) -> bytes:
