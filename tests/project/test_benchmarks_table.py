@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fnmatch
 import re
 from typing import get_type_hints
 
@@ -33,6 +34,16 @@ def test_every_benchmark_has_its_line():
     table = lines()
     assert sorted(table) == [file.stem for file in CONFIGS]
     assert all(len(row) == CELLS and all(row) for row in table.values())
+
+
+def test_tests_that_are_cited_exist():
+    """A check that the page names, and that nobody makes any more."""
+    text = (REPO / "docs/benchmarks.md").read_text(encoding="utf-8")
+    cited = set(re.findall(r"\btest_\w+\*?", text))
+    files = list((REPO / "tests").rglob("test_*.py"))
+    known = {file.stem for file in files}
+    known |= {name for file in files for name in re.findall(r"^def (test_\w+)", file.read_text(), re.MULTILINE)}
+    assert len(cited) > 20 and not {one for one in cited if not fnmatch.filter(known, one)}
 
 
 @pytest.mark.parametrize("file", CONFIGS, ids=lambda file: file.stem)
