@@ -76,7 +76,7 @@ class Picture:
 
 def _plain_kind(image: Image.Image) -> str:
     """The kind of a file whose pixels are RGB or grey, of 8 bits a colour, one frame, as stored; else nothing."""
-    deep = any(";16" in str(part[3]) for part in image.tile)  # which Pillow reads as RGB of 8 bits
+    deep = any(";16" in str(part[3]) for part in getattr(image, "tile", ()))  # which Pillow reads as RGB of 8 bits
     plain = image.mode in ("RGB", "L") and "transparency" not in image.info and getattr(image, "n_frames", 1) == 1
     upright = image.getexif().get(ORIENTATION, 1) == 1
     return image.format or "" if plain and upright and not deep and image.format in SENT_AS_IT_IS else ""
