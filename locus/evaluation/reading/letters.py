@@ -13,6 +13,7 @@ from collections.abc import Mapping
 from locus.evaluation.reading import patterns
 from locus.evaluation.reading.named_letters import (
     claims,
+    is_denied,
     is_letter,
     is_refused,
     listing,
@@ -160,7 +161,7 @@ def _stated(text: str, options: Mapping[str, str]) -> list[str] | None:
     lone = lone_letters(text)
     if lone and (len(lone) == 1 or not options or set(lone) <= {*options, "?"}):
         return lone
-    statements = dict(claims(text))
+    statements = dict(claims(text, options))
     alone = list(lone_lines(text.split("\n")))
     if len({tuple(letters) for _, letters in alone}) < 3:  # more are a list of the options
         statements.update(alone)
@@ -170,10 +171,10 @@ def _stated(text: str, options: Mapping[str, str]) -> list[str] | None:
 def _leading(text: str, options: Mapping[str, str]) -> list[str] | None:
     """The letter that a response begins with, unless it goes on to list others."""
     match = patterns.LEADING.match(text)
-    if not match or not is_letter(text, match.start(1)) or patterns.DENIED.match(text, match.end(1)):
+    if not match or not is_letter(text, match.start(1)) or is_denied(text, match.end(1), options):
         return None
     letters, end = listing(text, match.start(1))
-    if patterns.DENIED.match(text, end):
+    if is_denied(text, end, options):
         return None
     listed = {found[1] for found in patterns.LISTED.finditer(text)}
     return None if chr(ord(letters[-1]) + 1) in listed else letters

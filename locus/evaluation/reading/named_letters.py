@@ -41,15 +41,17 @@ def lone_lines(lines: list[str]) -> Iterator[tuple[int, list[str]]]:
         start += len(line) + 1
 
 
-def claims(text: str) -> Iterator[tuple[int, list[str]]]:
+def claims(text: str, options: Mapping[str, str]) -> Iterator[tuple[int, list[str]]]:
     """Place and letters of every statement that is not denied."""
+    valued, drawn = are_values(options), are_drawn(options)
     pointed: list[tuple[int, list[str]]] = []
     for statement in patterns.STATEMENTS.finditer(text):
         match = patterns.AFTER.match(text, statement.end())
         if match and is_letter(text, match.start(1)):
             letters, end = listing(text, match.start(1))
-            refused = patterns.DENIED.match(text, end) or is_refused(text, match.start(1))
-            if not refused and not _passing(text, statement, letters, end):
+            refused = is_denied(text, end, options) or is_refused(text, match.start(1))
+            point = valued and statement["taken"] and _is_point(text, statement.end(), match.start(1), end, options)
+            if not refused and not point and not _passing(text, statement, letters, end):
                 if statement[0] in patterns.ARROWS:
                     pointed.append((match.start(1), letters))
                 else:
@@ -63,7 +65,10 @@ def claims(text: str) -> Iterator[tuple[int, list[str]]]:
         start = match.start(2)
         if start >= done and match[2].isupper() and not patterns.ARTICLE.match(text, start):
             letters, done = listing(text, start)
-            if patterns.CONFIRMED.match(text, done) and not is_refused(text, start):
+            verdict = _verdict(patterns.CONFIRMED, text, done, options)
+            place = options and not drawn and not match[1] and _is_labelled(text, start)
+            weak = place and verdict and patterns.WEAK.search(verdict[0])
+            if verdict and not weak and not is_refused(text, start):
                 yield start, letters
 
 
@@ -77,12 +82,18 @@ def _passing(text: str, statement: re.Match[str], letters: list[str], end: int) 
     return patterns.CONDITIONAL.search(text, before, statement.end()) is not None
 
 
+def _is_point(text: str, begin: int, start: int, end: int, options: Mapping[str, str]) -> bool:
+    """Whether letters at ``start``, said from ``begin`` on, are taken for something: "choose A as the origin"."""
+    chosen = patterns.SENTENCE_ENDS.match(text, end) or patterns.REASON.match(text, end)
+    return not (chosen or patterns.OPTION.search(text, begin, start) or _own_text(text, end, options))
+
+
 def mentions_in(text: str, options: Mapping[str, str]) -> Iterator[tuple[str, bool]]:
     """Letters of options that stand alone and are not refused, and whether brackets or stars set them off.
 
     Where options are values, letters that nothing sets off are points and variables.
     """
-    valued, drawn = are_values(options), bool(options) and all(key == option for key, option in options.items())
+    valued, drawn = are_values(options), are_drawn(options)
     text = patterns.CONTRASTED.sub(" ", text)
     for match in patterns.MENTION.finditer(text):
         letter, start, end = match[2], match.start(2), match.end(2)
@@ -90,15 +101,13 @@ def mentions_in(text: str, options: Mapping[str, str]) -> Iterator[tuple[str, bo
         if letter.upper() not in (options or "ABCDEFGH") or (letter.islower() and not (match[1] and match[3])):
             continue
         if not decorated and (
-            valued
-            or patterns.ARTICLE.match(text, start)
-            or (not drawn and patterns.LABELLED.search(text, max(0, start - 16), start))
+            valued or patterns.ARTICLE.match(text, start) or (not drawn and _is_labelled(text, start))
         ):
             continue
         if letter in "AI" and not decorated and not re.search(r"[a-z,:] $", text[max(0, start - 2) : start]):
             continue
         listed = listing(text, start)[1]
-        denied = patterns.DENIED.match(text, end) or patterns.DENIED.match(text, listed)
+        denied = any(_verdict(patterns.DENIED, text, place, options) for place in (end, listed))
         if not denied and not is_refused(text, start):
             yield letter.upper(), decorated
 
@@ -131,6 +140,35 @@ def is_letter(text: str, start: int) -> bool:
     if letter == "A":
         return not patterns.ARTICLE.match(text, start)
     return letter.isupper() or after[:1] in ("", "\n") or not after[0].isspace() or letter != "a"
+
+
+def are_drawn(options: Mapping[str, str]) -> bool:
+    """Whether the options stand in the picture, and only their letters in the question."""
+    return bool(options) and all(letter == text for letter, text in options.items())
+
+
+def is_denied(text: str, end: int, options: Mapping[str, str]) -> bool:
+    """What stands behind the letter before ``end`` rules it out, and does not begin another sentence."""
+    return not patterns.NO_THING.match(text, end) and _verdict(patterns.DENIED, text, end, options) is not None
+
+
+def _verdict(pattern: re.Pattern[str], text: str, end: int, options: Mapping[str, str]) -> re.Match[str] | None:
+    """What is said of the letter before ``end``, behind its own text where that follows."""
+    own = _own_text(text, end, options)
+    if own is None:
+        return pattern.match(text, end)
+    return pattern.match(text, own.end()) if patterns.GOES_ON.match(text, own.end()) else None
+
+
+def _own_text(text: str, end: int, options: Mapping[str, str]) -> re.Match[str] | None:
+    """The text of the option whose letter stands before ``end``, if it follows."""
+    own = re.escape(options.get(text[end - 1].upper(), "").strip(" ."))
+    return re.compile(rf"{patterns.OPENS}{own}(?!\w)", re.IGNORECASE).match(text, end) if own else None
+
+
+def _is_labelled(text: str, start: int) -> bool:
+    """Whether the letter at ``start`` names a point, a line or a figure."""
+    return patterns.LABELLED.search(text, max(0, start - 16), start) is not None
 
 
 def is_refused(text: str, start: int) -> bool:

@@ -34,17 +34,18 @@ _SUBJECT = (
     r"statement|match)\b)"
 )
 _CHOOSE = _words(
-    "choose chose chosen choosing select selected selecting pick picked picking go_with go_for going_with "
-    "going_for going_to_be vote_for settle_on opt_for say guess mean conclude prefer bet_on lean_toward "
-    "lean_towards leaning leaning_toward leaning_towards answer_to it_to that_to this_to"
+    "go_with go_for going_with going_for going_to_be vote_for settle_on opt_for guess conclude prefer bet_on "
+    "lean_toward lean_towards leaning leaning_toward leaning_towards answer_to it_to that_to this_to"
 )
+# "Choose A as the origin", too.
+_TAKE = _words("choose chose chosen choosing select selected selecting pick picked picking say mean")
 _POINT = r"(?:'s|\s(?i:is|must be|has to be|should be|will be|can only be|be))\b"
 STATEMENTS = re.compile(
     "|".join(
         (
             rf"{_ANSWER}{_MARKS}{{1,12}}(?i:(?:option|choice)\s)?{_MARKS}{{0,4}}(?=[A-Za-z](?![A-Za-z0-9_]))",
             rf"{_SUBJECT}[^.\n:=]{{0,60}}?{_UNDENIED}(?:{_words('is are be')}|'s\b|[:=])",
-            _UNDENIED + _CHOOSE,
+            _UNDENIED + rf"(?:{_CHOOSE}|(?P<taken>{_TAKE}))",
             _UNDENIED + _words("it this that which must should has_to") + _POINT,
             _words("leaves leaving") + r"(?:\s(?i:us|only|with|just)){0,3}\b",
             rf"(?P<joint>{_words('so thus hence therefore actually instead rather but no wait')}[,:\s])",
@@ -58,6 +59,9 @@ ARROWS = ("→", "⇒", "=>", "->")
 AFTER = re.compile(_FILLER + _LETTER)
 SENTENCE_ENDS = re.compile(r"[\s)\]*\"'`]{0,4}(?:[.!,;]|\n|$)|\n")
 TICKED = re.compile(r"^[\s*(\[|-]{0,8}([A-Z])[).:\]*| ][^\n✅✔✓☑]{0,80}[✅✔✓☑]", re.MULTILINE)
+# "I choose option B", "I choose B because …"
+OPTION = re.compile(r"[(\[*\"']|(?i:option|choice|answer|letter)")
+REASON = re.compile(r"\s(?i:because|since|given|as (?:it|my|the (?:[a-z]{1,12} )?(?:answer|option|choice)))\b")
 # "Options: A. red B. blue" states nothing.
 PLURAL = re.compile(r"(?i:options|choices)")
 SECOND = re.compile(r"[).:\]][^\n]{0,80}?\n?[^\n]{0,9}?\bB[).:\]]")
@@ -68,16 +72,36 @@ _ADVERBS = (
     rf"(?:{_words('to_be be indeed clearly definitely probably obviously also the my an most only single more both')}"
     rf"|{_words('therefore thus')}|\s){{0,8}}"
 )
-_RIGHT = _words("correct right answer answers true accurate likely plausible appropriate match solution better best")
+# "Right of the car" and "likely farther" say nothing of the letter as an answer.
+_RIGHTLY = _words("right") + (
+    r"(?![ -](?i:angles?|angled|triangle|side|hand|half|edge|next|of|behind|beside|above|below|on|in|at|to|by)\b)"
+)
+_LIKELY = (
+    r"(?i:\blikely\b)(?=[\s*_\"'`)]{0,4}(?:[.,;:!?]|\n|$)|\s(?i:(?:to be )?(?:the )?(?:most |best )?"
+    r"(?:correct|right|answer|choice|option|match|true|candidate|because|since|given|than))\b)"
+)
+_RIGHT = (
+    rf"(?:{_words('correct answer answers true accurate plausible appropriate match solution better best')}"
+    rf"|{_words('right_answer right_choice right_option right_one')}|{_RIGHTLY}|{_LIKELY})"
+)
+WEAK = re.compile(r"\b(?i:right|true|likely|better)$")
+"""Said of points and pictures, too."""
 _WRONG = _words("not wrong incorrect false out impossible ruled eliminated unlikely excluded irrelevant")
 CONFIRMED = re.compile(
     rf"{_BEHIND}(?:{_words('is are seem seems look looks appear appears must_be')}{_ADVERBS}{_RIGHT}"
-    rf"|{_words('yes correct true right matches remains it_is')}|[✅✔✓☑]|(?:选?项)?[是最]?(?:正确|对的|对$|合适))"
+    rf"|{_words('yes correct true matches remains it_is')}|{_RIGHTLY}|[✅✔✓☑]|(?:选?项)?[是最]?(?:正确|对的|对$|合适))"
 )
 DENIED = re.compile(
     rf"{_BEHIND}(?:{_words('is are was seem seems look looks would_be can_be appears')}{_ADVERBS}{_WRONG}"
     rf"|{_words('no wrong incorrect false contradicts cannot does_not do_not')}|(?i:isn't|aren't|doesn't|don't|can't)\b"
     r"|[❌✗✘✕✖]|(?:选?项)?是?(?:错|不))"
+)
+# "(A) left is correct" says something of A; "(A) left. It is correct" need not.
+OPENS = r"[\s*_\"'`(\[)\].:-]{0,6}"
+GOES_ON = re.compile(r"[ *_\"'`)\]]{0,6}(?![\s*_\"'`)\].:|-])")
+# "B. No other car has its lights on": another sentence.
+NO_THING = re.compile(
+    r"[\s*_\"'`)\]]{0,4}[.\n][\s*_\"'`]{0,4}(?i:no) (?!(?:wait|actually|sorry|it|that|this|because|since|way)\b)[a-z]"
 )
 # "Option A fits, whereas B, C and D do not": all three are denied.
 CONTRASTED = re.compile(

@@ -1,0 +1,93 @@
+"""Words behind a letter: what is said of it, its own text, or another sentence."""
+
+from __future__ import annotations
+
+import pytest
+
+from locus.evaluation.reading.extractors import LOCUS
+from locus.types import Response
+
+YES_NO = {"A": "Yes", "B": "No"}
+TRUTH = {"A": "True", "B": "False", "C": "Insufficient information"}
+SIDES = {"A": "left", "B": "right"}
+COLORS = {"A": "red", "B": "blue", "C": "green", "D": "yellow"}
+NUMBERS = {"A": "12", "B": "15", "C": "18"}
+NONE = {"A": "12", "B": "15", "C": "No correct answer"}
+CLOSER = {"A": "A is closer", "B": "B is closer"}
+
+
+@pytest.mark.parametrize(
+    "options, text, letter",
+    [
+        (YES_NO, "Options: A. Yes B. No. The curtain is closed. The answer is B. No.", "B"),
+        (YES_NO, "The answer is B: No, the curtain is closed.", "B"),
+        (YES_NO, "(A) Yes is incorrect, so (B) No is the answer.", "B"),
+        (YES_NO, "A. Yes\nB. No", None),
+        (YES_NO, "A. Yes", "A"),
+        (YES_NO, "B. No", "B"),
+        (TRUTH, "A. True\nB. False\nC. Insufficient information", None),
+        (
+            TRUTH,
+            "The options are (A) True, (B) False and (C) Insufficient information. The passage says the opposite. "
+            "The answer is (B) False.",
+            "B",
+        ),
+        (SIDES, "The chair is on the left of the table, so (A) left is correct and (B) right is incorrect.", "A"),
+        (SIDES, "B. right", "B"),
+        (NONE, "12 and 15 do not fit. The answer is (C) no correct answer.", "C"),
+        (COLORS, "The options are A. red and B. blue. It is hard to see.", None),
+        (COLORS, "A. red: no. It is B. blue.", "B"),
+    ],
+)
+def test_a_letters_own_text_is_no_verdict(options, text, letter):
+    """ "B. No" taken for "B is not it", and "A. Yes" of the options for the answer: the other of two options."""
+    assert LOCUS.letter(Response(text), options).answer == letter
+
+
+@pytest.mark.parametrize(
+    "options, text, letter",
+    [
+        (NUMBERS, "Angle C is the right angle, so AB = 15. The answer is 15.", "B"),
+        (NUMBERS, "Since C is right-angled, AB = 15. The answer is 15.", "B"),
+        (NUMBERS, "Let's say A is the number of apples. Then 2A = 30, so A = 15.", "B"),
+        (NUMBERS, "Choose A as the origin. Then AB = 15.", "B"),
+        (NUMBERS, "I choose B, since AB = 15.", "B"),
+        (NUMBERS, "I pick (B) 15 here, as 3 times 5.", "B"),
+        (NUMBERS, "I would choose B: 15", "B"),
+        (NUMBERS, "I would pick B as the answer.", "B"),
+        (NUMBERS, "I would go with B for the answer.", "B"),
+        (NUMBERS, "I choose B because C is larger than 15.", "B"),
+        (CLOSER, "Point A is likely farther from the camera, while point B is closer.", "B"),
+        (COLORS, "Camera 2 is behind it, and B is right of the car. It is green.", None),
+        (COLORS, "Point B is right. It is green.", "C"),
+        (COLORS, "B is right.", "B"),
+        ({}, "Figure B is right.", "B"),
+        (COLORS, "Image B is the right one.", "B"),
+        (COLORS, "B is right: the car is blue.", "B"),
+        (COLORS, "D is more likely.", "D"),
+        (COLORS, "D is likely the correct answer, not C.", "D"),
+        (COLORS, "D is more likely than C.", "D"),
+        (dict(zip("ABC", "ABC", strict=True)), "Line B is right.", "B"),
+    ],
+)
+def test_points_are_not_chosen(options, text, letter):
+    """A right angle, a likely distance or "say A is …" taken for the choice, against the answer behind it."""
+    assert LOCUS.letter(Response(text), options).answer == letter
+
+
+@pytest.mark.parametrize(
+    "text, letter",
+    [
+        ("The answer is B. No other option fits the picture.", "B"),
+        ("**Answer: B**\n\nNo person is visible.", "B"),
+        ("B. No other car has its lights on.", "B"),
+        ("The answer is A. No, it is the left one.", None),
+        ("The answer is A. No wait, it is the left one.", None),
+        ("A: no. B: no. C: yes.", "C"),
+        ("A. Incorrect\nB. Incorrect\nC. Incorrect\nD. Correct", "D"),
+        ("A. No match. B. No match. C. No match. D fits.", "D"),
+    ],
+)
+def test_another_sentence_is_no_denial(text, letter):
+    """An answer lost because the next sentence begins with "No"."""
+    assert LOCUS.letter(Response(text), COLORS).answer == letter
