@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 
+from locus.evaluation.reading.option_values import MARKED
 from locus.evaluation.reading.responses import Extracted, Reading, boxed, ends, final_span, half_width, unread
 from locus.types import Response
 
@@ -37,17 +38,28 @@ _INFERRED = re.compile(r"\b(?:suggests?|suggesting|indicates?|implies|means|so) 
 _AS_A_WORD = re.compile(r"[\"']? (?:appears|stands|means|(?:is|was) (?:written|printed|painted|shown))\b")
 # What a response says of a statement or of a thing, where it has no word of answer: yes and no alike.
 _LEAVE = r"(?:\s*[*_\"'`)]*\s*(?:[,.!;:\n—–]|$))"
-_TRUE = r"(?:correct|true|right|accurate|affirmative|indeed|absolutely|certainly|exactly|of course|正确|没错|对的)"
-_FALSE = r"(?:incorrect|false|wrong|inaccurate|negative|untrue|not (?:correct|true|right|accurate)|不正确|错误|不对|错)"
-_OPENED = re.compile(rf"[\s*_\"'`(\[]{{0,6}}(?:that(?: is|'s) )?(?:({_TRUE})|({_FALSE})){_LEAVE}")
-_NO_PLACE = r"(?! (?:of|next|behind|beside|by|in|on|at)\b)"  # "it is right of the car"
-_STATED = re.compile(
-    r"\b(?:that|this|it|statement|claim|description|assertion|answer|above|equation|figure|diagram)(?:\sshown)?(?:\W{1,3}(?:is|:)|'s)\W{1,3}"
-    rf"(?:indeed |clearly |actually |therefore |also )?(?:({_TRUE})|({_FALSE}))(?![a-z])"
-    + _NO_PLACE
-    + r"|\b(?:statement|claim|assertion)\b[^.!?\n]{1,100}?\bis (?:therefore |thus |indeed )?"
-    rf"(?:({_TRUE})|({_FALSE}))(?![a-z])"
+# "It is right of the car", "it is certainly on the sofa"
+_NO_PLACE = (
+    r"(?! (?:of|next|behind|beside|by|in|on|at|to|above|below|under|near|there|here|side|hand|half|angles?|panel)\b)"
 )
+_TRUE = (
+    r"(?:correct|true|accurate|affirmative|正确|没错|对的"
+    rf"|(?:right|indeed|absolutely|certainly|exactly|of course)(?![a-z]){_NO_PLACE})"
+)
+_FALSE = (
+    r"(?:incorrect|false|wrong|inaccurate|negative|untrue|不正确|错误|不对|错"
+    rf"|not (?:correct|true|accurate|right(?![a-z]){_NO_PLACE}))"
+)
+_OPENED = re.compile(rf"[\s*_\"'`(\[]{{0,6}}(?:that(?: is|'s) )?(?:({_TRUE})|({_FALSE})){_LEAVE}")
+_SENTENCE = "statement|claim|assertion|sentence|caption"
+_STATED = re.compile(
+    rf"\b(?:(?:that|this|it|description|answer|above|equation|figure|diagram|{_SENTENCE})(?:\sshown)?(?:\W{{1,3}}is|'s)"
+    rf"|(?:description|answer|{_SENTENCE})(?:\W{{1,3}}is)?\W{{0,3}}:)\W{{1,6}}"
+    rf"(?:indeed |clearly |actually |therefore |also )?(?:({_TRUE})|({_FALSE}))(?![a-z]| or\b)"
+    rf"|\b(?:{_SENTENCE})\b[^.!?\n]{{1,100}}?\bis (?:therefore |thus |indeed )?"
+    rf"(?:({_TRUE})|({_FALSE}))(?![a-z]| or\b)"
+)
+_WHETHER = re.compile(r"\bwhether(?: or not)? (?:(?:the|this|that) )?$")
 _NOUN = r"(?:an?|one|two|three|four|five|six|several|some|many|multiple|at least|\d{1,3}|indeed|clearly|also)\b"
 _CLAIMS = re.compile(
     rf"\bthere(?: is|'s| are) (?:(?:indeed|clearly|actually|definitely|in fact),? )?(?:{_NOUN})"
@@ -70,6 +82,11 @@ _MISSED = re.compile(
 _BESIDE = re.compile(
     r"\b(?:while|whereas|instead|rather|only|just|besides|apart|other than|excluding|chance|possibility|probably"
     r"|likely|unlikely|impossible|doubt(?:s|ful)?)\b"
+)
+_DENIED_THING = re.compile(
+    rf"(?:\bno|{_DENIAL.pattern})((?: (?!(?:[a-z]+ing|in|on|at|under|near|next|behind|beside|above|below|over|of|to"
+    r"|with|by|from|for|and|or|but|is|are|can|visible|present|shown|seen|anywhere|nearby|around|here|there|that|which|inside"
+    r"|outside|between)\b)[a-z-]{1,20}){1,4})"
 )
 _EXISTS = re.compile(
     r"\b(?:is|are) there (?:(?:an?|any|some|the) )?([a-z][a-z -]{0,40}?)"
@@ -95,12 +112,16 @@ def extract_yes_no(response: Response, question: str = "") -> Extracted:
     Where there is none, what is said of the thing itself counts: "Correct", "it is false", "there is no cat". That
     "there is a cat" does where the question asks for a cat, as "a cat is visible" then; where nobody says what is
     asked, only as the sole or last sentence. It never does beside a word such as "missing", "while" or "not".
+    "There is no cat" says nothing to a question that is not "is there …" and names no cat.
     """
     span = half_width(final_span(response))
     box = boxed(span, response.finished)
-    inside = _particles(_lowered(ends(box[0])))[0] if box else []
+    said_in_box = _lowered(ends(box[0])) if box else ""
+    inside, _ = _particles(said_in_box)
     if len({word for word, _, _ in inside}) == 1:
         return Extracted(inside[0][0], Reading.OK)
+    if opened := _OPENED.match(MARKED.sub("", said_in_box).strip("\\{} $")):
+        return Extracted("yes" if opened[1] else "no", Reading.OK)
     text = _lowered(ends(span))
     found, determiner = _particles(text)
     said = [word for word, start, _ in found if _SAID.search(text, max(0, start - 40), start)]
@@ -127,11 +148,13 @@ def _claimed(text: str, determiner: bool, question: str) -> str | None:
         return "yes" if opened[1] else "no"
     if answers := list(_ANSWER_CHINESE.finditer(text)):
         return "yes" if answers[-1][1] else "no"
-    stated = [match for match in _STATED.finditer(text) if not _UNSURE.search(_before(text, match.start()))]
+    said = [(match, _before(text, match.start())) for match in _STATED.finditer(text)]
+    stated = [match for match, before in said if not _UNSURE.search(before) and not _WHETHER.search(before)]
     if stated:
         return "yes" if stated[-1][1] or stated[-1][3] else "no"
     if determiner or _denied(text):
-        return None if _shown_before_denial(text, question) else "no"
+        other = question and not _things(question) and not _denies_named(text, question)
+        return None if other or _shown_before_denial(text, question) else "no"
     if _shown(text, sentences, question):
         return "yes"
     return _claimed_in_chinese(_ASKED_CHINESE.sub("", sentences[-1]))
@@ -139,8 +162,26 @@ def _claimed(text: str, determiner: bool, question: str) -> str | None:
 
 def _things(asked: str) -> list[set[str]]:
     """What a question asks for, each as it may be called."""
-    nouns = [found[1].split()[-1] for found in _EXISTS.finditer(asked)]
-    return [{noun, f"{noun}s", f"{noun}es", _PLURALS.get(noun, noun)} for noun in nouns]
+    return [_called(found[1].split()[-1]) for found in _EXISTS.finditer(asked)]
+
+
+def _called(noun: str) -> set[str]:
+    """A noun and its plurals."""
+    return {noun, f"{noun}s", f"{noun}es", _PLURALS.get(noun, noun)}
+
+
+def _denies_named(text: str, question: str) -> bool:
+    """Whether something is said not to be there that a question names and the text has not shown: no cat of "The cat is
+    under the table. Is this true?". Not of a question that denies something itself."""
+    question = _EITHER.sub("", question)
+    if _MISSED.search(question):
+        return False
+    asked = _named(question)
+    asked |= {form for noun in asked for form in _called(noun)}
+    denied = [found for found in _DENIED_THING.finditer(text) if found[1].split()[0] not in ("other", "more")]
+    shown = _named(text[: denied[0].start()]) if denied else set()
+    heads = [_called(found[1].split()[-1]) for found in denied]
+    return any(names & asked and not names & shown for names in heads)
 
 
 def _named(claim: str) -> set[str]:

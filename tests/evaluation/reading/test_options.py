@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 
+from locus.evaluation.benchmarks.vsr import QUESTION
 from locus.evaluation.reading import vlmevalkit
 from locus.evaluation.reading.extractors import LOCUS, VLMEVALKIT
 from locus.evaluation.reading.responses import Extracted, Reading
@@ -147,7 +148,8 @@ def test_yes_as_readily_as_no(text):
 def test_a_claim_is_of_what_is_asked_for(text, answer):
     """A description of the picture taken for "yes": the wrong answer to every second question of POPE."""
     assert LOCUS.yes_no(Response(text), "Is there a person in the image? Answer with yes or no.").answer == answer
-    assert LOCUS.yes_no(Response("There is a person."), "Is the left line longer than the right one?").answer is None
+    for said in ("There is a person.", "There is no person."):
+        assert LOCUS.yes_no(Response(said), "Is the left line longer than the right one?").answer is None
 
 
 @pytest.mark.parametrize(
@@ -164,6 +166,49 @@ def test_a_claim_is_of_what_is_asked_for(text, answer):
 def test_another_things_absence_is_no_answer(thing, text, answer):
     """What is there called absent, since something else is: half of POPE's questions ask for what is there."""
     assert LOCUS.yes_no(Response(text), f"Is there a {thing} in the image?").answer == answer
+
+
+@pytest.mark.parametrize(
+    "sentence, text, answer",
+    [
+        ("The cat is on the sofa.", "The cat is lying on the sofa, with no table nearby.", None),
+        ("The cat is on the sofa.", "The cat is on the sofa, with no table in the picture.", None),
+        ("The cat is on the sofa.", "It is on the sofa, with no other cats around.", None),
+        ("The cat is on the sofa.", "The cat is on the sofa, and there is no cat on the floor.", None),
+        ("The dog is without a leash.", "There is no leash.", None),
+        ("The cat is under the table.", "There is no cat under the table.", "no"),
+        ("The cat is under the table.", "I don't see any cats sitting under the table.", "no"),
+        ("The cat is under the table.", "The picture shows a sofa. There is no table in it.", "no"),
+    ],
+)
+def test_a_sentence_is_false_if_its_things_are_missing(sentence, text, answer):
+    """ "With no table nearby" taken for "no" to a sentence about a cat, true or not."""
+    assert LOCUS.yes_no(Response(text), f"{sentence}\n{QUESTION}").answer == answer
+
+
+@pytest.mark.parametrize(
+    "text, answer",
+    [
+        ("The cat lies on the table.\n\nAnswer: False", "no"),
+        ("**Answer:** True", "yes"),
+        ("**Final answer**:\n\n**Incorrect**", "no"),
+        ("The sentence is false: the cat lies on the table.", "no"),
+        ("The caption is not right.", "no"),
+        ("This is true of the picture.", "yes"),
+        ("\\boxed{True}", "yes"),
+        ("So \\boxed{\\text{False}}", "no"),
+        ("It is right next to the car.", None),
+        ("It is not right of the car.", None),
+        ("It is certainly on the sofa.", None),
+        ("The sentence says that the cat is right beside the car.", None),
+        ("The figure: right of the car stands a cat.", None),
+        ("Answer: true or false?", None),
+        ("I can't say whether the sentence is true.", None),
+    ],
+)
+def test_true_and_false_of_a_sentence(text, answer):
+    """Answers to VSR in other words than yes and no, lost; or a place to the right taken for one."""
+    assert LOCUS.yes_no(Response(text), f"The cat is on the sofa.\n{QUESTION}").answer == answer
 
 
 @pytest.mark.parametrize(
