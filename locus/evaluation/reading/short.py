@@ -42,7 +42,7 @@ def extract_short(response: Response) -> Extracted:
     text = digits(
         re.sub(r"\\[A-Za-z]{1,20}|[*_`$\\{}\"]", " ", outcome(value) if value is not None else ends(span))
     ).strip()
-    leading = re.match(r"\W{0,4}(yes|no)(?!\w|\.? ?\d)(?! [a-z])", text)
+    leading = re.match(r"\W{0,4}(yes(?! (?:or|and)\b)|no(?! [a-z]))(?!\w|\.? ?\d)", text)
     if leading:
         return Extracted(leading[1], Reading.OK)
     numbers = {_number(match[0]) for match in _NUMERAL.finditer(text)}

@@ -59,14 +59,15 @@ def extract_letter(response: Response, options: Mapping[str, str]) -> Extracted:
 def extract_yes_no(response: Response, question: str = "") -> Extracted:
     """``yes`` or ``no`` if exactly one of them is a word once VQA marks are gone; ``*`` and ``:`` are none.
 
-    The question does not matter.
+    Of full stops the first 32 go: the kit passes ``re.UNICODE``, which is 32, where their count belongs. The question
+    does not matter.
     """
     text = response.text.lower()
     joined = re.search(r"\d,\d", text) is not None
     bare = text
     for mark in _BESIDE_WORDS:
         bare = bare.replace(mark, "" if joined or f"{mark} " in text or f" {mark}" in text else " ")
-    words = set(re.sub(r"\.(?!\d)", "", bare).split()) & {"yes", "no"}
+    words = set(re.sub(r"\.(?!\d)", "", bare, count=32).split()) & {"yes", "no"}
     if len(words) == 1:
         return Extracted(words.pop(), Reading.OK)
     return Extracted(None, Reading.AMBIGUOUS) if words else unread(response)

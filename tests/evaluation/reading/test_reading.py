@@ -159,6 +159,13 @@ def test_short_gold_answers_pass_their_own_reading():
         assert LOCUS.short(Response(gold)) == Extracted(answer, Reading.OK)
 
 
+def test_short_opening_yes_and_no():
+    """ "Yes it is" compared with "yes" as three words; or "No people" taken for a no."""
+    whole = {"no people": "no people", "Yes or no?": "yes or no"}
+    for text, answer in {"Yes it is.": "yes", "Yes, it is.": "yes", "No.": "no", **whole}.items():
+        assert LOCUS.short(Response(text)).answer == answer, text
+
+
 # --- VLMEvalKit's rules, faults included --------------------------------------------------------------------------
 WORDS = "because the paint of the hood reflects the sky and the sea"
 LETTERS = [
@@ -208,6 +215,8 @@ def test_vlmevalkit_reads_letters_that_are_no_option():
         ("Yes.", "yes", "ok"),
         ("**Yes**", None, "none"),  # stars are no marks there
         ("Yes: two", None, "none"),
+        ("It is red. " * 31 + "Yes.", "yes", "ok"),
+        ("It is red. " * 33 + "Yes.", None, "none"),  # full stops go up to the 32nd there
         ("Yes. There is no cat..", None, "ambiguous"),
         ("yes/no", None, "ambiguous"),
         ("eyes and yesterday", None, "none"),
