@@ -39,13 +39,15 @@ def in_sweep() -> bool:
 
 
 def job_of_launch() -> str | None:
-    """When this job's sweep was launched, a space, and the job's number; None outside of a sweep."""
+    """When this job's sweep was launched, a space, and the job's number; None where no such launch is recorded."""
     if not in_sweep():
         return None
     job = HydraConfig.get()
-    # Hydra writes this file at each launch, before any job; the jobs of two launches into one folder differ in it.
-    launched = (Path(job.sweep.dir) / "multirun.yaml").stat().st_mtime
-    return f"{datetime.fromtimestamp(launched).isoformat()} {job.job.num:06d}"
+    # Hydra's own sweeper writes this file at each launch, before any job; two launches into one folder differ in it.
+    launch = Path(job.sweep.dir) / "multirun.yaml"
+    if not launch.exists():
+        return None
+    return f"{datetime.fromtimestamp(launch.stat().st_mtime).isoformat()} {job.job.num:06d}"
 
 
 def folder_name(overrides: str) -> str:
