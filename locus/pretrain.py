@@ -31,7 +31,8 @@ from locus.policy.backbone import Backbone
 from locus.policy.prompts import PixelLimits, PromptBuilder
 from locus.policy.vlm import VLM
 from locus.run.callbacks import ProgressLines, RunCheckpoint
-from locus.run.record import finish_record, start_record, write_summary
+from locus.run.record import Start, finish_record, write_summary
+from locus.run.resumption import check_steps
 from locus.run.runtime import RunFolder, entry_point, open_run, quiet_lightning
 from locus.run.sweeps import finished_before
 from locus.run.threads import choose_threads
@@ -116,20 +117,22 @@ def pretrain(cfg: DictConfig) -> None:
 
 def pretrained(cfg: DictConfig, run: RunFolder) -> None:
     """As `pretrain`, in a folder that no other process writes into."""
+    check_steps(run, cfg.trainer.steps)
     choose_threads(cfg.trainer.accelerator, run.path / "run.json")
     seed_everything(cfg.seed, verbose=False)
     backbone = instantiate(cfg.backbone)
     policy = backbone.load()
     lessons, held_out = build_lessons(cfg, backbone, policy)
     module = instantiate(cfg.module)(policy, lessons.builder)
-    trainer = build_trainer(cfg, run)
-    record = start_record(run, {"seed": cfg.seed, "parameters": sum(p.numel() for p in policy.parameters())})
+    start = Start(cfg, run, {"seed": cfg.seed, "parameters": sum(p.numel() for p in policy.parameters())})
+    trainer = build_trainer(cfg, run, start)
     loading = cfg.trainer.workers, cfg.trainer.get("worker_timeout", 600)  # a run of before it was a key goes on
     train = LessonLoader(lessons, cfg.trainer.steps, run.last_step, *loading)
     validation: DataLoader[Any] = DataLoader(cast(Any, held_out), batch_size=None, collate_fn=lambda batch: batch)
     trainer.fit(module, train, validation, ckpt_path=run.checkpoint, weights_only=True)
+    start.write()
     final = final_scores(read_metrics(run.path))
-    finish_record(run, record, {})
+    finish_record(run, start.record, {})
     evaluator = Evaluator(policy, lessons.builder, GREEDY, VALIDATION_BUDGET)
     context = measure(instantiate(cfg.context, _convert_="all"), evaluator, "the policy")
     context.to_parquet(run.path / "context.parquet", index=False)
@@ -245,7 +248,7 @@ Licence: Apache-2.0. Made by `python -m locus.pretrain`.
 """
 
 
-def build_trainer(cfg: DictConfig, run: RunFolder) -> Trainer:
+def build_trainer(cfg: DictConfig, run: RunFolder, start: Start) -> Trainer:
     """A Lightning trainer whose one epoch is the run."""
     settings = cfg.trainer
     every, last = settings.validate_every, settings.steps
@@ -261,7 +264,7 @@ def build_trainer(cfg: DictConfig, run: RunFolder) -> Trainer:
         log_every_n_steps=1,
         logger=[make(run) for make in instantiate(cfg.logger).values()],
         plugins=[AtomicCheckpointIO()],
-        callbacks=[checkpoints, ProgressLines("pretraining", last, PROGRESS)],
+        callbacks=[start, checkpoints, ProgressLines("pretraining", last, PROGRESS)],
         enable_model_summary=False,
         enable_progress_bar=sys.stdout.isatty(),
         default_root_dir=run.path,

@@ -34,7 +34,6 @@ from locus.analysis.run_metrics import (
     save_curve,
     validation_section,
     validation_table,
-    validations,
 )
 from locus.boxes import parse_frame
 from locus.errors import LocusError
@@ -47,7 +46,8 @@ from locus.run.launch import follow, follow_in_job, joined, rank_above_zero, ran
 from locus.run.loggers import close_loggers
 from locus.run.outcome import held_before, outcome, read_plan
 from locus.run.recipe import chosen, differences
-from locus.run.record import finish_record, start_record, write_summary
+from locus.run.record import Start, finish_record, write_summary
+from locus.run.resumption import check_held_out, check_steps, is_validated, unvalidated
 from locus.run.runtime import RunFolder, entry_point, open_run, quiet_lightning, run_folder
 from locus.run.settings import RolloutSettings, TrainSettings
 from locus.run.sweeps import finished_before
@@ -66,6 +66,8 @@ def fit(cfg: DictConfig, run: RunFolder, module: PolicyModule, data: TaskDataMod
     try:
         if run.checkpoint is None:
             trainer.validate(module, data, verbose=False)
+        elif ranks.position()[0] == 0:
+            check_held_out(run, data.validation.examples)
         trainer.fit(module, data, ckpt_path=run.checkpoint, weights_only=True)
     finally:
         for callback in trainer.callbacks:  # type: ignore[attr-defined]  # Lightning sets it without declaring it
@@ -96,8 +98,8 @@ def warn_of_another_corpus(run: RunFolder, facts: dict[str, Any]) -> None:
     then, now = json.loads(path.read_text()).get("corpus_hash"), facts.get("corpus_hash")
     if then and now and then != now:
         log.warning(
-            "the data give another corpus (%s) than the run began with (%s), so that held-out images may be trained on "
-            "and validations compare two sets: put images and boxes back, or start anew",
+            "the data give another corpus (%s) than the run began with (%s), so that held-out images may be trained "
+            "on: put images and boxes back, or start anew",
             now[:12],
             then[:12],
         )
@@ -175,22 +177,27 @@ def trained(cfg: DictConfig, run: RunFolder) -> Trained:
         announce(cfg, settings)
     before = held_before()
     module = build_module(cfg, settings, backbone, data)
+    start = None
+    if first:
+        facts = facts_of(cfg, module, data)
+        warn_of_another_corpus(run, facts)
+        start = Start(cfg, run, facts)
     try:
-        trainer = build_trainer(cfg, settings.trainer, run, data.task)
+        trainer = build_trainer(cfg, settings.trainer, run, data.task, start)
     except ValueError as error:
         raise LocusError(f"trainer: {error}") from error
     if run.last_step >= cfg.trainer.steps:
         log.info("the run is at step %d of %d: raise trainer.steps to continue", run.last_step, cfg.trainer.steps)
-    record = {}
-    if first:
-        facts = facts_of(cfg, module, data)
-        warn_of_another_corpus(run, facts)
-        record = start_record(run, facts)
     fit(cfg, run, module, data, trainer)
+    if not ranks.agreed(first and is_validated(run, module.finished_steps)):  # resumed, and left without a step
+        limit = "max_seconds" if module.clock.is_over else "stop_at"
+        raise unvalidated(f"trainer.{limit}", getattr(settings.trainer, limit), module.finished_steps)
+    if start is not None:
+        start.write()
     if module.clock.is_over:
         log.info("ended by trainer.max_seconds=%g at step %d", settings.trainer.max_seconds, module.finished_steps)
     module.gather()
-    return Trained(backbone, module, data, trainer, record, diagnoses, before)
+    return Trained(backbone, module, data, trainer, start.record if start else {}, diagnoses, before)
 
 
 def announce(cfg: DictConfig, settings: TrainSettings) -> None:
@@ -229,14 +236,6 @@ def trained_and_reported(cfg: DictConfig, run: RunFolder) -> tuple[dict[str, Any
     log.info("validation:\n%s", validation_table(metrics))
     log.info("run folder: %s", run.path)
     return final, {"module": end.module, "data": end.data, "trainer": end.trainer, "run": run}
-
-
-def check_steps(run: RunFolder, steps: int) -> None:
-    """Raises LocusError where no step is left to take, and the last one has no validation to end with."""
-    if run.last_step >= steps and run.last_step not in set(validations(read_metrics(run.path))["step"]):
-        raise LocusError(
-            f"trainer.steps={steps}: the run is at step {run.last_step} already, which it has not validated; give more"
-        )
 
 
 def send(cfg: DictConfig, run: RunFolder) -> None:

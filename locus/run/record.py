@@ -11,11 +11,13 @@ from importlib.metadata import version
 from typing import Any
 
 import torch
+from lightning.pytorch.callbacks import Callback
+from omegaconf import DictConfig
 
 from locus.files.progress import peak_memory_gb
 from locus.files.run_files import write_json
 from locus.run.help import CONF
-from locus.run.runtime import RunFolder
+from locus.run.runtime import RunFolder, keep_configuration
 
 PACKAGES = ("torch", "torchvision", "transformers", "peft", "lightning", "hydra-core", "wandb", "numpy")
 
@@ -37,19 +39,43 @@ def git_commit() -> str | None:
     return head.stdout.strip() + ("+changes" if changes.stdout.strip() else "") if head.returncode == 0 else None
 
 
-def start_record(folder: RunFolder, facts: dict[str, Any]) -> dict[str, Any]:
-    """Writes ``run.json`` as known at the start; `finish_record` completes it."""
-    record = {
-        "started": time.strftime("%Y-%m-%dT%H:%M:%S%z"),
-        "commit": git_commit(),
-        "python": platform.python_version(),
-        "versions": {name: version(name) for name in PACKAGES},
-        "hardware": hardware(),
-        "resumed_from_step": folder.last_step,
-        **facts,
-    }
-    write_json(folder.path / "run.json", record)
-    return record
+class Start(Callback):
+    """Writes ``run.json`` as known at the start; `finish_record` completes it.
+
+    A resumed run keeps its record and configuration until its next step begins: until then it may be refused. One that
+    has no step left keeps them until `write`.
+
+    Args:
+        cfg: the configuration, which is the run's from then on.
+        folder: of the run.
+        facts: what else the record says.
+    """
+
+    def __init__(self, cfg: DictConfig, folder: RunFolder, facts: dict[str, Any]):
+        self.cfg, self.folder = cfg, folder
+        self.record = {
+            "started": time.strftime("%Y-%m-%dT%H:%M:%S%z"),
+            "commit": git_commit(),
+            "python": platform.python_version(),
+            "versions": {name: version(name) for name in PACKAGES},
+            "hardware": hardware(),
+            "resumed_from_step": folder.last_step,
+            **facts,
+        }
+        self._is_written = False
+        if folder.checkpoint is None:
+            self.write()
+
+    def on_train_batch_start(self, *_: Any) -> None:
+        """Nothing that is given on resume has been refused."""
+        self.write()
+
+    def write(self) -> None:
+        """Once, whoever asks."""
+        if not self._is_written:
+            keep_configuration(self.cfg, self.folder.path)
+            write_json(self.folder.path / "run.json", self.record)
+            self._is_written = True
 
 
 def finish_record(folder: RunFolder, record: dict[str, Any], phases: dict[str, float], **facts: Any) -> None:

@@ -31,7 +31,7 @@ ASSETS = Path(__file__).parents[1] / "assets"
 OmegaConf.register_new_resolver("asset", lambda name: str(ASSETS / name), replace=True)
 OmegaConf.register_new_resolver("brief", lambda text: text.replace("/", "_")[:200], replace=True)
 _opened_runs: set[Path] = set()
-"""Folders that this call has opened, and whose end it records."""
+"""Folders whose runs are this call's by now, and whose end it records."""
 NO_SPACE = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
 
@@ -50,23 +50,33 @@ def open_run(cfg: DictConfig) -> Iterator[tuple[DictConfig, RunFolder]]:
     """The run's folder and configuration; with ``resume=`` those of the earlier run, with this call's dotted overrides.
 
     A job of a sweep whose folder holds a run of an earlier launch resumes it.
-    ``config.yaml`` holds the configuration with every interpolation resolved.
+    A resumed run keeps its files as they are until `keep_configuration`, for what is overridden may yet be refused.
     Raises LocusError when there is nothing whole to resume from, more than dotted keys is overridden on resume, or
     another process has it open.
     """
-    path = run_folder(cfg)
-    if not OmegaConf.is_missing(cfg, "resume") and not (path / "config.yaml").is_file():
+    path, resumes = run_folder(cfg), not OmegaConf.is_missing(cfg, "resume")
+    if resumes and not (path / "config.yaml").is_file():
         _remove_new_folder(path)
         raise LocusError(f"resume={path}: no folder of a run; give one that holds config.yaml and checkpoints")
     with only_writer(path):
         cfg, folder = _opened(cfg, path)
-        resolved = cfg.copy()
-        OmegaConf.resolve(resolved)
-        (path / "summary.json").unlink(missing_ok=True)  # of an earlier end
-        write_text(path / "config.yaml", OmegaConf.to_yaml(resolved))
         set_interval(OmegaConf.select(cfg, "progress.every", default=INTERVAL))
-        _opened_runs.add(path)
+        if not resumes:
+            keep_configuration(cfg, path)
         yield cfg, folder
+
+
+def keep_configuration(cfg: DictConfig, folder: Path) -> None:
+    """From here on this is the run's, also where it is resumed, and an earlier end of the run is none.
+
+    ``config.yaml`` holds it with every interpolation resolved.
+    """
+    resolved = cfg.copy()
+    OmegaConf.resolve(resolved)
+    (folder / "summary.json").unlink(missing_ok=True)
+    write_text(folder / BEGUN_WITH, OmegaConf.to_yaml(cfg))
+    write_text(folder / "config.yaml", OmegaConf.to_yaml(resolved))
+    _opened_runs.add(folder)
 
 
 def _opened(cfg: DictConfig, path: Path) -> tuple[DictConfig, RunFolder]:
@@ -81,7 +91,6 @@ def _opened(cfg: DictConfig, path: Path) -> tuple[DictConfig, RunFolder]:
         raise LocusError(f"{path} already holds a run ({', '.join(held)}): resume={path}, or give another folder")
     else:
         folder = RunFolder(path)
-    write_text(path / BEGUN_WITH, OmegaConf.to_yaml(cfg))
     return cfg, folder
 
 
@@ -93,7 +102,7 @@ def _remove_new_folder(resumed: Path) -> None:
 
 
 def _resumed(folder: Path, changes: list[str], sections: set[str]) -> DictConfig:
-    """The configuration of an earlier run with dotted overrides, which stay for the next resume.
+    """The configuration of an earlier run with dotted overrides.
 
     ``sections`` are the keys that it must have; without one it is of another version.
     """
@@ -118,7 +127,6 @@ def _resumed(folder: Path, changes: list[str], sections: set[str]) -> DictConfig
         raise
     except (OSError, ValueError, yaml.YAMLError) as error:
         raise LocusError(f"resume={folder}: {path} cannot be read ({error}); start the run anew") from error
-    write_text(path, OmegaConf.to_yaml(cfg))
     return cfg
 
 

@@ -22,18 +22,20 @@ from locus.tasks.task import Task
 from locus.training.parallel import DataParallel, PartedOptimizer, Sharded, WeightsAsTheyAre
 
 
-def build_trainer(cfg: DictConfig, settings: TrainerSettings, run: RunFolder, task: Task) -> Trainer:
-    """A Lightning trainer whose one epoch is the run; what is written or shown is rank zero's."""
+def build_trainer(
+    cfg: DictConfig, settings: TrainerSettings, run: RunFolder, task: Task, start: Callback | None
+) -> Trainer:
+    """A Lightning trainer whose one epoch is the run; what is written or shown is rank zero's, as ``start`` is."""
     rank, count = ranks.position()
     checkpoints = RunCheckpoint(
         run.path, settings.checkpoint_every, settings.validate_every, settings.steps, settings.keep_checkpoints
     )
     callbacks: list[Callback] = [checkpoints]
-    if rank == 0:
+    if start is not None:
         kept = run.last_step if run.checkpoint else -1  # a run that begins anew has no rows, not even of step 0
         tables = [table(run.path, task, kept) for table in (RolloutTable, ValidationTable)]
         shown = ("train/reward", "train/loss", f"val/{task.headline}")
-        callbacks = [*tables, checkpoints, ProgressLines("training", settings.steps, shown)]
+        callbacks = [start, *tables, checkpoints, ProgressLines("training", settings.steps, shown)]
         callbacks += instantiate(cfg.callbacks, _convert_="all").values()
     if count > 1:
         callbacks.append(ObeysSigterm())

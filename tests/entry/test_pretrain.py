@@ -9,7 +9,7 @@ from transformers import AutoModelForImageTextToText, AutoProcessor
 
 from locus.files.run_files import BEGUN_WITH
 from locus.pretrain import final_scores
-from tests.support.runs import command, succeeded, weights
+from tests.support.runs import command, refused, succeeded, weights
 
 SMALLEST = (
     *("logger=csv", "lessons.patch_lessons=2", "lessons.patch_images=2", "lessons.question_images=2"),
@@ -45,6 +45,10 @@ def test_the_command(tmp_path):
         and rows["val/grounding"].count() == 1
     )
     succeeded(command("pretrain", *SMALLEST, "trainer.steps=2", "module.steps=4", f"hydra.run.dir={parts}"))
+    newest = parts / "checkpoints" / "step-000002.ckpt"
+    aside = newest.rename(parts / newest.name)  # without it the run is at a lesson that it has not validated
+    refused(command("pretrain", f"resume={parts}", "trainer.steps=1"), "trainer.steps=1: the run is at step 1 already")
+    aside.rename(newest)
     begun_with = parts / BEGUN_WITH  # a run that was begun before trainer.worker_timeout was a key
     older = "".join(line for line in begun_with.read_text().splitlines(True) if "worker_timeout" not in line)
     assert older != begun_with.read_text()

@@ -9,8 +9,8 @@ from pathlib import Path
 import pytest
 import torch
 
-from tests.support.interrupted import cut, written_by_another
-from tests.support.runs import command, differences, refused, resume
+from tests.support.interrupted import STEPS, cut, settings, written_by_another
+from tests.support.runs import command, differences, metrics, refused, resume, train
 
 
 def cut_in_half(path: Path) -> None:
@@ -115,3 +115,44 @@ def test_a_checkpoint_of_another_model(run):
     """A resumed run whose backbone changed: torch's list of a hundred keys."""
     change = "backbone=tiny_random", "backbone.path=null", "backbone.architecture.text_layers=3"
     refused(command("train", f"resume={run}", *change), "checkpoint")
+
+
+# --- Settings of the resume -----------------------------------------------------------------------------------
+def test_other_held_out_examples_are_refused(folder, unbroken):
+    """A run that trains to its end, and whose page, which pairs first and last validation, is a traceback for good."""
+    cut(folder, 2)
+    refused(command("train", f"resume={folder}", "data.validation_examples=2"), "held-out examples", "2 instead of 4")
+    resume(folder)
+    assert list(differences(folder, unbroken)) == []
+
+
+@pytest.mark.parametrize(
+    ("step", "change", "says"),
+    [
+        (2, "optimizer.make.lr=fast", "optimizer"),
+        (3, "trainer.max_seconds=1e-6", "trainer.max_seconds=1e-06: the run is at step 3 already"),
+    ],
+)
+def test_a_refused_resume_leaves_no_trace(folder, unbroken, step, change, says):
+    """Its settings stay, and the plain resume is refused as well; or an earlier validation's numbers are the end's."""
+    cut(folder, step)
+    refused(command("train", f"resume={folder}", change), says)
+    resume(folder)
+    assert list(differences(folder, unbroken)) == []
+
+
+def test_a_value_that_an_earlier_validation_has_reached(tmp_path):
+    """The numbers of step 2 for those of the policy of step 3."""
+    train(tmp_path, *settings(), "trainer.stop_at=1")
+    cut(tmp_path, 3)
+    refused(command("train", f"resume={tmp_path}", "trainer.stop_at=0"), "trainer.stop_at=0: the run is at step 3")
+    resume(tmp_path)
+    assert metrics(tmp_path)["step"].max() == STEPS
+
+
+def test_a_refused_resume_of_a_finished_run(folder):
+    """A run that is finished no longer, for a typo."""
+    names = "summary.json", "config.yaml", ".hydra/resume.yaml", "run.json"
+    before = {name: (folder / name).read_bytes() for name in names}
+    refused(command("train", f"resume={folder}", "optimizer.make.lr=fast", "trainer.steps=6"), "optimizer")
+    assert {name: (folder / name).read_bytes() for name in names} == before
