@@ -17,6 +17,7 @@ from locus.evaluation.evaluator import Evaluator
 from locus.policy.prompts import PromptBuilder
 from locus.run.decoding_settings import DecodingSettings
 from locus.run.help import CONF
+from locus.run.runtime import overridden
 from locus.tasks.answers import THINK_ANSWER
 
 log = logging.getLogger("locus")
@@ -76,7 +77,7 @@ def _backbone_of(cfg: DictConfig, policy: str) -> tuple[Any, str | None]:
     # Dotted overrides hold for the policy as well, as far as it has such settings.
     changes = [text.removeprefix("backbone.") for text in overrides if text.startswith("backbone.")]
     changes = [text for text in changes if OmegaConf.select(backbone, text.split("=")[0], default=text) != text]
-    return OmegaConf.merge(backbone, OmegaConf.from_dotlist(changes)), origin
+    return overridden(backbone, changes), origin
 
 
 def is_run(policy: str) -> bool:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import copy
 import errno
 import functools
 import logging
@@ -16,6 +17,7 @@ from typing import Any, NoReturn
 
 import yaml
 from hydra.core.hydra_config import HydraConfig
+from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.errors import InstantiationException
 from lightning.pytorch.utilities.exceptions import MisconfigurationException, SIGTERMException
 from omegaconf import DictConfig, OmegaConf
@@ -111,7 +113,8 @@ def _resumed(folder: Path, changes: list[str], sections: set[str]) -> DictConfig
         choices = OmegaConf.load(folder / ".hydra" / "hydra.yaml").hydra.runtime.choices
         same = {f"{group}={choice}" for group, choice in choices.items()}  # they open the keys of their groups
         changes = [text for text in changes if text not in same]
-        whole = [text for text in changes if "." not in text.split("=")[0] or text[0] in "+~"]
+        parsed = OverridesParser.create().parse_overrides(changes)
+        whole = [str(one.input_line) for one in parsed if "." not in one.key_or_group or one.input_line[0] in "+~"]
         if whole:
             refused = f"{' '.join(whole)} would change the run; only dotted keys may be overridden"
             raise LocusError(f"resume={folder}: {refused}")
@@ -120,13 +123,21 @@ def _resumed(folder: Path, changes: list[str], sections: set[str]) -> DictConfig
             raise ValueError("it is empty")
         if lacks := sorted(sections - {str(key) for key in earlier}):
             raise ValueError(f"another version of locus wrote it: it has no {', '.join(lacks)}")
-        if foreign := [text for text in changes if not _has(earlier, text.split("=")[0])]:
+        if foreign := [str(one.input_line) for one in parsed if not _has(earlier, one.key_or_group)]:
             raise LocusError(f"resume={folder}: the run has no {' '.join(foreign)}: its keys stand in its config.yaml")
-        cfg: Any = OmegaConf.merge(earlier, OmegaConf.from_dotlist(changes))
+        cfg: Any = overridden(earlier, changes)
     except LocusError:
         raise
     except (OSError, ValueError, yaml.YAMLError) as error:
         raise LocusError(f"resume={folder}: {path} cannot be read ({error}); start the run anew") from error
+    return cfg
+
+
+def overridden(cfg: Any, changes: list[str]) -> Any:
+    """The configuration with dotted overrides of keys that it has, read as on a command line: Hydra's are no YAML."""
+    cfg = copy.deepcopy(cfg)
+    for one in OverridesParser.create().parse_overrides(changes):
+        OmegaConf.update(cfg, one.key_or_group, one.value(), merge=True)
     return cfg
 
 

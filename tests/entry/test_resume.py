@@ -190,9 +190,10 @@ def test_an_override_is_obeyed_or_refused(folder, change):
 
 
 def test_the_optimisers_numbers_are_those_of_the_resume(folder):
-    """Lightning restores rate and decay with the moments: the new ones would be recorded and have no effect."""
+    """Lightning restores rate and decay with the moments: the new ones would be recorded and have no effect. Values are
+    read as Hydra does: as YAML the first is a key ``lr:1e-5``."""
     cut(folder, 2)
-    resume(folder, "optimizer.make.lr=1e-5", "optimizer.make.weight_decay=0.5", "optimizer.warmup_ratio=1")
+    resume(folder, "optimizer.make={lr:1e-5,weight_decay:0.5}", "optimizer.warmup_ratio=1")
     rates = metrics(folder)["train/lr"].dropna().tolist()
     assert rates == pytest.approx([2e-3, 2e-3, 1e-5 * 3 / STEPS, 1e-5])
     (saved,) = torch.load(folder / "checkpoints" / f"step-{STEPS:06d}.ckpt", weights_only=True)["optimizer_states"]

@@ -58,6 +58,9 @@ def test_dotted_overrides_hold_for_the_policy(run, choose):
     """An override that the run's own setting shadows; one that its backbone does not know is none of it."""
     backbone, _ = choose(f"policy={run}", "backbone.frame=processed", "backbone.train_vision=false")
     assert backbone["frame"] == "processed" and "train_vision" not in backbone
+    overrides = "backbone=tiny_random", "backbone.architecture={text_layers:3}"  # as YAML, a key ``text_layers:3``
+    backbone, _ = choose(f"policy={run}", *overrides)
+    assert backbone["architecture"] == {"text_layers": 3}
 
 
 def test_a_policy_that_nothing_is_known_of(choose, tmp_path):
