@@ -16,7 +16,7 @@ from locus.analysis.claims import CROWDED
 from locus.analysis.run_metrics import AFTER, BEFORE, validations
 from locus.errors import LocusError
 from locus.evaluation.endpoint import ENDPOINT
-from locus.files.run_files import BEGUN_WITH
+from locus.files.run_files import BEGUN_WITH, CHOICES
 from locus.tasks.cue_search.task import CueSearch
 
 log = logging.getLogger("locus")
@@ -150,13 +150,18 @@ def experiment(folders: Sequence[Path]) -> str | None:
 
 
 def choices(folder: Path) -> dict[str, str]:
-    """Config group (``trainer/order`` as ``trainer.order``) -> option; empty where Hydra's record is not there."""
-    file = folder / ".hydra" / "hydra.yaml"
-    if not file.exists():
-        return {}
-    found = _yaml(file).get("hydra", {}).get("runtime", {}).get("choices", {})
+    """Config group (``trainer/order`` as ``trainer.order``) -> option; empty where there is no record of them."""
+    found = choices_begun_with(folder)
     plain = (name for name in found if "@" not in name and not name.startswith("hydra/"))
     return {name.replace("/", "."): found[name] for name in plain}
+
+
+def choices_begun_with(folder: Path) -> dict[str, str]:
+    """Every config group -> option, as Hydra names them; of a run from before they were kept, Hydra's last record."""
+    if (folder / CHOICES).exists():
+        return _yaml(folder / CHOICES)
+    file = folder / ".hydra" / "hydra.yaml"
+    return _yaml(file).get("hydra", {}).get("runtime", {}).get("choices", {}) if file.exists() else {}
 
 
 def metrics(path: str | Path, folders: Sequence[Path] | None = None) -> pd.DataFrame:

@@ -17,6 +17,8 @@ from locus.errors import LocusError
 
 BEGUN_WITH = ".hydra/resume.yaml"
 """The configuration with its interpolations; not Hydra's config.yaml, which any later call for this folder rewrites."""
+CHOICES = ".hydra/choices.yaml"
+"""Config group -> option, as the run began; Hydra's own record of them is in hydra.yaml, which is rewritten as well."""
 WRITER = ".writer"
 """Who writes into the folder; it stays behind, and counts only while that process holds its lock."""
 

@@ -22,10 +22,11 @@ from hydra.errors import InstantiationException
 from lightning.pytorch.utilities.exceptions import MisconfigurationException, SIGTERMException
 from omegaconf import DictConfig, OmegaConf
 
+from locus.analysis.runs import choices_begun_with
 from locus.errors import LocusError
 from locus.files.checkpoints import checkpoints, latest_checkpoint
 from locus.files.progress import INTERVAL, set_interval
-from locus.files.run_files import BEGUN_WITH, only_writer, write_json, write_text
+from locus.files.run_files import BEGUN_WITH, CHOICES, only_writer, write_json, write_text
 from locus.run.sweeps import in_sweep, record_failure, resume_point
 
 log = logging.getLogger("locus")
@@ -64,6 +65,7 @@ def open_run(cfg: DictConfig) -> Iterator[tuple[DictConfig, RunFolder]]:
         cfg, folder = _opened(cfg, path)
         set_interval(OmegaConf.select(cfg, "progress.every", default=INTERVAL))
         if not resumes:
+            write_text(path / CHOICES, OmegaConf.to_yaml(HydraConfig.get().runtime.choices))
             keep_configuration(cfg, path)
         yield cfg, folder
 
@@ -110,8 +112,8 @@ def _resumed(folder: Path, changes: list[str], sections: set[str]) -> DictConfig
     """
     path = folder / BEGUN_WITH
     try:
-        choices = OmegaConf.load(folder / ".hydra" / "hydra.yaml").hydra.runtime.choices
-        same = {f"{group}={choice}" for group, choice in choices.items()}  # they open the keys of their groups
+        # The run's own groups open their keys.
+        same = {f"{group}={choice}" for group, choice in choices_begun_with(folder).items()}
         changes = [text for text in changes if text not in same]
         parsed = OverridesParser.create().parse_overrides(changes)
         whole = [str(one.input_line) for one in parsed if "." not in one.key_or_group or one.input_line[0] in "+~"]

@@ -15,6 +15,7 @@ import torch
 import yaml
 from omegaconf import OmegaConf
 
+from locus.analysis.runs import choices
 from locus.training.grpo import GRPOModule
 from locus.training.module import PolicyModule
 from tests.support.interrupted import STEPS, Killed, cut, settings
@@ -251,11 +252,14 @@ def test_a_mistyped_folder_is_not_made(tmp_path):
 
 
 def test_a_new_run_does_not_write_into_an_old_ones_folder(folder, unbroken):
-    """Doubled validation rows, and a resume from the old run's checkpoint under the new configuration."""
+    """Doubled validation rows, a resume from the old run's checkpoint under the new configuration, or an algorithm in
+    tables of runs that it does not have: Hydra has written its own record by then."""
     cut(folder, 3)
-    refused(command("train", *SMALLEST, "seed=7", f"hydra.run.dir={folder}"), "already holds a run", "resume=")
+    other = *SMALLEST, "algorithm=easyr1", f"hydra.run.dir={folder}"
+    refused(command("train", *other), "already holds a run", "resume=")
     assert not (folder / "summary.json").exists(), "the old run, which was killed, has not failed"
-    resume(folder)
+    assert choices(folder)["algorithm"] == "grpo"
+    resume(folder, "algorithm=grpo")
     assert list(differences(folder, unbroken)) == []
 
 

@@ -37,7 +37,7 @@ STEPS, PROMPTS, GROUP, HELD_OUT, TOKENS = 3, 2, 4, 4, 20
 VALIDATED = [0, 2, 3]
 FILES = ["config.yaml", "run.json", "metrics.csv", "rollouts.parquet", "validation.parquet", "summary.json",
          "train.log", "figures/curve.png", "policy/model.safetensors", "policy/config.json"]  # fmt: skip
-HYDRA = [".hydra/config.yaml", ".hydra/resume.yaml", ".hydra/hydra.yaml", ".hydra/overrides.yaml"]
+HYDRA = [f".hydra/{name}.yaml" for name in ("config", "resume", "choices", "hydra", "overrides")]
 
 
 def settings() -> list[str]:
