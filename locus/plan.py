@@ -8,6 +8,7 @@ if __name__ == "__main__":
     answer_early()  # before the imports below, which take seconds
 
 import logging
+import math
 import os
 from collections.abc import Sequence
 from dataclasses import replace
@@ -105,6 +106,7 @@ def planned_run(cfg: DictConfig, prompts: Sequence[Prompt], held_out: int) -> Pl
         settings.optimizer.make,
         sizes,
         needs_reference=isinstance(algorithm, Algorithm) and algorithm.needs_reference,
+        refill=algorithm.refill if isinstance(algorithm, Algorithm) else 0,
         devices=devices,
         sharded=settings.trainer.sharded if cfg.plan.sharded is None else cfg.plan.sharded,
         validation=replace(
@@ -209,6 +211,10 @@ def report(found: Outlook, planned: Planned) -> str:
     lines.append(
         f"{found.steps:,} steps: {hours:.3g} hours, {hours * found.devices:.3g} device hours; data not counted"
     )
+    if planned.refill:
+        lines.append(
+            f"fresh prompts of algorithm.refill are not counted: up to {planned.refill} times the rollout more"
+        )
     return "\n".join(lines)
 
 
@@ -248,7 +254,8 @@ def plan(cfg: DictConfig) -> tuple[Outlook, dict[str, Any]]:
     planned = planned_run(cfg, prompts, held_out)
     memory = card_memory(cfg, planned.sizes.on_gpu)
     pace = run_pace(cfg, planned)
-    found = outlook(planned, memory, pace, cfg.trainer.steps, _validation(cfg, planned, pace, held_out))
+    steps = _steps(cfg, planned, pace)
+    found = outlook(planned, memory, pace, steps, _validation(cfg, planned, pace, held_out, steps))
     tokens = [prompt.length for prompt in prompts]
     print(histogram(tokens))
     print(report(found, planned))
@@ -261,13 +268,20 @@ def plan(cfg: DictConfig) -> tuple[Outlook, dict[str, Any]]:
     return found, record
 
 
-def _validation(cfg: DictConfig, planned: Planned, pace: Pace | None, held_out: int) -> float:
+def _steps(cfg: DictConfig, planned: Planned, pace: Pace | None) -> int:
+    """As many as are asked for, or begin before the run's seconds are over."""
+    steps, limit = cfg.trainer.steps, cfg.trainer.max_seconds
+    if limit is None or pace is None:
+        return steps
+    return min(steps, math.ceil(limit / sum(pace.seconds(planned.work).values())))
+
+
+def _validation(cfg: DictConfig, planned: Planned, pace: Pace | None, held_out: int, steps: int) -> float:
     """Seconds of all validations: before step 1, in between, and after the last."""
     if pace is None or planned.validation_work is None:
         return 0.0
     batches = -(-held_out // min(cfg.trainer.validation_batch, held_out))
-    steps, every = cfg.trainer.steps, cfg.trainer.validate_every
-    return pace.seconds(planned.validation_work)["rollout"] * batches * (1 + -(-steps // every))
+    return pace.seconds(planned.validation_work)["rollout"] * batches * (1 + -(-steps // cfg.trainer.validate_every))
 
 
 @hydra.main(version_base="1.3", config_path="../conf", config_name="plan")

@@ -34,20 +34,25 @@ def csv_logger(folder: RunFolder) -> Logger:
 
 
 def wandb_logger(folder: RunFolder, project: str) -> Logger:
-    """Weights & Biases: online when there is a login, else offline; it never prompts. A resumed run keeps its id."""
+    """Weights & Biases: online when there is a login, else offline, and off where ``WANDB_MODE=disabled``.
+
+    It never prompts. A resumed run keeps its id.
+    """
     import wandb  # here, for it takes a third of a second, and many runs log without it
 
-    online = os.environ.get("WANDB_MODE", "online") == "online" and wandb.login(prompt=False)
+    asked = os.environ.get("WANDB_MODE", "online")
+    online = asked == "online" and wandb.login(prompt=False)
+    mode = "online" if online else "disabled" if asked == "disabled" else "offline"
     identity = folder.path / "wandb_id.txt"
     if not identity.exists():
         identity.write_text(uuid.uuid4().hex[:8])
-    settings = wandb.Settings(mode="online" if online else "offline", silent=True, console="off")
+    settings = wandb.Settings(mode=mode, silent=True, console="off")
     return WandbLogger(
         project=project,
         name=folder.path.name,
         id=identity.read_text(),
         save_dir=folder.path,
-        offline=not online,
+        offline=mode == "offline",
         resume="allow" if online and folder.checkpoint else None,
         settings=settings,
     )

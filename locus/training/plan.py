@@ -46,6 +46,8 @@ class Planned:
     """Devices share weights, gradients, optimiser state and reference."""
     validation: StepSizes | None = None
     """Of a validation batch of one device."""
+    refill: int = 0
+    """Times that fresh prompts may take the place of groups without spread; how many there are, no plan can know."""
 
     def policy(self, device: str = "meta", layers: int | None = None) -> VLM:
         """Without weights on the meta device, with random ones elsewhere."""

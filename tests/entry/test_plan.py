@@ -40,6 +40,22 @@ def test_what_it_says(planned):
     )
 
 
+def test_a_run_ends_with_its_seconds(planned, tmp_path):
+    """Hours of steps, and of their validations, that ``trainer.max_seconds`` never comes to."""
+    _, record, _ = planned
+    step = sum(record["seconds_per_step"].values())
+    validations = record["hours"] * 3600 - 3 * step  # before step 1, after 2 and after 3
+    ended = command("plan", *SMALLEST, *STATED, f"trainer.max_seconds={1.5 * step}", f"hydra.run.dir={tmp_path}")
+    hours = json.loads((tmp_path / "plan.json").read_text())["hours"]
+    assert "\n2 steps: " in ended.stdout and hours * 3600 == pytest.approx(2 * step + validations * 2 / 3)
+
+
+def test_what_refills_may_cost_is_said(planned, tmp_path):
+    """A plan of DAPO that is half of what the run takes, without a word."""
+    ended = command("plan", *SMALLEST, *STATED, "algorithm.refill=2", f"hydra.run.dir={tmp_path}")
+    assert "algorithm.refill" not in planned[0] and "not counted: up to 2 times the rollout more" in ended.stdout
+
+
 @pytest.mark.parametrize(
     ("overrides", "says"),
     [

@@ -1,4 +1,4 @@
-"""``metrics.csv`` of a resumed run: rows cut back to the checkpoint, whatever a kill or a full disk left."""
+"""Where scalars go: ``metrics.csv`` of a resumed run, cut back whatever a kill left; W&B that is turned off."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ import pandas as pd
 import pytest
 from fsspec.implementations.local import LocalFileSystem
 
-from locus.run.loggers import csv_logger
+from locus.run.loggers import close_loggers, csv_logger, wandb_logger
 from locus.run.runtime import RunFolder
 from tests.support.interrupted import Killed
 
@@ -77,3 +77,11 @@ def test_metrics_survive_a_kill_while_they_are_rewritten(tmp_path, logged, when)
             stack.enter_context(mock.patch.object(target, name, function))
         csv_logger(RunFolder(tmp_path, tmp_path / "checkpoint", 2)).log_metrics({"train/a": 3.0}, 3)
     logged()
+
+
+def test_weights_and_biases_that_are_turned_off_write_nothing(tmp_path, monkeypatch):
+    """``WANDB_MODE=disabled`` that is taken for offline: files that nobody asked for."""
+    monkeypatch.setenv("WANDB_MODE", "disabled")
+    wandb_logger(RunFolder(tmp_path), "locus").log_metrics({"train/a": 1.0}, 1)
+    close_loggers()
+    assert not (tmp_path / "wandb").exists()
