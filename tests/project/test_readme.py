@@ -155,6 +155,16 @@ def test_experiment_command(file, compose_app):
     assert given and not faults, "\n".join(faults)
 
 
+@pytest.mark.parametrize("file", sorted((REPO / "conf").glob("*.yaml")), ids=lambda path: path.stem)
+def test_examples_of_help(file, compose_app):
+    """So are those of ``--help``; what is said of one stands behind two blanks, and dots for what was typed before."""
+    comment = re.match(r"(#.*\n)+", file.read_text())[0]
+    given = re.findall(r"^#   (python -m .*?)(?:  .*)?$", re.sub(r"\\\n#  +", "", comment), re.MULTILINE)
+    words = [[word for word in one if word != "..."] for line in given for one in commands(line)]
+    faults = [fault for one in words for fault in command_faults(one, compose_app)]
+    assert given and not faults, "\n".join(faults)
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize(
     "document",
