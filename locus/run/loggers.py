@@ -7,6 +7,7 @@ import os
 import sys
 import uuid
 import warnings
+from typing import Literal
 
 from lightning.pytorch.loggers import CSVLogger, Logger, WandbLogger
 
@@ -42,7 +43,9 @@ def wandb_logger(folder: RunFolder, project: str) -> Logger:
 
     asked = os.environ.get("WANDB_MODE", "online")
     online = asked == "online" and wandb.login(prompt=False)
-    mode = "online" if online else "disabled" if asked == "disabled" else "offline"
+    mode: Literal["online", "disabled", "offline"] = (
+        "online" if online else "disabled" if asked == "disabled" else "offline"
+    )
     identity = folder.path / "wandb_id.txt"
     if not identity.exists():
         identity.write_text(uuid.uuid4().hex[:8])

@@ -115,8 +115,9 @@ def _resumed(folder: Path, changes: list[str], sections: set[str]) -> DictConfig
         # The run's own groups open their keys.
         same = {f"{group}={choice}" for group, choice in choices_begun_with(folder).items()}
         changes = [text for text in changes if text not in same]
-        parsed = OverridesParser.create().parse_overrides(changes)
-        whole = [str(one.input_line) for one in parsed if "." not in one.key_or_group or one.input_line[0] in "+~"]
+        keys = [one.key_or_group for one in OverridesParser.create().parse_overrides(changes)]
+        named = list(zip(changes, keys, strict=True))
+        whole = [text for text, key in named if "." not in key or text[0] in "+~"]
         if whole:
             refused = f"{' '.join(whole)} would change the run; only dotted keys may be overridden"
             raise LocusError(f"resume={folder}: {refused}")
@@ -125,7 +126,7 @@ def _resumed(folder: Path, changes: list[str], sections: set[str]) -> DictConfig
             raise ValueError("it is empty")
         if lacks := sorted(sections - {str(key) for key in earlier}):
             raise ValueError(f"another version of locus wrote it: it has no {', '.join(lacks)}")
-        if foreign := [str(one.input_line) for one in parsed if not _has(earlier, one.key_or_group)]:
+        if foreign := [text for text, key in named if not _has(earlier, key)]:
             raise LocusError(f"resume={folder}: the run has no {' '.join(foreign)}: its keys stand in its config.yaml")
         cfg: Any = overridden(earlier, changes)
     except LocusError:
