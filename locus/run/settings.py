@@ -27,7 +27,7 @@ RESERVED_SEEDS = range(1_000_000, 4_000_000)
 PRECISIONS: dict[str, Any] = {"32-true": "32-true", "bf16-mixed": "bf16-mixed", "bf16-true": "32-true"}
 """Names of trainer.precision -> what Lightning is told. Its own bf16-true would cast adapters and prompts, too; here
 nothing is cast: frozen weights, and with them the arithmetic, are in backbone.dtype, adapters in float32."""
-DEEPSPEED = "deepspeed>=0.19.8"
+DEEPSPEED = "deepspeed>=0.19.8,<0.20"
 """As tested; one that does not know `managed_gradient_accumulation` would sum within each backward pass, in silence."""
 
 
