@@ -50,9 +50,10 @@ def test_a_second_writer_is_refused(tmp_path):
 
     def is_killed_inside() -> None:
         with only_writer(tmp_path / "run"):
-            if os.fork() == 0:  # a worker that outlives it
-                time.sleep(20)
+            if (worker := os.fork()) == 0:  # it outlives this process
+                time.sleep(60)
                 os._exit(0)
+            (tmp_path / "worker").write_text(str(worker))
             os.kill(os.getpid(), signal.SIGKILL)
 
     with only_writer(tmp_path / "run"):
@@ -60,7 +61,9 @@ def test_a_second_writer_is_refused(tmp_path):
     assert error.startswith(f"LocusError: {tmp_path / 'run'}: process {os.getpid()} on ") and ".writer" in error
     assert in_child(enters) == (0, "")
     assert in_child(is_killed_inside)[0] == signal.SIGKILL
-    assert in_child(enters) == (0, "")
+    entered = in_child(enters)
+    os.kill(int((tmp_path / "worker").read_text()), signal.SIGKILL)  # it was still there
+    assert entered == (0, "")
 
 
 def test_a_file_system_without_locks_keeps_nobody_out(tmp_path, monkeypatch):

@@ -37,6 +37,7 @@ def in_child(action: Callable[[], Any], limited: bool = False, dies_at_limit: bo
         finally:
             os._exit(0)
     os.close(send)
-    with os.fdopen(receive) as pipe:
-        message = pipe.read()
-    return os.waitpid(child, 0)[1], message
+    status = os.waitpid(child, 0)[1]
+    os.set_blocking(receive, False)
+    with os.fdopen(receive, "rb") as pipe:  # what it forked may hold the other end: to wait for that is to outlast it
+        return status, (pipe.read() or b"").decode()
