@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import os
 import signal
-import time
 from collections.abc import Callable
 from functools import lru_cache
 from pathlib import Path
@@ -13,6 +12,7 @@ from pathlib import Path
 import pytest
 import torch
 
+from tests.support.children import gone
 from tests.support.interrupted import cut, other_rank, wait_for
 from tests.support.run_of_ranks import DDP, FSDP2, overrides, same_run, written_once
 from tests.support.runs import SMALLEST, command, finish, metrics, refused, resume, spawn, succeeded, train
@@ -109,10 +109,7 @@ def test_no_rank_outlives_rank_zero(tmp_path: Path, number: int):
     else:
         assert f"locus: interrupted; resume with resume={folder}" in ended.stderr and "Traceback" not in ended.stderr
         assert json.loads((folder / "summary.json").read_text())["status"] == "interrupted"
-    end = time.monotonic() + 20
-    while Path(f"/proc/{child}").exists() and time.monotonic() < end:
-        time.sleep(0.1)
-    assert not Path(f"/proc/{child}").exists()
+    assert gone({child})
 
 
 def test_what_ranks_cannot_be_is_refused(tmp_path: Path):

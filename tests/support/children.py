@@ -1,12 +1,15 @@
-"""Actions in a forked process, which may meet a full disk or be killed."""
+"""Actions in a forked process, which may meet a full disk or be killed; whether processes run."""
 
 from __future__ import annotations
 
 import os
 import resource
 import signal
+import time
 from collections.abc import Callable
 from typing import Any
+
+import psutil
 
 LIMIT = 100_000
 """Bytes that a file in the child process may grow to."""
@@ -41,3 +44,19 @@ def in_child(action: Callable[[], Any], limited: bool = False, dies_at_limit: bo
     os.set_blocking(receive, False)
     with os.fdopen(receive, "rb") as pipe:  # what it forked may hold the other end: to wait for that is to outlast it
         return status, (pipe.read() or b"").decode()
+
+
+def alive(process: int) -> bool:
+    """Whether it runs; one that is only remembered by its parent does not."""
+    try:
+        return psutil.Process(process).status() != psutil.STATUS_ZOMBIE
+    except psutil.NoSuchProcess:
+        return False
+
+
+def gone(processes: set[int], seconds: float = 20) -> bool:
+    """Whether all of them end in time."""
+    end = time.monotonic() + seconds
+    while time.monotonic() < end and any(map(alive, processes)):
+        time.sleep(0.02)
+    return not any(map(alive, processes))

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 from unittest import mock
 
+import psutil
 import pytest
 
 from locus.errors import LocusError
@@ -97,9 +98,8 @@ def wait_for(condition: Callable[[], Any], process: Any, timeout: float = 120) -
 
 def other_rank(process: subprocess.Popen[str]) -> int:
     """The process that a run on two ranks has started."""
-    children = subprocess.run(["ps", "-o", "pid=", "--ppid", str(process.pid)], capture_output=True, text=True)
-    (child,) = children.stdout.split()
-    return int(child)
+    (child,) = psutil.Process(process.pid).children()
+    return child.pid
 
 
 @contextmanager

@@ -18,6 +18,7 @@ from locus.errors import LocusError
 from locus.tasks import loader as loader_module
 from locus.tasks.loader import BatchLoader
 from locus.types import Sample
+from tests.support.children import alive, gone
 from tests.support.models import FAMILIES, SIZES, example, sample_maker
 from tests.support.paths import REPO
 from tests.support.runs import SMALLEST, finish, spawn
@@ -67,22 +68,6 @@ def loader(items: Squares, batches: list[list[int]], workers: int, timeout: floa
 
 def numbers(batch: list[torch.Tensor]) -> list[int]:
     return [int(item[0]) for item in batch]
-
-
-def alive(process: int) -> bool:
-    """Whether it runs; one that is only remembered by its parent does not."""
-    try:
-        return Path(f"/proc/{process}/stat").read_text().rsplit(")", 1)[1].split()[0] != "Z"
-    except (FileNotFoundError, ProcessLookupError):
-        return False
-
-
-def gone(processes: set[int], seconds: float = 20) -> bool:
-    """Whether all of them end in time."""
-    end = time.monotonic() + seconds
-    while time.monotonic() < end and any(map(alive, processes)):
-        time.sleep(0.02)
-    return not any(map(alive, processes))
 
 
 # --- What comes out -------------------------------------------------------------------------------------------
