@@ -379,7 +379,7 @@ def test_real_images(tmp_path):
     small = [
         setting
         for setting in SMALLEST
-        if setting.startswith(("logger", "evaluation", "backbone=", "backbone.architecture", "trainer", "algorithm"))
+        if setting.startswith(("logger", "diagnoses", "backbone=", "backbone.architecture", "trainer", "algorithm"))
     ]
     folder = tmp_path / "run"
     succeeded(command(
@@ -389,6 +389,7 @@ def test_real_images(tmp_path):
     ))  # fmt: skip
     rollouts, validation = (pd.read_parquet(folder / f"{name}.parquet") for name in ("rollouts", "validation"))
     assert len(rollouts) == 2 * PROMPTS * GROUP and len(validation) == 2 * 10
+    assert not (folder / "questions.parquet").exists()  # minutes of diagnoses
     for row in [*rollouts.itertuples(), *validation.itertuples()]:
         width, height = Image.open(COCO128 / "train2017" / row.image_path).size
         x1, y1, x2, y2 = row.target
