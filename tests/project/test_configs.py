@@ -25,7 +25,7 @@ from hydra.utils import get_object, instantiate
 from omegaconf import DictConfig, ListConfig, OmegaConf
 from PIL import Image
 
-from tests.support.paths import CONF
+from tests.support.paths import CONF, EXPERIMENTS, experiments
 
 SOURCE = CONF.parent / "locus"
 
@@ -51,8 +51,6 @@ OPTIONAL = {"resume"}
 AT_RUN_TIME: dict[str, set[str]] = {}
 # Groups that only experiments bring in; their files are tried with these.
 OF_EXPERIMENTS = {"scale", "experiment/paper", "experiment/tiny"}
-# Groups of experiments.
-EXPERIMENTS = ("experiment", "experiment/table8", "experiment/transfer")
 # Groups whose files are only put at places of others: the app and the place where they are tried.
 PLACED = {"scenes": ("prepare", "data.source")}
 # "group=option" that cannot be built on every machine, with the reason; composed and checked all the same.
@@ -246,11 +244,6 @@ def read() -> set[str]:
 def choices() -> list[str]:
     """``group=option`` of every group file that an app's overrides can choose; experiments have a test of their own."""
     return [f"{group}={option}" for group, option in options(CONF) if group not in {*OF_EXPERIMENTS, *EXPERIMENTS}]
-
-
-def experiments() -> list[str]:
-    """Names of all experiments, as ``experiment=`` takes them."""
-    return [f"{group}/{option}".removeprefix("experiment/") for group, option in options(CONF) if group in EXPERIMENTS]
 
 
 def test_nothing_is_forgotten():

@@ -32,7 +32,7 @@ from hydra.errors import HydraException
 from omegaconf.errors import OmegaConfBaseException
 
 from tests.support.documents import SHELL, Block, anchors, blocks, broken_links, commands, module_of, write_files
-from tests.support.paths import REPO
+from tests.support.paths import CONF, REPO, experiments
 from tests.support.runs import command, succeeded
 
 DOCUMENTS = [
@@ -143,14 +143,10 @@ def test_readme_shows_the_main_job():
     assert any(module_of(words) == "locus.train" for words in found)
 
 
-@pytest.mark.parametrize(
-    "file",
-    [file for folder in (".", "transfer") for file in sorted((REPO / "conf" / "experiment" / folder).glob("*.yaml"))],
-    ids=lambda path: path.stem,
-)
-def test_experiment_command(file, compose_app):
+@pytest.mark.parametrize("name", experiments())
+def test_experiment_command(name, compose_app):
     """The command on top of an experiment is what people copy."""
-    given = re.findall(r"^# Command: (.*)$", file.read_text(), re.MULTILINE)
+    given = re.findall(r"^# Command: (.*)$", (CONF / "experiment" / f"{name}.yaml").read_text(), re.MULTILINE)
     faults = [fault for line in given for words in commands(line) for fault in command_faults(words, compose_app)]
     assert given and not faults, "\n".join(faults)
 
