@@ -125,11 +125,8 @@ def main(folder: Path, earlier: Path | None, names: list[str]) -> int:
     for name in names:
         made[name] = run(name, folder, samples)
         record.write_text(json.dumps(made, indent=1))
-        changed = (
-            [file for file in made[name] | before.get(name, {}) if made[name].get(file) != before[name].get(file)]
-            if earlier
-            else []
-        )
+        old = before.get(name, {}) if earlier else made[name]
+        changed = sorted(file for file in made[name] | old if made[name].get(file) != old.get(file))
         different += len(changed)
         print(f"{name}: {len(made[name])} files", "differ: " + ", ".join(changed) if changed else "", flush=True)
     return int(different > 0)
