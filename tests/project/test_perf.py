@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import io
 import json
+import re
 import sys
 from argparse import ArgumentParser
 from importlib import import_module, util
@@ -19,9 +20,11 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from locus.policy.backbone import Backbone
 from locus.policy.prompts import PixelLimits, PromptBuilder
+from perf import prepare_corpus
 from perf.grid import add_grid, points
 from perf.limit import least_flops
 from perf.step_workload import FRAME, Workload
+from tests.support.photos import photo
 
 TINY = {
     **{"rounds": 1, "warmup": 0, "steps": 1, "threads": 1, "group": 2, "new-tokens": 3},
@@ -210,3 +213,22 @@ def test_evaluate():
     assert report["items"] >= 2 and report["tokens"]["most"] <= 8
     assert set(report["items_per_second"]) == {"locus", "one_by_one", "generate"}
     assert all(min(one["ratio"], one["cpu_ratio"]) > 0 for one in report["against"].values())
+
+
+@pytest.mark.slow
+def test_prepare_corpus():
+    """Annotations that the command no longer reads, or boxes of which it takes none."""
+    with mock.patch.multiple(prepare_corpus, IMAGES=300, BOXES=2000):
+        report = report_of("prepare_corpus", "--polygon-points=3")
+    assert (report["images"], report["boxes"]) == (300, 2000) and report["seconds"] > 0 and report["peak_gb"] > 0
+    assert all(sum(report["bins"][split].values()) > 50 for split in ("train", "validation"))
+
+
+def test_fingerprints(tmp_path):
+    """A way of storing that is left out, or pictures stored anew that are further apart than different ones."""
+    for seed in range(4):
+        photo(seed).save(tmp_path / f"{seed}.png")
+    head, *ways, pairs, _ = printed("fingerprints", str(tmp_path), "--most=3", "--against=8").splitlines()
+    assert head.startswith("3 pictures, ") and len(ways) == 4 and pairs.startswith("3 pairs")
+    furthest = [int(re.search(r"at most (\d+) of 256 bits differ", line)[1]) for line in ways]
+    assert max(furthest) < int(re.search(r"at least (\d+)", pairs)[1])
