@@ -43,6 +43,7 @@ from perf.step_workload import FRAME, Workload
 QUESTIONS = 6
 """About one picture at most."""
 SEED = 0
+Way = Callable[[Sequence[Item], Sequence[int]], list[int]]
 
 
 @dataclass(frozen=True)
@@ -141,11 +142,13 @@ def _text(item: Item) -> int:
     return len(item.prompt)
 
 
-def seconds(work: Callable[[], Any]) -> tuple[float, float]:
-    """Of one call: on the clock, and of processor time."""
+def seconds(name: str, way: Way, items: Sequence[Item], lengths: Sequence[int]) -> tuple[float, float]:
+    """Of one call: on the clock, and of processor time; raises AssertionError where it did other work than asked."""
     start, cpu = time.perf_counter(), time.process_time()
-    work()
-    return time.perf_counter() - start, time.process_time() - cpu
+    written = way(items, lengths)
+    took = time.perf_counter() - start, time.process_time() - cpu
+    assert written == lengths, f"{name} wrote {written} tokens, not {lengths}"
+    return took
 
 
 def measure(sizes: Sizes, rounds: int) -> dict[str, Any]:
@@ -159,7 +162,7 @@ def measure(sizes: Sizes, rounds: int) -> dict[str, Any]:
     times: dict[str, list[tuple[float, float]]] = {name: [] for name in named}
     for _ in range(rounds):
         for name, way in named.items():
-            times[name].append(seconds(lambda way=way: way(items, lengths)))
+            times[name].append(seconds(name, way, items, lengths))
     medians = {name: [median(part) for part in zip(*found, strict=True)] for name, found in times.items()}
     others = [name for name in named if name != "locus"]
     return {

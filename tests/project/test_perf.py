@@ -20,7 +20,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from locus.policy.backbone import Backbone
 from locus.policy.prompts import PixelLimits, PromptBuilder
-from perf import prepare_corpus
+from perf import evaluate, prepare_corpus
 from perf.grid import add_grid, points
 from perf.limit import least_flops
 from perf.step_workload import FRAME, Workload
@@ -208,11 +208,19 @@ def test_attention():
 
 @pytest.mark.slow
 def test_evaluate():
-    """A way that is left out, or answers of other lengths than the others' (its own assertions)."""
+    """A way that is left out, or answers of other lengths than the others' (its own assertion)."""
     report = report_of("evaluate", "--pictures=2", "--rounds=1", "--mean=4", "--most=8", "--budget=1024")
     assert report["items"] >= 2 and report["tokens"]["most"] <= 8
     assert set(report["items_per_second"]) == {"locus", "one_by_one", "generate"}
     assert all(min(one["ratio"], one["cpu_ratio"]) > 0 for one in report["against"].values())
+
+
+def test_ways_that_write_other_lengths_are_not_compared():
+    """A ratio of different work."""
+    ways = mock.Mock(locus=lambda items, _: [3] * len(items), alone=lambda items, _: [2] * len(items))
+    sizes = evaluate.Sizes(pictures=1, width=28, height=28, threads=torch.get_num_threads())
+    with mock.patch.object(evaluate, "Ways", lambda _: ways), pytest.raises(AssertionError, match="one_by_one wrote"):
+        evaluate.measure(sizes, rounds=1)
 
 
 @pytest.mark.slow
