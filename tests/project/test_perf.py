@@ -99,6 +99,36 @@ def test_grid():
     assert points(given)[0].width == 112
 
 
+def measured_points(name: str, measures: str, *arguments: str) -> list[Workload]:
+    """The sizes that ``perf.<name>`` would measure, by the first argument of its function ``measures``."""
+    module, asked = import_module(f"perf.{name}"), []
+
+    def measure(point: Any, *_: Any) -> dict[str, Any]:
+        asked.append(getattr(point, "work", point))
+        return {"peak_mb": {"locus": 1.0}}
+
+    with mock.patch.object(module, measures, measure):
+        printed(name, *arguments)
+    return asked
+
+
+@pytest.mark.parametrize("name", ["step_time", "limit", "memory"])
+def test_the_token_budget_is_a_size(name):
+    """A budget that is left out of the parser, or that does not reach the step: two prompts encoded at a time."""
+    (default,) = measured_points(name, "measure")
+    assert default.token_budget == Workload().token_budget == 32768
+    small, large = measured_points(name, "measure", "--token-budget=3000", "--prompt-tokens", "550", "2100")
+    assert small.token_budget == large.token_budget == 3000 and small.width < large.width
+
+
+def test_the_token_budget_on_a_gpu(monkeypatch):
+    """The CPU's default takes a GPU's memory for prompts; another one makes figures that cannot be compared."""
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "get_device_name", lambda: "a GPU")
+    assert [point.token_budget for point in measured_points("gpu", "run", "--group", "4", "8")] == [8192, 8192]
+    assert [point.token_budget for point in measured_points("gpu", "run", "--token-budget=2048")] == [2048]
+
+
 def test_the_least_work_is_what_torch_counts():
     """Of a prompt and its images through the stock model: the formulas against PyTorch's counter, to two percent."""
     work = Workload(group=1, new_tokens=1, prompts=1, width=224, height=168, cue=56)
