@@ -117,15 +117,15 @@ def pretrain(cfg: DictConfig) -> None:
 
 def pretrained(cfg: DictConfig, run: RunFolder) -> None:
     """As `pretrain`, in a folder that no other process writes into."""
-    check_steps(run, cfg.trainer.steps)
     choose_threads(cfg.trainer.accelerator, run.path / "run.json")
     seed_everything(cfg.seed, verbose=False)
     backbone = instantiate(cfg.backbone)
     policy = backbone.load()
     lessons, held_out = build_lessons(cfg, backbone, policy)
     module = instantiate(cfg.module)(policy, lessons.builder)
-    start = Start(cfg, run, {"seed": cfg.seed, "parameters": sum(p.numel() for p in policy.parameters())})
+    start = Start(run, {"seed": cfg.seed, "parameters": sum(p.numel() for p in policy.parameters())})
     trainer = build_trainer(cfg, run, start)
+    check_steps(run, cfg.trainer.steps)
     loading = cfg.trainer.workers, cfg.trainer.get("worker_timeout", 600)  # a run of before it was a key goes on
     train = LessonLoader(lessons, cfg.trainer.steps, run.last_step, *loading)
     validation: DataLoader[Any] = DataLoader(cast(Any, held_out), batch_size=None, collate_fn=lambda batch: batch)

@@ -67,7 +67,7 @@ def fit(cfg: DictConfig, run: RunFolder, module: PolicyModule, data: TaskDataMod
         if run.checkpoint is None:
             trainer.validate(module, data, verbose=False)
         elif ranks.position()[0] == 0:
-            check_held_out(run, data.validation.examples)
+            check_steps(run, cfg.trainer.steps)
         trainer.fit(module, data, ckpt_path=run.checkpoint, weights_only=True)
     finally:
         for callback in trainer.callbacks:  # type: ignore[attr-defined]  # Lightning sets it without declaring it
@@ -170,6 +170,8 @@ def trained(cfg: DictConfig, run: RunFolder) -> Trained:
     backbone = instantiate(cfg.backbone)
     with rank_zero_first():
         data = build_data(cfg, backbone, run.last_step)
+    if first and run.checkpoint is not None:
+        check_held_out(run, data.validation.examples)  # before anything opens the tables for these data
     if first:
         check_task(cfg, settings, backbone, data)
     diagnoses = build_diagnoses(cfg) if first else {}
@@ -181,7 +183,7 @@ def trained(cfg: DictConfig, run: RunFolder) -> Trained:
     if first:
         facts = facts_of(cfg, module, data)
         warn_of_another_corpus(run, facts)
-        start = Start(cfg, run, facts)
+        start = Start(run, facts)
     try:
         trainer = build_trainer(cfg, settings.trainer, run, data.task, start)
     except ValueError as error:
@@ -219,7 +221,6 @@ def train(cfg: DictConfig) -> tuple[dict[str, Any], dict[str, Any]]:
 def trained_and_reported(cfg: DictConfig, run: RunFolder) -> tuple[dict[str, Any], dict[str, Any]]:
     """As `train`, in a folder that no other process writes into."""
     settings = TrainSettings.of(cfg)
-    check_steps(run, settings.trainer.steps)
     with joined(run.path, settings.trainer.ranks, settings.trainer.num_nodes, alone=not settings.trainer.in_parts):
         send(cfg, run)
         end = trained(cfg, run)

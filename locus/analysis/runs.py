@@ -41,9 +41,9 @@ def find(path: str | Path) -> list[Path]:
     Raises LocusError where there is none.
     """
     path = Path(path)
-    places = {file.parent for file in path.rglob("config.yaml") if file.parent.name != ".hydra"}
-    # What lies in a run's folder is no run: W&B writes a config.yaml of its own there.
-    found = sorted(place for place in places if not places & {*place.parents})
+    # Hydra and W&B write a config.yaml of their own into a run's folder.
+    files = (file.relative_to(path) for file in path.rglob("config.yaml"))
+    found = sorted(path / file.parent for file in files if not {".hydra", "wandb"} & {*file.parts})
     if not found:
         raise LocusError(f"{path}: no run below it; give a folder that holds config.yaml and metrics.csv, or one above")
     return [place for place in found if not LESSONS.search((place / "config.yaml").read_bytes())] or found

@@ -108,11 +108,17 @@ def _others(frame: pd.DataFrame, alike: Sequence[Sequence[int]]) -> dict[int, st
     texts: dict[int, str] = {}
     for places in alike:
         rows = frame.iloc[places]
-        differ = runs.telling(rows, [name for name in plain if rows[name].map(str).nunique() > 1])
-        for place, values in zip(places, rows[differ].itertuples(index=False), strict=True):
+        told = rows[plain].map(_told)
+        differ = runs.telling(told, [name for name in plain if told[name].nunique() > 1])
+        for place, values in zip(places, told[differ].itertuples(index=False), strict=True):
             pairs = zip(differ, values, strict=True)
-            texts[place] = "".join(f", {name.split('.')[-1]}={as_set(value) or 'null'}" for name, value in pairs)
+            texts[place] = "".join(f", {name.split('.')[-1]}={value}" for name, value in pairs)
     return texts
+
+
+def _told(value: object) -> str:
+    """A setting as it tells runs apart; ``null`` where a run lacks it."""
+    return "null" if pd.isna(value) else as_set(value)
 
 
 def _unlike(frame: pd.DataFrame, alike: Mapping[tuple[str, Budget], Sequence[int]]) -> dict[Budget, tuple[str, ...]]:
@@ -125,7 +131,7 @@ def _unlike(frame: pd.DataFrame, alike: Mapping[tuple[str, Budget], Sequence[int
     plain, found = _settings(frame, "task"), {}
     for budget in dict.fromkeys(budget for _, budget in alike):
         rows = [frame.iloc[places] for (_, one), places in alike.items() if one == budget]
-        values = {name: {frozenset(part[name].map(str)) for part in rows} for name in plain}
+        values = {name: {frozenset(part[name].map(_told)) for part in rows} for name in plain}
         found[budget] = tuple(name for name in plain if len(values[name]) > 1)
     return found
 

@@ -6,6 +6,7 @@ import re
 from collections.abc import Mapping
 from typing import Protocol
 
+from locus.evaluation.reading import patterns
 from locus.files.chat_endpoint import ChatEndpoint
 
 INSTRUCTION = (
@@ -20,8 +21,8 @@ CHOICE = (
     "more than one, or comes to no conclusion."
 )
 
-LETTER = re.compile(r"[\s*(\"']*([A-Z])\b(?![-'’]?\w|[ \t]+\w)")
-"""At the start of a reply, and not the article of "A car is meant"."""
+LETTER = re.compile(r"[\s*(\"']*([A-Z])\b(?![-'’]\w)")
+"""At the start of a reply."""
 
 
 class Judge(Protocol):
@@ -78,8 +79,10 @@ class ChatJudge:
             return None
         listed = "\n".join(f"{letter}. {text}" for letter, text in options.items())
         text = f"Question: {question}\nOptions:\n{listed}\nAnswer to match: {response}"
-        letter = LETTER.match(self._ask(CHOICE, text, {"response": response}))
-        return letter[1] if letter and letter[1] in options else None
+        reply = self._ask(CHOICE, text, {"response": response})
+        letter = LETTER.match(reply)
+        is_article = letter and patterns.ARTICLE.match(reply, letter.start(1))
+        return letter[1] if letter and letter[1] in options and not is_article else None
 
     def _ask(self, instruction: str, text: str, note: dict[str, str]) -> str:
         """The reply, less what the judge thought before it."""

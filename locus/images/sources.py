@@ -244,7 +244,9 @@ class FolderSource(ImageFiles):
         closed: list[str] = []
         paths = sorted(self._paths(lambda error: closed.append(f"folder {error.filename!a}: {error.strerror}")))
         if not paths:
-            raise LocusError(f"{self.folder}: no images ({', '.join(IMAGE_SUFFIXES)}) there; pass data.path=<folder>")
+            why = f" ({closed[0]})" if closed else ""
+            kinds = ", ".join(IMAGE_SUFFIXES)
+            raise LocusError(f"{self.folder}: no images ({kinds}) there{why}; pass data.path=<folder>")
         self.audit = {"folders_unreadable": len(closed), "folders_unreadable_first": closed[:LISTED]}
         columns = [(path, path, width, height) for path, width, height in self._measure(paths)]
         return image_table(columns, np.empty(0, np.int64), np.empty((0, 4)), [])[0]

@@ -242,7 +242,8 @@ class _Launched:
         """Ends this process where a rank is lost and rank zero waits for it without noticing."""
         while not self.ended.wait(0.5):
             if (message := self.lost()) is not None and not self.ended.wait(PATIENCE):
-                write_json(self.folder / "summary.json", {"status": "failed", "message": message})
+                if not (self.folder / "summary.json").exists():  # of an end that no step of this call has undone
+                    write_json(self.folder / "summary.json", {"status": "failed", "message": message})
                 print(f"locus: {message}", file=sys.stderr, flush=True)
                 for process in self.processes:
                     process.kill()

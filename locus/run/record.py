@@ -12,7 +12,6 @@ from typing import Any
 
 import torch
 from lightning.pytorch.callbacks import Callback
-from omegaconf import DictConfig
 
 from locus.files.progress import peak_memory_gb
 from locus.files.run_files import write_json
@@ -42,17 +41,16 @@ def git_commit() -> str | None:
 class Start(Callback):
     """Writes ``run.json`` as known at the start; `finish_record` completes it.
 
-    A resumed run keeps its record and configuration until its next step begins: until then it may be refused. One that
-    has no step left keeps them until `write`.
+    A run that ``resume=`` continues keeps its record and configuration until its next step begins: until then it may be
+    refused. One that has no step left keeps them until `write`.
 
     Args:
-        cfg: the configuration, which is the run's from then on.
-        folder: of the run.
+        folder: of the run, with its configuration.
         facts: what else the record says.
     """
 
-    def __init__(self, cfg: DictConfig, folder: RunFolder, facts: dict[str, Any]):
-        self.cfg, self.folder = cfg, folder
+    def __init__(self, folder: RunFolder, facts: dict[str, Any]):
+        self.folder = folder
         self.record = {
             "started": time.strftime("%Y-%m-%dT%H:%M:%S%z"),
             "commit": git_commit(),
@@ -73,7 +71,7 @@ class Start(Callback):
     def write(self) -> None:
         """Once, whoever asks."""
         if not self._is_written:
-            keep_configuration(self.cfg, self.folder.path)
+            keep_configuration(self.folder)
             write_json(self.folder.path / "run.json", self.record)
             self._is_written = True
 

@@ -12,7 +12,10 @@ from locus.types import Example
 
 
 def check_steps(run: RunFolder, steps: int) -> None:
-    """Raises LocusError where no step is left to take, and the last one has no validation to end with."""
+    """Raises LocusError where no step is left to take, and the last one has no validation to end with.
+
+    After the loggers are made, which mend a ``metrics.csv`` that a kill has left in two halves.
+    """
     if run.last_step >= steps and not is_validated(run, run.last_step):
         raise unvalidated("trainer.steps", steps, run.last_step)
 
@@ -29,7 +32,10 @@ def unvalidated(limit: str, value: float | None, step: int) -> LocusError:
 
 def check_held_out(run: RunFolder, examples: Sequence[Example]) -> None:
     """Raises LocusError where these are not the validation examples that the run began with: its end is paired."""
-    rows = read_rows(run.path / "validation.parquet", VALIDATION)
+    path = run.path / "validation.parquet"
+    if not path.exists():  # a kill while it was replaced: it is there again once it is opened
+        return
+    rows = read_rows(path, VALIDATION)
     then = set(rows["example_id"][rows["step"] == rows["step"].min()])
     now = {example.example_id for example in examples}
     if then and now != then:

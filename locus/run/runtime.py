@@ -11,7 +11,7 @@ import shutil
 import sys
 import warnings
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -46,6 +46,10 @@ class RunFolder:
     checkpoint: Path | None = None
     last_step: int = 0
     """Finished steps of the checkpoint; 0 for a new run."""
+    begun_with: str = ""
+    """The run's configuration with its interpolations, of which instantiating parts of it resolves some in place."""
+    resolved: str = ""
+    """The same without them."""
 
 
 @contextlib.contextmanager
@@ -53,7 +57,7 @@ def open_run(cfg: DictConfig) -> Iterator[tuple[DictConfig, RunFolder]]:
     """The run's folder and configuration; with ``resume=`` those of the earlier run, with this call's dotted overrides.
 
     A job of a sweep whose folder holds a run of an earlier launch resumes it.
-    A resumed run keeps its files as they are until `keep_configuration`, for what is overridden may yet be refused.
+    With ``resume=`` they stay as they are until `keep_configuration`, for what is overridden may yet be refused.
     Raises LocusError when there is nothing whole to resume from, more than dotted keys is overridden on resume, or
     another process has it open.
     """
@@ -64,23 +68,21 @@ def open_run(cfg: DictConfig) -> Iterator[tuple[DictConfig, RunFolder]]:
     with only_writer(path):
         cfg, folder = _opened(cfg, path)
         set_interval(OmegaConf.select(cfg, "progress.every", default=INTERVAL))
+        resolved = cfg.copy()
+        OmegaConf.resolve(resolved)
+        folder = replace(folder, begun_with=OmegaConf.to_yaml(cfg), resolved=OmegaConf.to_yaml(resolved))
         if not resumes:
             write_text(path / CHOICES, OmegaConf.to_yaml(HydraConfig.get().runtime.choices))
-            keep_configuration(cfg, path)
+            keep_configuration(folder)
         yield cfg, folder
 
 
-def keep_configuration(cfg: DictConfig, folder: Path) -> None:
-    """From here on this is the run's, also where it is resumed, and an earlier end of the run is none.
-
-    ``config.yaml`` holds it with every interpolation resolved.
-    """
-    resolved = cfg.copy()
-    OmegaConf.resolve(resolved)
-    (folder / "summary.json").unlink(missing_ok=True)
-    write_text(folder / BEGUN_WITH, OmegaConf.to_yaml(cfg))
-    write_text(folder / "config.yaml", OmegaConf.to_yaml(resolved))
-    _opened_runs.add(folder)
+def keep_configuration(folder: RunFolder) -> None:
+    """From here on it is the run's, also where it is resumed, and an earlier end of the run is none."""
+    write_text(folder.path / BEGUN_WITH, folder.begun_with)
+    write_text(folder.path / "config.yaml", folder.resolved)
+    (folder.path / "summary.json").unlink(missing_ok=True)
+    _opened_runs.add(folder.path)
 
 
 def _opened(cfg: DictConfig, path: Path) -> tuple[DictConfig, RunFolder]:

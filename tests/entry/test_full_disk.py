@@ -13,6 +13,7 @@ from unittest import mock
 
 import pytest
 
+import locus.run.record
 import locus.train
 from tests.support.runs import SMALLEST, command, differences, finish, refused, resume, spawn, train, warm_policy
 
@@ -45,23 +46,25 @@ def sizes(folder: Path) -> dict[str, int]:
         pytest.param("build_trainer", "rollouts.parquet", 0.1, marks=pytest.mark.slow),
         pytest.param("build_trainer", "metrics.csv", 0.1, marks=pytest.mark.slow),
         pytest.param("save_curve", "figures/curve.png", 0.5, marks=pytest.mark.slow),
-        ("open_run", ".hydra/resume.yaml", 0.5),
+        ("keep_configuration", ".hydra/resume.yaml", 0.5),
     ],
 )
 def test_a_full_disk_is_one_line_and_costs_nothing(run, unbroken, since, name, share):
     """A file that cannot be written to its end, whichever it is: what was whole before stays whole, the run goes on."""
-    limit, checkpoint = int(sizes(unbroken)[name] * share), run / "checkpoints" / "step-000002.ckpt"
-    before, original = checkpoint.read_bytes(), getattr(locus.train, since)
+    limit = int(sizes(unbroken)[name] * share)
+    kept = [run / "checkpoints" / "step-000002.ckpt", run / ".hydra" / "resume.yaml", run / "config.yaml"]
+    module = locus.run.record if since == "keep_configuration" else locus.train
+    before, original = [path.read_bytes() for path in kept], getattr(module, since)
     with contextlib.ExitStack() as stack:
 
         def limited(*args: Any, **kwargs: Any) -> Any:
             stack.enter_context(no_file_above(limit))
             return original(*args, **kwargs)
 
-        stack.enter_context(mock.patch.object(locus.train, since, limited))
+        stack.enter_context(mock.patch.object(module, since, limited))
         ended = command("train", f"resume={run}")
     refused(ended, "disk", "resume")
-    assert checkpoint.read_bytes() == before
+    assert [path.read_bytes() for path in kept] == before
     resume(run)
     assert list(differences(run, unbroken)) == []
 

@@ -16,6 +16,7 @@ import yaml
 from omegaconf import OmegaConf
 
 from locus.analysis.runs import choices
+from locus.files.run_files import BEGUN_WITH
 from locus.training.grpo import GRPOModule
 from locus.training.module import PolicyModule
 from tests.support.interrupted import STEPS, Killed, cut, settings
@@ -58,6 +59,8 @@ def test_k_steps_and_the_rest_are_the_whole(folder, unbroken, step):
     assert json.loads((folder / "run.json").read_text())["resumed_from_step"] == step
     assert json.loads((folder / "summary.json").read_text()) == json.loads((unbroken / "summary.json").read_text())
     assert (folder / "config.yaml").read_text() == (unbroken / "config.yaml").read_text()
+    begun = (folder / BEGUN_WITH).read_text()
+    assert begun == (unbroken / BEGUN_WITH).read_text() and "seed: ${seed}" in begun, "it follows later overrides"
 
 
 @pytest.mark.parametrize("steps", [STEPS, pytest.param(3, marks=pytest.mark.slow)])

@@ -111,7 +111,17 @@ def test_judge_is_asked_what_no_rule_reads(tmp_path):
     [
         *(
             (reply, "B")
-            for reply in ("B", " **B**", "(B)", '"B".', "B. a car", "B: a car", "B - a car", "B\n\nIt says so.")
+            for reply in (
+                "B",
+                " **B**",
+                "(B)",
+                '"B".',
+                "B. a car",
+                "B: a car",
+                "B - a car",
+                "B\n\nIt says so.",
+                "B is meant",
+            )
         ),
         ("<think>A or B? The first is no car.</think>\n\nB", "B"),
         *((reply, None) for reply in ("A car is meant, which is no option", "A-frame houses", "Z", "C", "Both")),

@@ -6,7 +6,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 
 from locus.evaluation.reading import patterns
 from locus.evaluation.reading.option_values import are_values
@@ -50,7 +50,7 @@ def claims(text: str, options: Mapping[str, str]) -> Iterator[tuple[int, list[st
         if match and is_letter(text, match.start(1)):
             letters, end = listing(text, match.start(1))
             refused = is_denied(text, end, options) or is_refused(text, match.start(1))
-            point = valued and statement["taken"] and _is_point(text, statement.end(), match.start(1), end, options)
+            point = valued and statement["taken"] and patterns.POINT.match(text, end)
             if not refused and not point and not _passing(text, statement, letters, end):
                 if statement[0] in patterns.ARROWS:
                     pointed.append((match.start(1), letters))
@@ -66,7 +66,9 @@ def claims(text: str, options: Mapping[str, str]) -> Iterator[tuple[int, list[st
         if start >= done and match[2].isupper() and not patterns.ARTICLE.match(text, start):
             letters, done = listing(text, start)
             verdict = _verdict(patterns.CONFIRMED, text, done, options)
-            place = options and not drawn and not match[1] and _is_labelled(text, start)
+            place = (
+                options and not match[1] and _is_labelled(text, start) and not (drawn or _is_named(letters, options))
+            )
             weak = place and verdict and patterns.WEAK.search(verdict[0])
             if verdict and not weak and not is_refused(text, start):
                 yield start, letters
@@ -80,12 +82,6 @@ def _passing(text: str, statement: re.Match[str], letters: list[str], end: int) 
         return True
     before = max(0, statement.start() - 100)
     return patterns.CONDITIONAL.search(text, before, statement.end()) is not None
-
-
-def _is_point(text: str, begin: int, start: int, end: int, options: Mapping[str, str]) -> bool:
-    """Whether letters at ``start``, said from ``begin`` on, are taken for something: "choose A as the origin"."""
-    chosen = patterns.SENTENCE_ENDS.match(text, end) or patterns.REASON.match(text, end)
-    return not (chosen or patterns.OPTION.search(text, begin, start) or _own_text(text, end, options))
 
 
 def mentions_in(text: str, options: Mapping[str, str]) -> Iterator[tuple[str, bool]]:
@@ -164,6 +160,11 @@ def _own_text(text: str, end: int, options: Mapping[str, str]) -> re.Match[str] 
     """The text of the option whose letter stands before ``end``, if it follows."""
     own = re.escape(options.get(text[end - 1].upper(), "").strip(" ."))
     return re.compile(rf"{patterns.OPENS}{own}(?!\w)", re.IGNORECASE).match(text, end) if own else None
+
+
+def _is_named(letters: Sequence[str], options: Mapping[str, str]) -> bool:
+    """Whether the options are what is labelled: "Point A", "Image B"."""
+    return all(options.get(letter, "").split()[-1:] == [letter] for letter in letters)
 
 
 def _is_labelled(text: str, start: int) -> bool:

@@ -37,7 +37,7 @@ _CHOOSE = _words(
     "go_with go_for going_with going_for going_to_be vote_for settle_on opt_for guess conclude prefer bet_on "
     "lean_toward lean_towards leaning leaning_toward leaning_towards answer_to it_to that_to this_to"
 )
-# "Choose A as the origin", too.
+# Of points and variables, too: see `POINT`.
 _TAKE = _words("choose chose chosen choosing select selected selecting pick picked picking say mean")
 _POINT = r"(?:'s|\s(?i:is|must be|has to be|should be|will be|can only be|be))\b"
 STATEMENTS = re.compile(
@@ -59,9 +59,11 @@ ARROWS = ("→", "⇒", "=>", "->")
 AFTER = re.compile(_FILLER + _LETTER)
 SENTENCE_ENDS = re.compile(r"[\s)\]*\"'`]{0,4}(?:[.!,;]|\n|$)|\n")
 TICKED = re.compile(r"^[\s*(\[|-]{0,8}([A-Z])[).:\]*| ][^\n✅✔✓☑]{0,80}[✅✔✓☑]", re.MULTILINE)
-# "I choose option B", "I choose B because …"
-OPTION = re.compile(r"[(\[*\"']|(?i:option|choice|answer|letter)")
-REASON = re.compile(r"\s(?i:because|since|given|as (?:it|my|the (?:[a-z]{1,12} )?(?:answer|option|choice)))\b")
+# "Choose A as the origin", "say A is the number of apples": A stands for something.
+POINT = re.compile(
+    r"\s(?i:(?:as (?:the |an? |our )?(?:origin|cent(?:er|re)|vertex|apex|pivot|start\w*|reference|unknown|variable|base"
+    r"|point)|to be|is|are|be|on|such that|equals?)\b|=)"
+)
 # "Options: A. red B. blue" states nothing.
 PLURAL = re.compile(r"(?i:options|choices)")
 SECOND = re.compile(r"[).:\]][^\n]{0,80}?\n?[^\n]{0,9}?\bB[).:\]]")
@@ -77,8 +79,8 @@ _RIGHTLY = _words("right") + (
     r"(?![ -](?i:angles?|angled|triangle|side|hand|half|edge|next|of|behind|beside|above|below|on|in|at|to|by)\b)"
 )
 _LIKELY = (
-    r"(?i:\blikely\b)(?=[\s*_\"'`)]{0,4}(?:[.,;:!?]|\n|$)|\s(?i:(?:to be )?(?:the )?(?:most |best )?"
-    r"(?:correct|right|answer|choice|option|match|true|candidate|because|since|given|than))\b)"
+    r"(?i:\blikely\b(?!\s(?:(?!answer)[a-z]{2,}er\b|more\b|to\b(?! be (?:the )?(?:most |best )?(?:correct|right|answer"
+    r"|option|choice|match))|(?:at|in|on|near|behind|from|of|an?)\b(?! (?:good|better|match|correct)))))"
 )
 _RIGHT = (
     rf"(?:{_words('correct answer answers true accurate plausible appropriate match solution better best')}"

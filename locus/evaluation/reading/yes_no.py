@@ -60,6 +60,13 @@ _STATED = re.compile(
     rf"(?:({_TRUE})|({_FALSE}))(?![a-z]| or\b)"
 )
 _WHETHER = re.compile(r"\bwhether(?: or not)? (?:(?:the|this|that) )?$")
+# "I don't think the sentence is true", "there is no evidence that it is"
+_DENIED_OF = re.compile(
+    r"(?:\bno (?:evidence|sign|indication|proof)|n't|not|never)(?: (?:think|believe|say|mean|see|conclude|be|said"
+    r"|shown|true|clear|certain|sure|possible|to|the case)\b)* (?:that )?(?:(?:the|this) )?$"
+)
+# Sentences that repeat the question show nothing.
+_POSED = re.compile(r"\b(?:whether|check|if|sentence|statement|caption|claims?|says|states)\b|\?")
 _NOUN = r"(?:an?|one|two|three|four|five|six|several|some|many|multiple|at least|\d{1,3}|indeed|clearly|also)\b"
 _CLAIMS = re.compile(
     rf"\bthere(?: is|'s| are) (?:(?:indeed|clearly|actually|definitely|in fact),? )?(?:{_NOUN})"
@@ -84,9 +91,10 @@ _BESIDE = re.compile(
     r"|likely|unlikely|impossible|doubt(?:s|ful)?)\b"
 )
 _DENIED_THING = re.compile(
-    rf"(?:\bno|{_DENIAL.pattern})((?: (?!(?:[a-z]+ing|in|on|at|under|near|next|behind|beside|above|below|over|of|to"
-    r"|with|by|from|for|and|or|but|is|are|can|visible|present|shown|seen|anywhere|nearby|around|here|there|that|which|inside"
-    r"|outside|between)\b)[a-z-]{1,20}){1,4})"
+    rf"(?:\bno|{_DENIAL.pattern})(?: (?:visible|clear|actual))?"
+    r"((?: (?!(?:[a-z]+ing|in|on|at|under|near|next|behind|beside|above|below|over|of|to|with|by|from|for|and|but|who"
+    r"|because|as|depicted|located|directly|clearly|really|actually|currently|is|are|can|visible|present|shown|seen|anywhere|nearby"
+    r"|around|here|there|that|which|inside|outside|between)\b)[a-z-]{1,20}){1,4})"
 )
 _EXISTS = re.compile(
     r"\b(?:is|are) there (?:(?:an?|any|some|the) )?([a-z][a-z -]{0,40}?)"
@@ -149,7 +157,8 @@ def _claimed(text: str, determiner: bool, question: str) -> str | None:
     if answers := list(_ANSWER_CHINESE.finditer(text)):
         return "yes" if answers[-1][1] else "no"
     said = [(match, _before(text, match.start())) for match in _STATED.finditer(text)]
-    stated = [match for match, before in said if not _UNSURE.search(before) and not _WHETHER.search(before)]
+    passing = (_UNSURE, _WHETHER, _DENIED_OF)
+    stated = [match for match, before in said if not any(pattern.search(before) for pattern in passing)]
     if stated:
         return "yes" if stated[-1][1] or stated[-1][3] else "no"
     if determiner or _denied(text):
@@ -179,8 +188,9 @@ def _denies_named(text: str, question: str) -> bool:
     asked = _named(question)
     asked |= {form for noun in asked for form in _called(noun)}
     denied = [found for found in _DENIED_THING.finditer(text) if found[1].split()[0] not in ("other", "more")]
-    shown = _named(text[: denied[0].start()]) if denied else set()
-    heads = [_called(found[1].split()[-1]) for found in denied]
+    told = _SENTENCES.split(text[: denied[0].start()]) if denied else []
+    shown = _named(" ".join(one for one in told if not _POSED.search(one)))
+    heads = [_called(part.split()[-1]) for found in denied for part in found[1].split(" or ") if part.strip()]
     return any(names & asked and not names & shown for names in heads)
 
 

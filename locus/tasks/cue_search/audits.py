@@ -34,8 +34,8 @@ CUE_SIDE = 12
 IMAGE_SIDE = 1024
 """... or until its long side has this many, whichever leaves the image larger; it never enlarges."""
 _IMAGE_COLUMNS = ("image_id", "image_path", "width", "height")
-MOST_IMAGE_RATIO = 200
-"""Of an image's sides: processors refuse one above it."""
+MOST_IMAGE_RATIO = 190
+"""Of an image's sides: processors refuse one above 200, once its sides are rounded to patches."""
 FLAT = 1.0
 """Grey levels: the root mean square contrast below which a region is flat, and correlation says nothing."""
 

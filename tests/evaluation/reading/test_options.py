@@ -176,7 +176,12 @@ def test_another_things_absence_is_no_answer(thing, text, answer):
         ("The cat is on the sofa.", "It is on the sofa, with no other cats around.", None),
         ("The cat is on the sofa.", "The cat is on the sofa, and there is no cat on the floor.", None),
         ("The dog is without a leash.", "There is no leash.", None),
+        ("The cat is on the sofa.", "The cat is on the sofa. There is no cat on the floor.", None),
         ("The cat is under the table.", "There is no cat under the table.", "no"),
+        ("The cat is under the table.", "I check whether the cat is under the table. There is no cat in it.", "no"),
+        ("The cat is under the table.", "There is no visible cat directly under the table.", "no"),
+        ("The cat is under the table.", "There is no cat who is under a table.", "no"),
+        ("The cat is under the table.", "There are no dogs or cats in the picture.", "no"),
         ("The cat is under the table.", "I don't see any cats sitting under the table.", "no"),
         ("The cat is under the table.", "The picture shows a sofa. There is no table in it.", "no"),
     ],
@@ -204,6 +209,10 @@ def test_a_sentence_is_false_if_its_things_are_missing(sentence, text, answer):
         ("The figure: right of the car stands a cat.", None),
         ("Answer: true or false?", None),
         ("I can't say whether the sentence is true.", None),
+        ("There is no evidence that the sentence is true.", None),
+        ("I don't think the sentence is true.", None),
+        ("It cannot be said that the caption is true.", None),
+        ("It is not on the sofa, so the sentence is false.", "no"),
     ],
 )
 def test_true_and_false_of_a_sentence(text, answer):

@@ -13,6 +13,7 @@ SIDES = {"A": "left", "B": "right"}
 COLORS = {"A": "red", "B": "blue", "C": "green", "D": "yellow"}
 NUMBERS = {"A": "12", "B": "15", "C": "18"}
 NONE = {"A": "12", "B": "15", "C": "No correct answer"}
+POINTS = {letter: f"Point {letter}" for letter in "ABCD"}
 CLOSER = {"A": "A is closer", "B": "B is closer"}
 
 
@@ -68,6 +69,11 @@ def test_a_letters_own_text_is_no_verdict(options, text, letter):
         (COLORS, "D is likely the correct answer, not C.", "D"),
         (COLORS, "D is more likely than C.", "D"),
         (dict(zip("ABC", "ABC", strict=True)), "Line B is right.", "B"),
+        (COLORS, "(A) and (B) are possible, but C is the most likely explanation.", "C"),
+        (COLORS, "At first sight the answer is A. But C is most likely based on the shadow.", "C"),
+        (NUMBERS, "I get 12.4, which is not listed, so I choose B as the closest value.", "B"),
+        (NUMBERS, "I pick B based on this. C would be 12 too many.", "B"),
+        (POINTS, "Point B is more likely, since its edge matches. Point C is on the handle.", "B"),
     ],
 )
 def test_points_are_not_chosen(options, text, letter):
