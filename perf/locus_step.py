@@ -36,7 +36,7 @@ from locus.types import Sampling
 from perf.step_workload import FRAME, Meter, Workload, answered, forbid_end_token, read_inputs, resident_bytes
 
 PHASES = ("rollout", "reference", "update")
-DECODE_BUDGET = 32768
+DECODING = RolloutDecoding(32768)
 
 
 class StepMeter(Callback):
@@ -73,10 +73,9 @@ def build(
     scorer: Scorer,
     backbone: Backbone,
     weights: Callable[[VLM], None] | None = None,
-    decoding: RolloutDecoding | None = None,
+    decoding: RolloutDecoding = DECODING,
 ) -> tuple[GRPOModule, TaskDataModule]:
     """Module and data of the run; ``weights`` puts adapters into the policy."""
-    decoding = decoding or RolloutDecoding(DECODE_BUDGET)
     builder = PromptBuilder(backbone.processor(), PixelLimits())
     make = SampleMaker(CueSearch(corpus, ImageFiles(folder / "pictures")), builder, FRAME)
     data = TaskDataModule(make, work.prompts, 1, work.all_steps, 0, 0)

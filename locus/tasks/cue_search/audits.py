@@ -213,7 +213,7 @@ def broken_images(images: Sequence[tuple[str, str, int, int]], source: ImageSour
         if size != (width, height):
             return f"{shown}, the source's table says {width}x{height}"
         too_long = max(size) > MOST_IMAGE_RATIO * min(size)
-        return f"{shown}; no backbone takes sides of a ratio above {MOST_IMAGE_RATIO}" if too_long else ""
+        return f"{shown}; its sides' ratio is above {MOST_IMAGE_RATIO}, near what backbones refuse" if too_long else ""
 
     with ThreadPoolExecutor(os.cpu_count()) as pool:  # decoding leaves Python's lock
         found = list(tracked(pool.map(check, images), "checking images", len(images), "images"))
