@@ -1,6 +1,6 @@
 # One command each, on a machine with only Python 3.11+ and make. Every target that needs it sets up
 # .venv first; a second call finds the stamp and is quick.
-#   make train ARGS="data=coco trainer.steps=20"      make test ARGS="tests/test_boxes.py -x"
+#   make train ARGS="data=coco trainer.steps=20"      make test ARGS="tests/test_boxes.py -n 0 -x"
 PYTHON ?= $(shell for p in python3 python3.13 python3.12 python3.11; do \
 	$$p -c 'import sys; sys.exit(sys.version_info < (3, 11))' >/dev/null 2>&1 && { echo $$p; exit; }; done; echo python3)
 ARGS ?=
@@ -9,6 +9,7 @@ VENV := .venv
 RUN := $(VENV)/bin/python
 STAMP := $(VENV)/.setup-done
 PIP := $(RUN) -m pip --quiet --no-input --disable-pip-version-check
+TEST := OMP_NUM_THREADS=1 $(RUN) -m pytest -n 2 --dist loadfile  # two processes with a thread each
 OLD_PYTHON := locus needs Python 3.11 or newer; name one with: make PYTHON=/path/to/python3.11
 
 .DEFAULT_GOAL := help
@@ -33,10 +34,10 @@ train: setup ## run the main job; overrides in ARGS
 	$(RUN) -m locus.train $(ARGS)
 
 test: setup ## fast tests: CPU, no network
-	$(RUN) -m pytest $(ARGS)
+	$(TEST) $(ARGS)
 
 test-slow: setup ## tests of minutes: learning, resume, the documents' commands
-	$(RUN) -m pytest -m "slow and not gpu" $(ARGS)
+	$(TEST) --no-loadscope-reorder -m "slow and not gpu" $(ARGS)  # in the order of tests/conftest.py
 
 lint: setup ## ruff: rules and format; mypy: types; nothing changed
 	$(RUN) -m ruff check .

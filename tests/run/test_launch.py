@@ -33,6 +33,7 @@ with joined(Path(sys.argv[1]), 1, alone=False):
 """
 
 
+@pytest.mark.slow
 def test_rank_zero_does_not_wait_for_a_rank_that_has_ended(tmp_path: Path):
     """A run that hangs in a collective, whose other side has said in its log alone why it ended."""
     rank = tmp_path / "rank"
@@ -75,6 +76,7 @@ def test_who_follows(monkeypatch: pytest.MonkeyPatch):
         assert rank_above_zero() == follows
 
 
+@pytest.mark.slow
 def test_a_lone_rank_of_torchrun_makes_its_own_group(tmp_path: Path):
     """A wait of a day at start-up: torch looks for torchrun's store at the port of the run's own."""
     torchrun = "-m", "torch.distributed.run", "--nproc-per-node=1", f"--master-port={find_free_network_port()}"
