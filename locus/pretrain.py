@@ -26,6 +26,7 @@ from locus.analysis.run_metrics import read_metrics, validations
 from locus.boxes import parse_frame
 from locus.evaluation.evaluator import Evaluator
 from locus.files.checkpoints import AtomicCheckpointIO
+from locus.files.progress import peak_memory_gb
 from locus.files.run_files import write_text
 from locus.policy.backbone import Backbone
 from locus.policy.prompts import PixelLimits, PromptBuilder
@@ -132,7 +133,8 @@ def pretrained(cfg: DictConfig, run: RunFolder) -> None:
     trainer.fit(module, train, validation, ckpt_path=run.checkpoint, weights_only=True)
     start.write()
     final = final_scores(read_metrics(run.path))
-    finish_record(run, start.record, {})
+    on_gpu = trainer.strategy.root_device.type == "cuda"
+    finish_record(run, start.record, {}, peak_memory_gb=peak_memory_gb(on_gpu))
     evaluator = Evaluator(policy, lessons.builder, GREEDY, VALIDATION_BUDGET)
     context = measure(instantiate(cfg.context, _convert_="all"), evaluator, "the policy")
     context.to_parquet(run.path / "context.parquet", index=False)

@@ -7,7 +7,6 @@ from locus.run.help import answer_early
 if __name__ == "__main__":
     answer_early()  # before the imports below, which take seconds
 
-import json
 import logging
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
@@ -35,6 +34,7 @@ from locus.analysis.run_metrics import (
     validation_section,
     validation_table,
 )
+from locus.analysis.runs import record
 from locus.boxes import parse_frame
 from locus.errors import LocusError
 from locus.evaluation.evaluator import Evaluator
@@ -44,7 +44,7 @@ from locus.run.building import base_policy, build_data, build_diagnoses, build_m
 from locus.run.callbacks import TableCallback
 from locus.run.launch import follow, follow_in_job, joined, rank_above_zero, rank_zero_first
 from locus.run.loggers import close_loggers
-from locus.run.outcome import held_before, outcome, read_plan
+from locus.run.outcome import COSTS, costs, held_before, read_plan
 from locus.run.recipe import chosen, differences
 from locus.run.record import Start, finish_record, write_summary
 from locus.run.resumption import check_held_out, check_steps, is_validated, unvalidated
@@ -76,8 +76,8 @@ def fit(cfg: DictConfig, run: RunFolder, module: PolicyModule, data: TaskDataMod
         close_loggers()
 
 
-def facts_of(cfg: DictConfig, module: PolicyModule, data: TaskDataModule) -> dict[str, Any]:
-    """What ``run.json`` says of the run's sizes."""
+def facts_of(cfg: DictConfig, module: PolicyModule, data: TaskDataModule, earlier: Mapping[str, Any]) -> dict[str, Any]:
+    """What ``run.json`` says of the run's sizes; ``earlier`` is what it said before the run was resumed."""
     prompts = cfg.trainer.prompts_per_step
     return {
         "seed": cfg.seed,
@@ -86,16 +86,13 @@ def facts_of(cfg: DictConfig, module: PolicyModule, data: TaskDataModule) -> dic
         "prompts_per_step": prompts,
         "completions_per_step": prompts * module.completions_per_prompt,
         "updates_per_rollout": module.updates_per_step,
-        "plan": read_plan(cfg.planned, module.policy.parameters()),
+        "plan": earlier["plan"] if "plan" in earlier else read_plan(cfg.planned, module.policy.parameters()),
     }
 
 
-def warn_of_another_corpus(run: RunFolder, facts: dict[str, Any]) -> None:
+def warn_of_another_corpus(earlier: Mapping[str, Any], facts: Mapping[str, Any]) -> None:
     """Says so where a run is resumed on other data: of a corpus drawn anew it may train on held-out images."""
-    path = run.path / "run.json"
-    if run.checkpoint is None or not path.exists():
-        return
-    then, now = json.loads(path.read_text()).get("corpus_hash"), facts.get("corpus_hash")
+    then, now = earlier.get("corpus_hash"), facts.get("corpus_hash")
     if then and now and then != now:
         log.warning(
             "the data give another corpus (%s) than the run began with (%s), so that held-out images may be trained "
@@ -158,8 +155,6 @@ class Trained:
     record: dict[str, Any]
     """What ``run.json`` says by then; it and the diagnoses are rank zero's."""
     diagnoses: Mapping[str, Diagnosis]
-    before: float
-    """See `locus.run.outcome.held_before`."""
 
 
 def trained(cfg: DictConfig, run: RunFolder) -> Trained:
@@ -177,12 +172,13 @@ def trained(cfg: DictConfig, run: RunFolder) -> Trained:
     diagnoses = build_diagnoses(cfg) if first else {}
     if first:
         announce(cfg, settings)
-    before = held_before()
+    before = held_before(settings.trainer.on_gpu)
+    earlier = record(run.path) if first and run.checkpoint is not None else {}
     module = build_module(cfg, settings, backbone, data)
     start = None
     if first:
-        facts = facts_of(cfg, module, data)
-        warn_of_another_corpus(run, facts)
+        facts = facts_of(cfg, module, data, earlier)
+        warn_of_another_corpus(earlier, facts)
         start = Start(run, facts)
     try:
         trainer = build_trainer(cfg, settings.trainer, run, data.task, start)
@@ -196,10 +192,15 @@ def trained(cfg: DictConfig, run: RunFolder) -> Trained:
         raise unvalidated(f"trainer.{limit}", getattr(settings.trainer, limit), module.finished_steps)
     if start is not None:
         start.write()
+        if module.finished_steps > run.last_step:
+            on_gpu = trainer.strategy.root_device.type == "cuda"
+            start.record |= costs(read_metrics(run.path), on_gpu, before)
+        else:  # of the process that took the last step
+            start.record |= {name: earlier[name] for name in COSTS if name in earlier}
     if module.clock.is_over:
         log.info("ended by trainer.max_seconds=%g at step %d", settings.trainer.max_seconds, module.finished_steps)
     module.gather()
-    return Trained(backbone, module, data, trainer, start.record if start else {}, diagnoses, before)
+    return Trained(backbone, module, data, trainer, start.record if start else {}, diagnoses)
 
 
 def announce(cfg: DictConfig, settings: TrainSettings) -> None:
@@ -230,7 +231,7 @@ def trained_and_reported(cfg: DictConfig, run: RunFolder) -> tuple[dict[str, Any
     save_curve(metrics, run.path / "figures" / "curve.png", headline)
     final = {"headline": f"val/{headline}", **final_validation(metrics, headline)}
     trained_for = {"steps": end.module.finished_steps, "seconds": end.module.clock.seconds}
-    finish_record(run, end.record, phase_seconds(metrics), trained=trained_for, outcome=outcome(metrics, end.before))
+    finish_record(run, end.record, phase_seconds(metrics), trained=trained_for)
     device = end.trainer.strategy.root_device
     report(cfg, settings.rollout, run, end.backbone, end.module, end.data, end.diagnoses, device)
     write_summary(run, final)

@@ -69,8 +69,9 @@ def phase_seconds(metrics: pd.DataFrame) -> dict[str, float]:
 
 def final_validation(metrics: pd.DataFrame, headline: str) -> dict[str, float]:
     """``val/…`` scalars of the last validation, also when a resumed run had nothing left to do."""
-    last = metrics[metrics[f"val/{headline}"].notna()].iloc[-1]
-    return {name: float(last[name]) for name in metrics if name.startswith("val/") and pd.notna(last[name])}
+    rows = validations(metrics)
+    last = rows[rows[f"val/{headline}"].notna()].iloc[-1]
+    return {name: float(last[name]) for name in rows if name.startswith("val/") and pd.notna(last[name])}
 
 
 def validation_rows(metrics: pd.DataFrame) -> pd.DataFrame:
@@ -125,8 +126,11 @@ def save_curve(metrics: pd.DataFrame, path: Path, headline: str) -> None:
 
 
 def first_and_last(validation: pd.DataFrame) -> pd.DataFrame:
-    """``validation.parquet``: the rows of the first and the last validation, with policy, item and unit (the image)."""
-    ends = {int(validation["step"].min()): BEFORE, int(validation["step"].max()): AFTER}
+    """``validation.parquet``: the rows of the base and of the last validation, with policy, item and unit (the image).
+
+    Without the base's where the table has lost them.
+    """
+    ends = {0: BEFORE, int(validation["step"].max()): AFTER}
     rows = validation[validation["step"].isin(ends)].assign(policy=validation["step"].map(ends))
     rows = rows.rename(columns={"example_id": "item"})
     rows["unit"] = rows.pop("image_id").fillna(rows["item"])

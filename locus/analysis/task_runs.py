@@ -110,7 +110,7 @@ def _others(frame: pd.DataFrame, alike: Sequence[Sequence[int]]) -> dict[int, st
         rows = frame.iloc[places]
         told = rows[plain].map(_told)
         differ = runs.telling(told, [name for name in plain if told[name].nunique() > 1])
-        for place, values in zip(places, told[differ].itertuples(index=False), strict=True):
+        for place, values in zip(places, told[differ].to_numpy().tolist(), strict=True):
             pairs = zip(differ, values, strict=True)
             texts[place] = "".join(f", {name.split('.')[-1]}={value}" for name, value in pairs)
     return texts

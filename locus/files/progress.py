@@ -126,9 +126,9 @@ def _clock_time(seconds: float) -> str:
 
 
 # --- Cost ----------------------------------------------------------------------------------------------------------
-def peak_memory_gb() -> float:
-    """Peak of the GPU's allocator where there is one, else of the process's resident memory, in GB."""
-    if torch.cuda.is_available():
+def peak_memory_gb(on_gpu: bool) -> float:
+    """Peak of the GPU's allocator, or of the process's resident memory, in GB."""
+    if on_gpu:
         return torch.cuda.max_memory_allocated() / 1e9
     unit = 1 if sys.platform == "darwin" else 1024
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit / 1e9
@@ -152,5 +152,5 @@ class Phases:
     def costs(self) -> dict[str, float]:
         """``time/<phase>_s`` for each phase, and the peak memory so far."""
         return {f"time/{name}_s": seconds for name, seconds in self._seconds.items()} | {
-            "memory/peak_gb": peak_memory_gb()
+            "memory/peak_gb": peak_memory_gb(self.device.type == "cuda")
         }

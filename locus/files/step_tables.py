@@ -78,7 +78,10 @@ def with_columns(schema: pa.Schema, columns: Mapping[str, type]) -> pa.Schema:
 
 
 def read_rows(path: Path, schema: pa.Schema) -> pd.DataFrame:
-    """The rows of a `StepTable`; of a run that has written none yet, none, with their columns."""
+    """The rows of a `StepTable`; of a run that has written none yet, none, with their columns.
+
+    Raises OSError or ValueError when what is there cannot be read.
+    """
     if path.is_dir() and not any(path.glob("*.parquet")):
         return schema.empty_table().to_pandas()
     return pd.read_parquet(path)

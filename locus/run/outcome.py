@@ -15,6 +15,9 @@ from locus.errors import LocusError
 from locus.files.progress import peak_memory_gb
 from locus.policy.quantization import stored_numbers
 
+COSTS = ("peak_memory_gb", "outcome")
+"""Keys of `costs`."""
+
 
 def read_plan(folder: str | None, parameters: Iterable[nn.Parameter]) -> dict[str, Any] | None:
     """GB at the peak, seconds per step by phase and hours, from the folder of a plan; None without one.
@@ -46,19 +49,28 @@ def read_plan(folder: str | None, parameters: Iterable[nn.Parameter]) -> dict[st
     return figures
 
 
-def held_before() -> float:
-    """GB of the process that are not the run's: on a CPU its peak so far; a GPU's allocator counts tensors alone."""
-    return 0.0 if torch.cuda.is_available() else peak_memory_gb()
+def held_before(on_gpu: bool) -> float:
+    """GB of the process that are not the run's: on a CPU its peak so far, on a GPU, whose peak begins anew, tensors."""
+    if not on_gpu:
+        return peak_memory_gb(on_gpu)
+    if not torch.cuda.is_available():  # it is missed soon
+        return 0.0
+    torch.cuda.reset_peak_memory_stats()
+    return torch.cuda.memory_allocated() / 1e9
 
 
-def outcome(metrics: pd.DataFrame, before: float) -> dict[str, Any]:
-    """The same as measured; ``peak_gb`` is None where the process has held more before, as in a sweep of one process.
+def costs(metrics: pd.DataFrame, on_gpu: bool, before: float) -> dict[str, Any]:
+    """What ``run.json`` says of the process, and under ``outcome`` the same as a plan, as measured.
+
+    The outcome's ``peak_gb`` is None where the process has held more before, as in a sweep on a CPU.
 
     Args:
         metrics: rows of ``metrics.csv``.
+        on_gpu: where the run was.
         before: see `held_before`.
     """
     names = [name for name in metrics if name.startswith("time/")]
     seconds = {name.removeprefix("time/").removesuffix("_s"): float(metrics[name].mean()) for name in names}
-    grown = peak_memory_gb() - before
-    return {"peak_gb": grown if grown > 0 else None, "seconds_per_step": seconds}
+    peak = peak_memory_gb(on_gpu)
+    measured = {"peak_gb": peak - before if peak > before else None, "seconds_per_step": seconds}
+    return {"peak_memory_gb": peak, "outcome": measured}

@@ -13,7 +13,7 @@ from typing import Any
 import torch
 from lightning.pytorch.callbacks import Callback
 
-from locus.files.progress import peak_memory_gb
+from locus.analysis.diagnoses.shared import forget
 from locus.files.run_files import write_json
 from locus.run.help import CONF
 from locus.run.runtime import RunFolder, keep_configuration
@@ -66,6 +66,9 @@ class Start(Callback):
 
     def on_train_batch_start(self, *_: Any) -> None:
         """Nothing that is given on resume has been refused."""
+        if not self._is_written:
+            forget(self.folder.path)
+            (self.folder.path / "claims.csv").unlink(missing_ok=True)
         self.write()
 
     def write(self) -> None:
@@ -77,9 +80,8 @@ class Start(Callback):
 
 
 def finish_record(folder: RunFolder, record: dict[str, Any], phases: dict[str, float], **facts: Any) -> None:
-    """Adds wall time per phase, peak memory, and what else is known by now to ``run.json``."""
-    costs = {"seconds_per_phase": phases, "peak_memory_gb": peak_memory_gb()}
-    write_json(folder.path / "run.json", record | costs | facts)
+    """Adds wall time per phase and what else is known by now to ``run.json``."""
+    write_json(folder.path / "run.json", record | {"seconds_per_phase": phases} | facts)
 
 
 def write_summary(folder: RunFolder, final: dict[str, Any]) -> None:

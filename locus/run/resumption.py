@@ -35,7 +35,10 @@ def check_held_out(run: RunFolder, examples: Sequence[Example]) -> None:
     path = run.path / "validation.parquet"
     if not path.exists():  # a kill while it was replaced: it is there again once it is opened
         return
-    rows = read_rows(path, VALIDATION)
+    try:
+        rows = read_rows(path, VALIDATION)
+    except (OSError, ValueError):  # refused, with a way out, once it is opened
+        return
     then = set(rows["example_id"][rows["step"] == rows["step"].min()])
     now = {example.example_id for example in examples}
     if then and now != then:

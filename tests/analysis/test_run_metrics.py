@@ -25,6 +25,12 @@ def test_one_row_a_validation():
     assert list(validation_rows(METRICS[["step", "train/reward"]])["step"]) == []
 
 
+def test_the_last_validation_has_what_was_logged_beside_the_task():
+    """The base's attention in a summary, and none of the trained policy."""
+    last = {"val/attention_in_box": 0.4, "val/reward": 0.4, "val/mean_iou": 0.5, "val/tiny/mean_iou": 0.15}
+    assert final_validation(METRICS, "mean_iou") == last
+
+
 def test_any_tasks_scalars_are_shown():
     """A validation of another task than cue search, that is nowhere to be seen."""
     rows = METRICS[["step", "val/reward"]].assign(**{"val/accuracy": [None, 0.5, None, None, 1.0]})

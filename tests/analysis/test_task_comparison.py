@@ -173,6 +173,14 @@ def test_a_setting_that_a_run_lacks_is_a_setting(tmp_path):
     assert [run.setting for run in found] == ["jigsaw, grid=null", "jigsaw, grid=3"]
 
 
+def test_a_run_alone(tmp_path, monkeypatch):
+    """A traceback with pandas below 3.1, where rows of a frame without columns are none."""
+    rows = lambda self, **_: zip(*(self.iloc[:, place] for place in range(self.shape[1])), strict=True)  # noqa: E731
+    monkeypatch.setattr(pd.DataFrame, "itertuples", rows)
+    task_tables.run(tmp_path / "1", {"jigsaw": 1.0}, 1, {"proxy_tasks": task_tables.proxies({}, 4)})
+    assert [run.setting for run in task_runs(runs.load(tmp_path), runs.find(tmp_path))] == ["jigsaw"]
+
+
 def test_wrong_tables(tmp_path):
     """A table with an item twice counted double; one that lacks a column, or a broken one, without its name."""
     table = task_tables.proxies({}, 4)

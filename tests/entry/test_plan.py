@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 
 import pandas as pd
 import pytest
 import torch
 
-from tests.support.runs import SMALLEST, command, refused, train
+from tests.support.interrupted import cut
+from tests.support.runs import SMALLEST, command, refused, resume, train
 
 STATED = ("plan.tflops=1", "plan.memory_gb=8")
 
@@ -76,6 +78,7 @@ def test_what_the_first_step_would_refuse(planned, tmp_path, overrides, says):
 def test_tokens_and_parameters_are_the_runs(planned, tmp_path: Path):
     """A plan of other prompts or weights than the run with the same overrides has, or that its record does not keep."""
     _, record, folder = planned
+    folder = Path(shutil.copytree(folder, tmp_path / "plan"))
     train(tmp_path / "run", f"planned={folder}")
     run = json.loads((tmp_path / "run" / "run.json").read_text())
     assert run["plan"]["peak_gb"] == max(record["peak_gb"].values())
@@ -85,6 +88,10 @@ def test_tokens_and_parameters_are_the_runs(planned, tmp_path: Path):
     assert run["outcome"]["seconds_per_step"]["update"] == pytest.approx(run["seconds_per_phase"]["update"] / steps)
     peak = run["outcome"]["peak_gb"]
     assert peak is None or 0 < peak < run["peak_memory_gb"]  # None: an earlier test of this process has held more
+    cut(tmp_path / "run", 2)
+    shutil.rmtree(folder)
+    resume(tmp_path / "run")  # the run has its plan
+    assert json.loads((tmp_path / "run" / "run.json").read_text())["plan"] == run["plan"]
     from safetensors.torch import load_file
 
     weights = load_file(tmp_path / "run" / "policy" / "model.safetensors")

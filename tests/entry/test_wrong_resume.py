@@ -102,7 +102,7 @@ def test_a_run_of_another_version(run):
     refused(command("train", f"resume={run}"), "resume.yaml", "another version", "no diagnoses", "start the run anew")
 
 
-@pytest.mark.parametrize("name", ["rollouts.parquet", "metrics.csv"])
+@pytest.mark.parametrize("name", ["rollouts.parquet", "validation.parquet", "metrics.csv"])
 @pytest.mark.parametrize("text", [pytest.param("", marks=pytest.mark.slow), "not a table\n1,2\n"])
 def test_tables_that_cannot_be_read(run, name, text):
     """A table of the run that is overwritten, or a traceback, because it is broken."""

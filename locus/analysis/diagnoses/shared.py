@@ -10,6 +10,7 @@ from typing import Protocol
 
 import numpy as np
 import pandas as pd
+import pyarrow.parquet as pq
 import torch
 
 from locus.analysis.attention import attention_maps
@@ -153,6 +154,13 @@ def distinct(diagnoses: Mapping[str, Diagnosis]) -> Mapping[str, Diagnosis]:
             raise LocusError(f"diagnoses.{key} would write {name}.parquet, which the run has already: {hint}")
         keys[name] = key
     return diagnoses
+
+
+def forget(folder: Path) -> None:
+    """Removes what `compare` has written: a run that goes on has another policy in the end."""
+    for table in folder.glob("*.parquet"):
+        if table.is_file() and table.stem not in OF_THE_RUN and {"policy", "item"} <= {*pq.read_schema(table).names}:
+            table.unlink()
 
 
 def compare(policies: Mapping[str, Evaluator], diagnoses: Mapping[str, Diagnosis], folder: Path) -> list[Section]:

@@ -62,8 +62,8 @@ def claims_section(claims: Sequence[Claim]) -> Section:
 
 
 def summary_of(section: Section) -> str:
-    """The table's headline in one sentence; empty without a table."""
-    if section.table is None:
+    """The table's headline in one sentence; empty without a table of both policies."""
+    if section.table is None or BEFORE not in section.table:
         return ""
     first = section.table.iloc[0]
     return (
@@ -76,8 +76,7 @@ def summary_of(section: Section) -> str:
 def gallery(validation: pd.DataFrame, shown: Shown) -> tuple[list[Image.Image], list[str]]:
     """The first validation examples with both policies' boxes, and what both thought."""
     first, last = (
-        validation[validation["step"] == step].set_index("example_id")
-        for step in (validation["step"].min(), validation["step"].max())
+        validation[validation["step"] == step].set_index("example_id") for step in (0, validation["step"].max())
     )
     names = list(first.index[:GALLERY])
     pictures = [comparison_picture(*shown(name), first["box"][name], last["box"][name]) for name in names]

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import numpy as np
 import pandas as pd
+import pyarrow as pa
 from PIL import Image
 
 from locus.analysis.ablations import as_set, cells, over_seeds
@@ -80,7 +81,7 @@ def iou_histograms(folders: Sequence[tuple[str, Path]]) -> Image.Image | None:
     frames = []
     for setting, folder in folders:
         if (folder / "validation.parquet").exists():
-            rows = read_rows(folder / "validation.parquet", VALIDATION)
+            rows = _rows(folder / "validation.parquet", VALIDATION)
             if not rows.empty:
                 _, rows = by_task(rows[[name for name in rows if name in ("step", "iou", "task")]], "")[0]
             rows = rows[rows["step"] == rows["step"].max()].dropna(subset="iou")
@@ -151,11 +152,15 @@ def dynamics(metrics: pd.DataFrame, settings: Mapping[str, str] | None = None) -
 
 def rollouts_of(run: Path) -> pd.DataFrame:
     """The rows of a run's ``rollouts.parquet`` that are answered by a box; raises LocusError when it cannot be read."""
+    return _rows(run / "rollouts.parquet", ROLLOUTS).dropna(subset=["target", "image_path"], ignore_index=True)
+
+
+def _rows(path: Path, schema: pa.Schema) -> pd.DataFrame:
+    """As `read_rows`; raises LocusError when they cannot be read."""
     try:
-        rows = read_rows(run / "rollouts.parquet", ROLLOUTS)
-        return rows.dropna(subset=["target", "image_path"], ignore_index=True)
+        return read_rows(path, schema)
     except (OSError, ValueError) as error:
-        raise LocusError(f"{run / 'rollouts.parquet'}: cannot be read ({error}); leave the run out") from error
+        raise LocusError(f"{path}: cannot be read ({error}); leave the run out") from error
 
 
 def gallery_of(folder: Path) -> list[Image.Image]:
