@@ -211,11 +211,16 @@ class Mixture(Task[PartExample]):
         """All steps."""
         return list(self.history) if self.curriculum else None
 
-    def restore(self, state: list[Seen]) -> None:
-        """All steps of the run before it was resumed; raises LocusError for those of other parts."""
-        if self.curriculum and any(len(seen) != len(self.tasks) for seen in state):
+    def restore(self, state: list[Seen] | None) -> None:
+        """All steps of the run before it was resumed; raises LocusError where it had no curriculum, or other parts."""
+        if not self.curriculum:
+            self.history = []
+            return
+        if state is None:
+            raise LocusError("task.curriculum follows all steps of a run, and this one took some without: give null")
+        if any(len(seen) != len(self.tasks) for seen in state):
             raise LocusError("task.curriculum: the run began with other task.parts: resume with those")
-        self.history = list(state) if self.curriculum else []
+        self.history = list(state)
 
     # --- What is recorded -------------------------------------------------------------------------------------
     def row(self, example: PartExample) -> Mapping[str, Any]:

@@ -114,7 +114,7 @@ class Task(ABC, Generic[E]):
         return None
 
     def restore(self, state: Any) -> None:
-        """Takes back what `state` gave."""
+        """Takes back what `state` gave, None too; raises LocusError where a run cannot go on from it."""
 
     # --- What is recorded -------------------------------------------------------------------------------------
     columns: Mapping[str, type] = {}

@@ -312,7 +312,10 @@ class PolicyModule(LightningModule):
             checkpoint["state_dict"] = {name: tensor for name, tensor in state if name not in left_out}
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Restores the run's position; raises LocusError when its adapters were trained on another backbone."""
+        """Restores the run's position; raises LocusError when its adapters were trained on another backbone.
+
+        The task may refuse to go on as well.
+        """
         known, ours = checkpoint["locus"].get("backbone"), self.backbone_fingerprint
         if known is not None and ours is not None and not torch.equal(known, ours):
             raise LocusError(
@@ -320,8 +323,7 @@ class PolicyModule(LightningModule):
                 "backbone.seed that the run began with, and its files unchanged"
             )
         self.finished_steps = checkpoint["locus"]["finished_steps"]
-        if "task" in checkpoint["locus"]:
-            self.task.restore(checkpoint["locus"]["task"])
+        self.task.restore(checkpoint["locus"].get("task"))
         self.skipped_in_a_row = checkpoint["locus"]["skipped_in_a_row"]
         self.clock.seconds = checkpoint["locus"].get("seconds", 0.0)  # none in those of earlier versions
 

@@ -141,6 +141,19 @@ def test_a_refused_resume_leaves_no_trace(folder, unbroken, step, change, says):
     assert list(differences(folder, unbroken)) == []
 
 
+def test_a_curriculum_that_the_run_did_not_begin_with(tmp_path):
+    """It trained one step by shares that are not there, kept the setting, and could not be resumed any more."""
+    run = tmp_path / "run"
+    train(run, *settings(), "task=mixture", "task@task.parts.other=rotation", "task.shares.other=0")
+    whole = shutil.copytree(run, tmp_path / "whole")
+    cut(run, 3)
+    curriculum = "{_target_:locus.tasks.by_spread.BySpread,window:8,floor:0.1}"
+    ended = command("train", f"resume={run}", "task=mixture", f"task.curriculum={curriculum}")
+    refused(ended, "task.curriculum", "give null")
+    resume(run)
+    assert list(differences(run, whole)) == []
+
+
 def test_a_value_that_an_earlier_validation_has_reached(tmp_path):
     """The numbers of step 2 for those of the policy of step 3."""
     train(tmp_path, *settings(), "trainer.stop_at=1")

@@ -169,9 +169,12 @@ def test_a_step_follows_the_steps_up_to_the_lag():
     three = Mixture({"main": turns(), "b": cues(), "c": named("c")[0]}, dict(main=1, b=1, c=1), task.curriculum)
     with pytest.raises(LocusError, match=r"began with other task\.parts"):
         three.restore(task.state())
+    with pytest.raises(LocusError, match=r"task\.curriculum .* give null"):
+        again.restore(both().state())
     plain = both()
     plain.restore(task.state())  # resumed without: what it saw is not logged as a step's
     assert plain.state() is None and not plain.history
+    plain.restore(plain.state())
     with pytest.raises(LocusError, match=r"algorithm=sft"):
         task.check_targets()
 
