@@ -41,7 +41,7 @@ SHRINK = 0.8
 COVER_LIMIT = 0.3
 """Largest share of the canvas covered by the most objects at their smallest, so that random placement always finds
 room: it jams at 0.56 in the plane (random sequential adsorption of squares), at 0.37 in a strip just too narrow for two
-rows."""
+rows; on a grid later."""
 
 
 class SceneSource:
@@ -85,12 +85,15 @@ class SceneSource:
             raise LocusError(f"data.source.object_side: {high} px is more than the {self.width}x{self.height} canvas: "
                              f"at most {min(self.width, self.height)}, or a larger width and height")  # fmt: skip
         distinct = math.prod(COUNTS) // 2
-        room = int(COVER_LIMIT * (self.width + self.gap) * (self.height + self.gap) / (low + self.gap) ** 2)
-        if most > min(distinct, max(room, 1)):
+        steps = math.ceil((low + self.gap) / self.grid)  # of the grid, that an object and its gap take each way
+        across, down = ((side - low) // self.grid + steps for side in (self.width, self.height))
+        share = COVER_LIMIT if steps > 1 else 1  # an object that takes one corner leaves all others
+        room = max(int(share * across * down / steps**2), 1)
+        if most > min(distinct, room):
             raise LocusError(
-                f"data.source.objects: up to {most}, but a {self.width}x{self.height} canvas takes {max(room, 1)} of "
-                f"{low} px (and a scene {distinct} distinct ones): fewer objects, a smaller object_side or a larger "
-                "width and height"
+                f"data.source.objects: up to {most}, but a {self.width}x{self.height} canvas takes {room} of {low} px "
+                f"on a grid of {self.grid} px (and a scene {distinct} distinct ones): fewer objects, a smaller "
+                "object_side or grid, or a larger width and height"
             )
 
     def table(self) -> ImageTable:

@@ -333,6 +333,7 @@ def test_scenes_of_other_arguments_are_refused(change):
      ({"objects": (9, 4)}, "objects"), ({"objects": 4}, "objects"), ({"objects": (1, 2, 3)}, "objects"),
      ({"objects": ("a", 3)}, "objects"), ({"objects": None}, "objects"), ({"objects": "12"}, "objects"),
      ({"objects": (10, 62)}, "objects"), ({"width": 4000, "height": 4000, "objects": (10, 251)}, "objects"),
+     ({"grid": 81}, "objects"), ({"grid": 0}, "grid"),
      ({"object_side": (16, 257)}, "object_side"), ({"width": 4000, "object_side": (16, 257)}, "object_side"),
      ({"object_side": (0, 20)}, "object_side"), ({"object_side": (30, 20)}, "object_side"),
      ({"stretch": 0.5}, "stretch"), ({"stretch": float("nan")}, "stretch"), ({"gap": -1}, "gap"),
@@ -345,11 +346,16 @@ def test_wrong_arguments_name_the_key(changes, key):
         source(**changes)
 
 
-def test_the_most_objects_named_in_the_message_are_taken():
-    """Bug: a remedy that does not help."""
-    with pytest.raises(LocusError, match="canvas takes 61 of 16 px"):
-        source(objects=(10, 62))
-    assert len(source(objects=(61, 61)).scene(0).objects) == 61
+@pytest.mark.parametrize(("grid", "most"), [(1, 61), (17, 19), (18, 196), (81, 9)])
+def test_the_most_objects_named_in_the_message_are_taken(grid, most):
+    """Bug: a remedy that does not help, or none and no end.
+
+    By hand: at 17 px an object of 16 and its gap takes two steps of the grid each way, and 0.3 of 16 x 16 / 4 such are
+    allowed; from 18 px on it takes one, and all of 14 x 14 or 3 x 3 corners can be.
+    """
+    with pytest.raises(LocusError, match=f"canvas takes {most} of 16 px on a grid of {grid} px"):
+        source(objects=(1, most + 1), grid=grid)
+    assert len(source(objects=(most, most), grid=grid).scene(0).objects) == most
 
 
 # --- shipped configurations ------------------------------------------------------------------------------------------
