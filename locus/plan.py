@@ -31,6 +31,7 @@ from locus.policy.rollouts import DecodeStep
 from locus.run.runtime import entry_point
 from locus.run.settings import TrainerSettings, TrainSettings
 from locus.tasks.cue_search.sharing import corpora_shared
+from locus.tasks.preflight import check_examples
 from locus.tasks.task import Task
 from locus.training.algorithm import SFT, Algorithm
 from locus.training.grpo import shares_prompts
@@ -247,7 +248,7 @@ def plan(cfg: DictConfig) -> tuple[Outlook, dict[str, Any]]:
     check_plan(cfg)
     with corpora_shared():
         task = instantiate(cfg.task, _convert_="all")
-    task.check(cfg.trainer.prompts_per_step, cfg.trainer.steps)
+    check_examples(task, cfg.trainer.prompts_per_step, cfg.trainer.steps)
     backbone = instantiate(cfg.backbone)
     builder = PromptBuilder(backbone.processor(), instantiate(cfg.pixels), backbone.family)
     prompts, held_out = step_prompts(cfg, task, builder), len(task.examples("validation"))

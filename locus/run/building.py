@@ -17,7 +17,7 @@ from locus.policy.vlm import VLM
 from locus.run.settings import TrainSettings
 from locus.tasks.cue_search.sharing import corpora_shared
 from locus.tasks.datamodule import SampleMaker, TaskDataModule
-from locus.tasks.preflight import preflight
+from locus.tasks.preflight import check_examples, preflight
 from locus.training.algorithm import SFT
 from locus.training.grpo import GRPOModule
 from locus.training.module import PolicyModule, RunParts
@@ -45,7 +45,7 @@ def build_data(cfg: DictConfig, backbone: Backbone, start_step: int) -> TaskData
 
 def check_task(cfg: DictConfig, settings: TrainSettings, backbone: Backbone, data: TaskDataModule) -> None:
     """The pre-flight on the first samples of both splits; says what can be earned."""
-    data.task.check(cfg.trainer.prompts_per_step, cfg.trainer.steps)
+    check_examples(data.task, cfg.trainer.prompts_per_step, cfg.trainer.steps)
     for split in ("train", "validation"):
         samples = data.first(split, cfg.preflight_prompts)
         report = preflight(data.task, samples, data.make.builder, parse_frame(backbone.frame))

@@ -36,6 +36,16 @@ class PreflightReport:
         return ", ".join(f"{name} earns {value:.3f}" for name, value in self.rewards.items())
 
 
+def check_examples(task: Task, count: int, steps: int) -> None:
+    """Raises LocusError unless each of ``steps`` steps can have ``count`` training examples, and a validation any."""
+    task.check(count, steps)
+    if not len(task.examples("validation")):
+        raise LocusError(
+            f"the task {task.name} has no held-out examples: use it as a part of task=mixture beside a main one that "
+            "has, or hold some out"
+        )
+
+
 def preflight(task: Task, samples: Sequence[Sample], builder: PromptBuilder, frame: Frame) -> PreflightReport:
     """Checks these samples; raises LocusError unless every gold answer earns 1 and every foil earns less.
 

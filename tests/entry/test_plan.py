@@ -63,6 +63,7 @@ def test_what_refills_may_cost_is_said(planned, tmp_path):
     [
         (["rollout.decode_budget={}"], "rollout.decode_budget"),
         (["trainer.prompts_per_step=25"], "24 training examples"),
+        (["task=questions_training"], "task=mixture"),
     ],
 )
 def test_what_the_first_step_would_refuse(planned, tmp_path, overrides, says):
