@@ -41,8 +41,9 @@ ROLLOUTS = pa.schema(
     }
 )
 """One row per rollout. target and box: file frame; written: as in the text, in the frame the policy speaks; expression:
-what stands for the cue in the prompt, empty where the cue is shown. bin, expression, target, box, written and iou are
-empty for questions; question, expected (the right answer) and correct are for cue search."""
+what stands for the cue in the prompt, empty where the cue is shown. Of tasks that are answered by a box, question,
+expected (the right answer) and correct are empty; of others expression, target, box, written and iou. question is of
+those that ask each example its own, bin of those over a corpus."""
 VALIDATION = pa.schema(
     {
         "step": pa.int64(),

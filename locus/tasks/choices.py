@@ -83,10 +83,10 @@ class ChoiceTask(CorpusTask):
         parts = self.credit("" if said.text is None else normalised(said.text), self.answer(example))
         parts |= {"format": float(said.well_formed)}
         total = (1 - self.alpha) * next(iter(parts.values())) + self.alpha * parts["format"]
-        return Grade(total, parts, said.status, {"said": said.text})
+        return Grade(total, parts, said.status, {"said": said.text, "correct": parts["accuracy"]})
 
     def credit(self, said: str, right: str) -> dict[str, float]:
-        """Parts of the grade in [0, 1] beside the format; the first is what the reward counts."""
+        """Parts of the grade in [0, 1] beside the format, ``accuracy`` among them; the reward counts the first."""
         return {"accuracy": float(said == normalised(right))}
 
     def gold(self, example: CueExample, view: View) -> str:

@@ -10,10 +10,14 @@ from collections.abc import Callable, Hashable, Mapping, Sequence
 from functools import cache
 from itertools import pairwise
 from math import sqrt
+from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
+import pandas as pd
 import pytest
+import torch
 from hydra import compose, initialize_config_dir
 from hydra.utils import instantiate
 from omegaconf import DictConfig, OmegaConf
@@ -24,13 +28,14 @@ from locus.boxes import parse_frame
 from locus.policy.engines import LocalEngine
 from locus.policy.prompts import PromptBuilder
 from locus.policy.vlm import VLM
+from locus.run.callbacks import RolloutTable
 from locus.tasks.choices import ChoiceTask
 from locus.tasks.datamodule import SampleMaker
 from locus.tasks.preflight import blackened, check_blind, luckiest, preflight
 from locus.tasks.proxies.rotation import TURNS, Rotation
-from locus.tasks.rollouts import roll_out
+from locus.tasks.rollouts import graded, roll_out
 from locus.tasks.task import Task
-from locus.types import CueExample, Frame, Response, Sample, View
+from locus.types import Completion, CueExample, Frame, Response, RolloutGroup, Sample, View
 from tests.support.paths import CONF
 
 NAMES = sorted(file.stem for file in (CONF / "task").glob("*.yaml"))
@@ -206,6 +211,21 @@ def test_gold_earns_1_and_a_foil_less(name: str):
     rewards = preflight(task, few, *tiny()).rewards
     foils = [task.foil(one.example, one.view) for one in few]
     assert ("foil" in rewards) == (None not in foils) and len({foil is None for foil in foils}) == 1
+
+
+@ALL
+def test_rollouts_say_whether_an_answer_was_right(name: str, tmp_path: Path):
+    """Cells that are documented, and empty: a mean of them over the run is not a number."""
+    task, examples, _ = stated(name)
+    if "expected" not in task.row(examples[0]):
+        pytest.skip("answered by a box")
+    (one,) = samples(task, examples[:1])
+    table, completion = RolloutTable(tmp_path, task, last_step=0), Completion(torch.tensor([1]), torch.zeros(1), True)
+    texts = task.gold(one.example, one.view), "<think>t</think><answer>neither</answer>"
+    group = RolloutGroup(one, tuple(graded(task, one, completion, text) for text in texts))
+    table.table.append(1, table.rows(SimpleNamespace(finished_steps=1), group, torch.zeros(2)))
+    table.table.close()
+    assert pd.read_parquet(tmp_path / "rollouts.parquet")["correct"].tolist() == [1, 0]
 
 
 @ALL
