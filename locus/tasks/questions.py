@@ -121,13 +121,15 @@ class FileQuestions:
         return frozenset([str(self.path.resolve())])
 
     def keys(self, step: int, attempt: int, count: int, used: Set[str] = frozenset()) -> list[Key]:
-        """As the protocol says; raises LocusError when a step wants more than there are."""
+        """As the protocol says; raises LocusError when more are wanted than there are."""
         if attempt:
             order = np.random.default_rng([self.seed, step, attempt]).permutation(len(self.rows)).tolist()
             return list(islice((place for place in order if self.rows[place][0] not in used), count))
         if len(self.rows) < count:
             raise LocusError(
-                f"{self.path}: has {len(self.rows)} questions, a step wants {count}: lower its share in task.shares"
+                f"{self.path}: has {len(self.rows)} questions, {count} are wanted at once: add some, or lower "
+                "trainer.prompts_per_step (without task.curriculum also its share in task.shares; for held-out ones "
+                "validation_questions)"
             )
         epoch, part = divmod(step, len(self.rows) // count)  # what fills no step at an epoch's end is left out
         order = np.random.default_rng([self.seed, epoch]).permutation(len(self.rows)).tolist()

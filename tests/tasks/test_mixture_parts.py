@@ -9,6 +9,7 @@ from itertools import islice
 import numpy as np
 import pandas as pd
 import pytest
+from PIL import Image
 
 from locus.analysis.run_metrics import by_task, task_curves
 from locus.errors import LocusError
@@ -21,7 +22,7 @@ from locus.tasks.datamodule import SampleMaker, TaskDataModule
 from locus.tasks.mixture import Mixture
 from locus.tasks.proxies.jigsaw import Jigsaw
 from locus.tasks.proxies.rotation import Rotation
-from locus.tasks.questions import GeneratedQuestions, Questions
+from locus.tasks.questions import FileQuestions, GeneratedQuestions, Questions
 from locus.tasks.task import Task
 from locus.types import Frame, Response, View
 from tests.support.interrupted import cut
@@ -114,6 +115,18 @@ def test_each_part_of_a_curriculum_is_looked_at(seed):
     make = SampleMaker(task, builder(FAMILY), FAMILIES[FAMILY][1])
     data = TaskDataModule(make, 8, validation_batch=4, steps=1, workers=0, seed=seed)
     assert {one.example.part for one in data.first("train", 8)} == {0, 1}
+
+
+def test_a_short_file_beside_a_curriculum(tmp_path):
+    """A remedy that cannot help: a curriculum may give any part a whole step, however low its share."""
+    Image.new("RGB", (8, 8)).save(tmp_path / "a.png")
+    row = json.dumps({"image": "a.png", "question": "What is it?", "answer": "red"})
+    (tmp_path / "q.jsonl").write_text(f"{row}\n{row}\n")
+    few = Questions(FileQuestions(str(tmp_path / "q.jsonl"), "", 0), think=False, alpha=0.1)
+    parts, shares = {"main": turns(), "other": few}, {"main": 1, "other": 1}
+    Mixture(parts, shares).check(4, steps=1)
+    with pytest.raises(LocusError, match=r"2 questions, 4 are .*trainer\.prompts_per_step \(without task\.curriculum"):
+        Mixture(parts, shares, BySpread()).check(4, steps=1)
 
 
 def named(*names: str) -> list[Task]:

@@ -345,8 +345,11 @@ def test_files_that_cannot_be_used(write, tmp_path):
     with pytest.raises(LocusError, match=r"line 2: no image .*77\.png"):
         FileQuestions(write(row(1), row(77)), "", 0)
     source = FileQuestions(write(row(1), row(2)), "", 0)
-    with pytest.raises(LocusError, match=r"has 2 questions, a step wants 3: lower its share in task\.shares"):
+    wanted = r"has 2 questions, 3 are wanted at once: .*trainer\.prompts_per_step .*validation_questions"
+    with pytest.raises(LocusError, match=wanted):
         draw(source, 0, 0, 3)
+    with pytest.raises(LocusError, match=wanted):
+        Questions(generated(), think=False, alpha=0.1, validation=source, validation_questions=3)
     with pytest.raises(LocusError, match="line 1: no image"):
         FileQuestions(write(row(1) | {"image": "data:" + 5000 * "A"}), "", 0)
     (tmp_path / "1.png").write_bytes(b"no picture")
