@@ -13,6 +13,7 @@ from collections.abc import Mapping
 from locus.evaluation.reading import patterns
 from locus.evaluation.reading.named_letters import (
     claims,
+    in_texts,
     is_denied,
     is_letter,
     is_refused,
@@ -158,11 +159,11 @@ def _beside(value: str, text: str, options: Mapping[str, str]) -> list[str]:
 
 def _stated(text: str, options: Mapping[str, str]) -> list[str] | None:
     """Letters of the last outright statement, ``["?"]`` for a statement of alternatives; None without one."""
-    lone = lone_letters(text)
-    if lone and (len(lone) == 1 or not options or set(lone) <= {*options, "?"}):
+    lone, texts = lone_letters(text), in_texts(text, options)
+    if lone and 0 not in texts and (len(lone) == 1 or not options or set(lone) <= {*options, "?"}):
         return lone
     statements = dict(claims(text, options))
-    alone = list(lone_lines(text.split("\n")))
+    alone = [(start, letters) for start, letters in lone_lines(text.split("\n")) if start not in texts]
     if len({tuple(letters) for _, letters in alone}) < 3:  # more are a list of the options
         statements.update(alone)
     return statements[max(statements)] if statements else None
@@ -176,13 +177,19 @@ def _leading(text: str, options: Mapping[str, str]) -> list[str] | None:
     letters, end = listing(text, match.start(1))
     if is_denied(text, end, options):
         return None
-    listed = {found[1] for found in patterns.LISTED.finditer(text)}
+    listed = {found[1] for found in _listed(text, options)}
     return None if chr(ord(letters[-1]) + 1) in listed else letters
+
+
+def _listed(text: str, options: Mapping[str, str]) -> list[re.Match[str]]:
+    """Letters that label what follows or end a line, outside the options' texts."""
+    texts = in_texts(text, options)
+    return [match for match in patterns.LISTED.finditer(text) if match.start(1) not in texts]
 
 
 def _mentioned(text: str, options: Mapping[str, str]) -> list[str] | None:
     """The only letter that a response mentions, else the only one of its last sentence, else what its texts choose."""
-    listed = list(patterns.LISTED.finditer(text))
+    listed = _listed(text, options)
     unended = len(listed) > 1 and not re.search(r"\n|[.!?]\s\w", text[listed[-1].end() + 1 :])
     following = unended and ord(listed[-1][1]) == ord(listed[-2][1]) + 1
     if following and not is_refused(text, listed[-1].start(1)):

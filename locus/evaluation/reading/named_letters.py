@@ -9,7 +9,7 @@ import re
 from collections.abc import Iterator, Mapping, Sequence
 
 from locus.evaluation.reading import patterns
-from locus.evaluation.reading.option_values import are_values
+from locus.evaluation.reading.option_values import are_lettered, are_values
 
 
 def lone_letters(line: str) -> list[str]:
@@ -43,11 +43,11 @@ def lone_lines(lines: list[str]) -> Iterator[tuple[int, list[str]]]:
 
 def claims(text: str, options: Mapping[str, str]) -> Iterator[tuple[int, list[str]]]:
     """Place and letters of every statement that is not denied."""
-    valued, drawn = are_values(options), are_drawn(options)
+    valued, drawn, texts = are_values(options), are_drawn(options), in_texts(text, options)
     pointed: list[tuple[int, list[str]]] = []
     for statement in patterns.STATEMENTS.finditer(text):
         match = patterns.AFTER.match(text, statement.end())
-        if match and is_letter(text, match.start(1)):
+        if match and is_letter(text, match.start(1)) and match.start(1) not in texts:
             letters, end = listing(text, match.start(1))
             refused = is_denied(text, end, options) or is_refused(text, match.start(1))
             point = valued and statement["taken"] and patterns.POINT.match(text, end)
@@ -63,7 +63,7 @@ def claims(text: str, options: Mapping[str, str]) -> Iterator[tuple[int, list[st
     done = 0
     for match in patterns.MENTION.finditer(text):
         start = match.start(2)
-        if start >= done and match[2].isupper() and not patterns.ARTICLE.match(text, start):
+        if start >= done and start not in texts and match[2].isupper() and not patterns.ARTICLE.match(text, start):
             letters, done = listing(text, start)
             verdict = _verdict(patterns.CONFIRMED, text, done, options)
             place = (
@@ -89,15 +89,19 @@ def mentions_in(text: str, options: Mapping[str, str]) -> Iterator[tuple[str, bo
 
     Where options are values, letters that nothing sets off are points and variables.
     """
-    valued, drawn = are_values(options), are_drawn(options)
+    valued, drawn, lettered = are_values(options), are_drawn(options), are_lettered(options)
     text = patterns.CONTRASTED.sub(" ", text)
+    texts = in_texts(text, options)
     for match in patterns.MENTION.finditer(text):
         letter, start, end = match[2], match.start(2), match.end(2)
         decorated = bool(match[1]) or bool(match[3])
         if letter.upper() not in (options or "ABCDEFGH") or (letter.islower() and not (match[1] and match[3])):
             continue
-        if not decorated and (
-            valued or patterns.ARTICLE.match(text, start) or (not drawn and _is_labelled(text, start))
+        said_of = drawn or (lettered and options[letter.upper()].startswith(f"{letter} "))
+        if (
+            start in texts
+            or not decorated
+            and (valued or patterns.ARTICLE.match(text, start) or (not said_of and _is_labelled(text, start)))
         ):
             continue
         if letter in "AI" and not decorated and not re.search(r"[a-z,:] $", text[max(0, start - 2) : start]):
@@ -136,6 +140,18 @@ def is_letter(text: str, start: int) -> bool:
     if letter == "A":
         return not patterns.ARTICLE.match(text, start)
     return letter.isupper() or after[:1] in ("", "\n") or not after[0].isspace() or letter != "a"
+
+
+def in_texts(text: str, options: Mapping[str, str]) -> set[int]:
+    """Where options' texts stand that hold other letters than their own: the A of "B. Solution A" chooses nothing."""
+    places: set[int] = set()
+    for letter, option in options.items():
+        own = option.strip(" .")
+        held = {match[2] for match in patterns.MENTION.finditer(own) if match[2].isupper()}
+        if len(own) > 1 and held - {letter}:
+            for match in re.finditer(rf"(?<!\w){re.escape(own)}(?!\w)", text, re.IGNORECASE):
+                places.update(range(*match.span()))
+    return places
 
 
 def are_drawn(options: Mapping[str, str]) -> bool:

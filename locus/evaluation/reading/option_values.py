@@ -31,6 +31,11 @@ def are_values(options: Mapping[str, str]) -> bool:
     return 2 * len(values) > len(options)
 
 
+def are_lettered(options: Mapping[str, str]) -> bool:
+    """Whether options begin with their letters, "A is closer" and "B is closer", so that this "A" is no article."""
+    return options.get("B", "").startswith("B ")
+
+
 def by_value(value: str, options: Mapping[str, str]) -> list[str]:
     """Letters of the options that a value equals, numbers when rounded; of several those that it equals exactly, and
     of those the one that is written alike: options may differ in their unit alone.

@@ -5,6 +5,8 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator, Mapping
 
+from locus.evaluation.reading.option_values import are_lettered
+
 _UNITS = (
     *("zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine", "ten", "eleven", "twelve"),
     *("thirteen", "fourteen", "fifteen", "sixteen", "seventeen", "eighteen", "nineteen"),
@@ -62,9 +64,9 @@ def by_text(text: str, options: Mapping[str, str]) -> list[str]:
     words without denying it; a text inside a longer option's text does not count. Last, the response is a part of one
     option's text only. Texts that are letters of options are left out: they say nothing.
     """
-    wanted = {letter: _normal(option) for letter, option in options.items()}
+    wanted = {letter: _normal(option, options) for letter, option in options.items()}
     wanted = {letter: option for letter, option in wanted.items() if option and option.upper() not in options}
-    said = _normal(text)
+    said = _normal(text, options)
     whole = [letter for letter, option in wanted.items() if option == said]
     if whole or not said:
         return whole
@@ -93,17 +95,17 @@ def by_text(text: str, options: Mapping[str, str]) -> list[str]:
 
 def by_start(text: str, options: Mapping[str, str]) -> list[str]:
     """Letters of the longest options' texts that a text begins with."""
-    said = _normal(text)
-    wanted = {letter: option for letter, text in options.items() if (option := _normal(text))}
+    said = _normal(text, options)
+    wanted = {letter: option for letter, text in options.items() if (option := _normal(text, options))}
     starts = [letter for letter, option in wanted.items() if re.match(rf"{re.escape(option)}(?!\w|[.,:]\d)", said)]
     longest = max((len(wanted[letter]) for letter in starts), default=0)
     return [letter for letter in starts if len(wanted[letter]) == longest]
 
 
-def _normal(text: str) -> str:
+def _normal(text: str, options: Mapping[str, str]) -> str:
     """Lower case, digits for number words, no marks around it, no article before it."""
     text = re.sub(r"[*_`\"]", "", digits(text)).strip(" \n\t.,;:!()[]'")
-    return re.sub(r"^(?:a|an|the) ", "", text)
+    return re.sub("^(?:an|the) " if are_lettered(options) else "^(?:a|an|the) ", "", text)
 
 
 def _found(said: str, wanted: Mapping[str, str]) -> Iterator[tuple[int, int, str]]:

@@ -15,6 +15,16 @@ NUMBERS = {"A": "12", "B": "15", "C": "18"}
 NONE = {"A": "12", "B": "15", "C": "No correct answer"}
 POINTS = {letter: f"Point {letter}" for letter in "ABCD"}
 CLOSER = {"A": "A is closer", "B": "B is closer"}
+DARKER = {"A": "A is darker", "B": "B is darker", "C": "About the same"}
+SOLUTIONS = {"A": "neither; their concentrations are the same", "B": "Solution A", "C": "Solution B"}
+VITAMINS = {"A": "Vitamin B", "B": "Vitamin C", "C": "Vitamin A"}
+PAIRS = {"A": "A and B", "B": "A and C", "C": "A and D", "D": "B and C"}
+REASONS = {
+    "A": "Both A and R are true and R explains A",
+    "B": "Both A and R are true, but R does not explain A",
+    "C": "A is true but R is false.",
+    "D": "A is false but R is true.",
+}
 
 
 @pytest.mark.parametrize(
@@ -97,3 +107,63 @@ def test_points_are_not_chosen(options, text, letter):
 def test_another_sentence_is_no_denial(text, letter):
     """An answer lost because the next sentence begins with "No"."""
     assert LOCUS.letter(Response(text), COLORS).answer == letter
+
+
+@pytest.mark.parametrize(
+    "options, text, letter",
+    [
+        (SOLUTIONS, "B. Solution A", "B"),
+        (SOLUTIONS, "The answer is B. Solution A", "B"),
+        (SOLUTIONS, "The answer is B: Solution A.", "B"),
+        (SOLUTIONS, "Solution A", "B"),
+        (SOLUTIONS, "The answer is Solution A.", "B"),
+        (SOLUTIONS, "Solution A has 4 particles, solution B has 6. So solution B has the higher concentration.", "C"),
+        (SOLUTIONS, "Solution: B", "B"),
+        (SOLUTIONS, "A. neither; their concentrations are the same\nB. Solution A\nC. Solution B", None),
+        (SOLUTIONS, "(B) Solution A is incorrect, so (C) Solution B is the answer.", "C"),
+        (VITAMINS, "So vitamin C is the correct answer.", "B"),
+        (REASONS, "C. A is true but R is false.", "C"),
+        (REASONS, "The answer is C. A is true but R is false.", "C"),
+        (REASONS, "A is true but R is false.", "C"),
+        (REASONS, "D. A is false but R is true.", "D"),
+        (REASONS, "A. Both A and R are true and R explains A", "A"),
+        (REASONS, "A is true. The answer is D.", "D"),
+        (PAIRS, "B. A and C", "B"),
+        (PAIRS, "A. A and B", "A"),
+        (PAIRS, "A and C", "B"),
+        (PAIRS, "The two are parallel.\n\nA and C", "B"),
+        (PAIRS, "The answer is A and C", "B"),
+        (PAIRS, "The answer is A and B", "A"),
+        (PAIRS, "The answer is B. A and C are parallel.", "B"),
+        ({"A": "The letter C", "B": "The letter B", "C": "The letter A"}, "A. The letter C", "A"),
+        (POINTS, "Point B is the answer.", "B"),
+        ({letter: f"Option {letter}" for letter in "AB"}, "The answer is option A. Option B is too far.", "A"),
+    ],
+)
+def test_letters_of_an_options_text_choose_nothing(options, text, letter):
+    """ "B. Solution A" taken for A: in ScienceQA and MMStar a right answer scored as another option."""
+    assert LOCUS.letter(Response(text), options).answer == letter
+
+
+@pytest.mark.parametrize(
+    "options, text, letter",
+    [
+        (CLOSER, "Point B, the chair, is closer to the camera.", "B"),
+        (CLOSER, "Point A, the chair, is closer to the camera.", "A"),
+        (CLOSER, "(B) is closer to the camera.", "B"),
+        (CLOSER, "A is closer.", "A"),
+        (CLOSER, "The chair is closer.", None),
+        (CLOSER, "Point A, the chair, is closer than point B.", "A"),
+        (CLOSER, "Point B, the chair, is closer than point A.", "B"),
+        (DARKER, "Point A, the wall, is darker.", "A"),
+        (DARKER, "Point B, the wall, is darker.", "B"),
+        (DARKER, "(B) is darker.", "B"),
+        (DARKER, "The one at A is darker.", "A"),
+        ({"A": "B is closer", "B": "A is closer"}, "Point B is closer.", "A"),
+        ({"A": "A red car", "B": "A bus"}, "It is the red car.", "A"),
+    ],
+)
+def test_an_a_beside_a_b_is_no_article(options, text, letter):
+    """ "A is closer" without its A, so that whatever "is closer" chose A: half of BLINK's depths."""
+    found = LOCUS.letter(Response(text), options)
+    assert (found.answer, found.by_text) == (letter, None)
