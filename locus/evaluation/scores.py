@@ -6,6 +6,7 @@ import csv
 import hashlib
 import io
 import json
+import logging
 import math
 import os
 from collections import Counter
@@ -29,6 +30,7 @@ from locus.evaluation.statistics import RESAMPLES, Score, intervals, intervals_o
 from locus.files.run_files import write_json, write_text
 from locus.types import Frame
 
+log = logging.getLogger("locus")
 COLUMNS = ("id", "answer", "reading", "correct")
 """Of a table of verdicts, before the benchmark's own."""
 SHOWN = 3
@@ -210,8 +212,16 @@ def _plain(one: Score) -> dict[str, float | int | None]:
 
 
 def write_scores(folder: Path, benchmark: Benchmark, found: Judged, resamples: int, **facts: Any) -> dict[str, Any]:
-    """``scores.json`` and ``verdicts.parquet`` (one row per item and extractor); returns the first."""
+    """``scores.json`` and ``verdicts.parquet`` (one row per item and extractor); returns the first.
+
+    Warns of a headline without a value.
+    """
     made = {**scores(benchmark, found, resamples), **facts}
+    headline = made["headline"]
+    if headline["value"] is None:
+        named = made["scores"][headline["extractor"]].items()
+        lacking = [name for name, one in named if one["value"] is None and name != headline["name"]]
+        log.warning("%s: its score %s is null: %s have no items", benchmark.name, headline["name"], ", ".join(lacking))
     table = pd.concat([table.assign(extractor=name) for name, table in found.tables.items()])
     partial = folder / ".verdicts.parquet.partial"
     table.to_parquet(partial, index=False)

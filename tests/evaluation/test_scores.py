@@ -16,6 +16,7 @@ from locus.errors import LocusError
 from locus.evaluation.benchmark import TaskBenchmark
 from locus.evaluation.benchmarks.choice import options_in
 from locus.evaluation.benchmarks.logicvista import listed_options
+from locus.evaluation.benchmarks.refcoco import RefCOCO
 from locus.evaluation.benchmarks.scenes import SceneBenchmark, SceneQuestions
 from locus.evaluation.benchmarks.treebench import TreeBench
 from locus.evaluation.benchmarks.vstar import VStar
@@ -23,12 +24,13 @@ from locus.evaluation.judge import ChatJudge
 from locus.evaluation.maths.equality import equal
 from locus.evaluation.predictions import Prediction
 from locus.evaluation.reading.letters import extract_letter
-from locus.evaluation.scores import add_row, comparison, judged, read_rows, rule_files, scores
+from locus.evaluation.scores import add_row, comparison, judged, read_rows, rule_files, scores, write_scores
 from locus.scenes.questions import colour, grounding, shape
 from locus.scenes.source import SceneSource
 from locus.tasks.answers import parse_answer
 from locus.tasks.cue_search.reward import BoxReward
 from locus.types import Frame, View
+from tests.support.benchmark_files_other import refer
 from tests.support.vstar_six import said, write_vstar_six
 
 
@@ -73,6 +75,16 @@ def test_no_number_is_null():
     made = scores(benchmark, judged(benchmark, items, {}), resamples=10)
     assert made["scores"]["locus"]["grounding"]["value"] is None
     json.dumps(made, allow_nan=False)
+
+
+def test_a_headline_without_a_value_is_said(tmp_path, caplog):
+    """A null in scores.json, an empty cell in scores.csv, and not a word, after hours of answering."""
+    benchmark = RefCOCO(str(refer(tmp_path)), "refcoco", frame="file", splits=("val", "testB"))
+    items = list(benchmark.items())
+    write_scores(tmp_path, benchmark, judged(benchmark, items, {}), 10)
+    assert not caplog.messages
+    write_scores(tmp_path, benchmark, judged(benchmark, items[:2], {}), 10)
+    assert caplog.messages == ["refcoco: its score mean is null: testB, iou_mean, iou_testB have no items"]
 
 
 def test_scenes_have_the_number_that_is_asked_for():

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -20,10 +22,12 @@ from tests.support.benchmark_files import scores, verdict_on, write_parquet
 from tests.support.benchmark_files_other import GOLD, XYWH, jpeg, jxu124, refer, vlmevalkit
 
 UNC = ("val", "testA", "testB")
+HELD = ("val", "testB")
+"""Of `refer`'s folder."""
 
 
-def refcoco(path: str | Path, frame: str = "unit1000", **more: Any) -> RefCOCO:
-    return RefCOCO(str(path), "refcoco", frame=frame, splits=more.pop("splits", UNC), **more)
+def refcoco(path: str | Path, frame: str = "unit1000", splits: Sequence[str] = HELD, **more: Any) -> RefCOCO:
+    return RefCOCO(str(path), "refcoco", frame=frame, splits=splits, **more)
 
 
 # --- Forms of file --------------------------------------------------------------------------------------------
@@ -42,7 +46,7 @@ def test_refer_files(tmp_path):
 
 def test_jxu124_boxes_are_of_the_annotation(tmp_path):
     """``bbox`` is xyxy there: read as xywh, each box would be twice too large. Its ``test`` is testA."""
-    items = list(refcoco(jxu124(tmp_path), images=str(tmp_path), rows=2).items())
+    items = list(refcoco(jxu124(tmp_path), splits=("val", "testA"), images=str(tmp_path), rows=2).items())
     assert [item.groups["split"] for item in items] == ["testA", "val"] and items[0].answer.xyxy == GOLD
     assert [split_name("test", ("val", "test")), split_name("test-A", ())] == ["test", "testA"]
 
@@ -57,18 +61,35 @@ def test_lmms_splits_that_are_no_known_splits(tmp_path):
     }
     for split in ("val", "test", "testA"):
         write_parquet(tmp_path / f"{split}-00000-of-00001.parquet", [row | {"question": "Where?"}])
-    items = list(refcoco(tmp_path, rows=2).items())
+    items = list(refcoco(tmp_path, splits=("testA",), rows=2).items())
     assert [item.item_id for item in items] == ["testA_9_0", "testA_9_1"] and items[0].answer.xyxy == GOLD
     assert len(list(refcoco(tmp_path, splits=("lmms_val", "lmms_test"), rows=4).items())) == 4
+
+
+def test_splits_without_a_sentence(tmp_path):
+    """10,752 sentences of lmms-lab's files answered, and no score: their val is another, and UNC's has none there."""
+    refer(tmp_path)
+    for splits, lacking in (((*HELD, "testA"), "testA"), (("testC",), "testC")):
+        for rows in (None, 4):
+            with pytest.raises(LocusError, match=rf"no sentence of the splits {lacking}; .*benchmark\.splits="):
+                list(refcoco(tmp_path, splits=splits, rows=rows).items())
+    assert len(list(islice(refcoco(tmp_path, splits=UNC).items(), 3))) == 3, "of the first items nobody knows"
+
+
+def test_one_split_by_its_name(tmp_path):
+    """``benchmark.splits=testB`` taken for the splits t, e, s, ...: as many scores, all of them null."""
+    benchmark = refcoco(refer(tmp_path), splits="testB", rows=2)
+    assert [item.groups["split"] for item in benchmark.items()] == ["testB", "testB"]
+    assert list(benchmark.statistics()) == ["mean", "testB", "iou_mean", "iou_testB"]
 
 
 def test_vlmevalkit_rows_of_the_other_benchmarks(tmp_path):
     """RefCOCO+ and RefCOCOg counted as RefCOCO, and a prompt for another family of models put to the policy."""
     path = vlmevalkit(tmp_path / "RefCOCO.tsv")
-    (item,) = refcoco(path, rows=1).items()
+    (item,) = refcoco(path, splits=("testA",), rows=1).items()
     assert item.groups["split"] == "testA" and item.answer.xyxy == pytest.approx(GOLD)
     assert '"left cat"' in item.prompt and "<ref>" not in item.prompt
-    (other,) = RefCOCO(path, "refcocog", rows=1, frame="file", splits=("val", "test")).items()
+    (other,) = RefCOCO(path, "refcocog", rows=1, frame="file", splits=("val",)).items()
     assert '"g cat"' in other.prompt and other.groups["picture"] == item.groups["picture"]
 
 
@@ -77,7 +98,7 @@ def test_boxes_that_are_not_in_their_picture(tmp_path):
     row = {"question_id": "9", "answer": ["cat"], "bbox": [600.0, 400.0, 639.0, 479.0]}
     path = write_parquet(tmp_path / "testA-0.parquet", [row | {"image": {"bytes": jpeg(), "path": "a.jpg"}}])
     with pytest.raises(LocusError, match=r"testA-0.parquet, row 1: the box .* is not in its 640x480 picture"):
-        list(refcoco(path).items())
+        list(refcoco(path, splits=UNC).items())
 
 
 def test_refer_annotation_missing(tmp_path):
@@ -100,7 +121,7 @@ def test_broken_boxes_name_the_row(tmp_path):
     row = {"question_id": "9", "answer": ["cat"], "bbox": [1.0, 2.0, 3.0]}
     path = write_parquet(tmp_path / "testA-0.parquet", [row | {"image": {"bytes": jpeg(), "path": "a.jpg"}}])
     with pytest.raises(LocusError, match=r"testA-0.parquet, row 1: the box .* is not four numbers"):
-        list(refcoco(path).items())
+        list(refcoco(path, splits=UNC).items())
     (tmp_path / "refer").mkdir()
     refer(tmp_path / "refer")
     for broken in ('{"train": []}', '["a"]', "[1]"):
@@ -173,6 +194,6 @@ def test_scores():
     table = pd.DataFrame(
         {"split": ["val"] * 3 + ["testA", "testB"], "correct": [1, 0, 0, 1, 0], "iou": [0.6, 0.3, 0, 1, 0.4]}
     )
-    score = scores(refcoco("x"), table)
+    score = scores(refcoco("x", splits=UNC), table)
     assert score["val"] == pytest.approx(100 / 3) and score["testA"] == 100 and score["testB"] == 0
     assert score["mean"] == pytest.approx(400 / 9) and score["iou_mean"] == pytest.approx((30 + 100 + 40) / 3)
