@@ -22,6 +22,7 @@ from locus.evaluation.benchmark import Item
 from locus.evaluation.items import ItemsRead
 from locus.evaluation.prediction_tables import TABLES, placed
 from locus.evaluation.predictions import Prediction, read_predictions
+from locus.evaluation.same_questions import check_questions
 from locus.evaluation.scores import comparison, describe, judged, write_scores
 from locus.run.runtime import entry_point
 
@@ -59,12 +60,18 @@ def score_file(cfg: DictConfig, folder: Path) -> dict[str, Any]:
     cfg.backbone.frame = spoken_frame(given, predictions.values(), cfg.predictions)
     benchmark = instantiate(cfg.benchmark, _convert_="all")
     items = ItemsRead(benchmark, cfg.limit, kept=0).items
-    found = judged(benchmark, items, by_item(cfg.predictions, predictions, items, cfg.limit))
+    predictions = by_item(cfg.predictions, predictions, items, cfg.limit)
+    check_questions(Path(cfg.predictions), predictions, items, benchmark.name)
+    found = judged(benchmark, items, predictions)
     facts: dict[str, Any] = {"predictions": str(cfg.predictions)}
     if others is not None:
         cfg.backbone.frame = spoken_frame(given, others.values(), cfg.against)
+        rival = instantiate(cfg.benchmark, _convert_="all")
+        if getattr(rival, "frame", None) != getattr(benchmark, "frame", None):  # which the prompts name
+            items = ItemsRead(rival, cfg.limit, kept=0).items
         others = by_item(cfg.against, others, items, cfg.limit)
-        other = judged(instantiate(cfg.benchmark, _convert_="all"), items, others)
+        check_questions(Path(cfg.against), others, items, benchmark.name)
+        other = judged(rival, items, others)
         facts |= {"against": str(cfg.against), "comparison": comparison(benchmark, other, found, cfg.resamples)}
     return write_scores(folder, benchmark, found, cfg.resamples, **facts)
 

@@ -42,17 +42,31 @@ def placed(path: Path, predictions: Mapping[str, Prediction], ids: Iterable[str]
     Those are a word that stands in one of the row's cells, then the index: POPE's ``random_12`` and ``popular_12``
     are of row 12 with the category "random,popular". Rows that fit no item keep their index.
     """
+    found = {}
+    for row, fitting in _with_ids(path, ids):
+        for item_id in fitting:
+            found[item_id] = replace(predictions[row["index"]], id=item_id)
+    return found
+
+
+def questions_of(path: Path, ids: Iterable[str]) -> dict[str, str]:
+    """By item id what a table's column ``question`` says; none where it has no such column."""
+    ids = set(ids)
+    found = {item_id: row for row, fitting in _with_ids(path, ids) for item_id in fitting}
+    return {item_id: row["question"] for item_id, row in found.items() if item_id in ids and row.get("question")}
+
+
+def _with_ids(path: Path, ids: Iterable[str]) -> Iterator[tuple[dict[str, str], list[str]]]:
+    """A table's rows with the ids of their items, as `placed` tells."""
     by_index: dict[str, list[str]] = {}
     for item_id in ids:
         by_index.setdefault(re.split("[_-]", item_id)[-1], []).append(item_id)
-    known, found = {one for several in by_index.values() for one in several}, {}
+    known = {one for several in by_index.values() for one in several}
     for row in _rows(path):
         index = row["index"]
         words = {word.strip().lower() for cell in row.values() for word in cell.split(",")}
         fitting = [one for one in by_index.get(index, ()) if one[: -len(index) - 1].lower() in words]
-        for item_id in [index] if index in known or not fitting else fitting:
-            found[item_id] = replace(predictions[index], id=item_id)
-    return found
+        yield row, [index] if index in known or not fitting else fitting
 
 
 def _rows(path: Path) -> list[dict[str, str]]:
