@@ -17,7 +17,7 @@ from hydra.core.hydra_config import HydraConfig
 from hydra.utils import instantiate
 from omegaconf import DictConfig
 
-from locus.errors import LocusError
+from locus.errors import LocusError, whole
 from locus.evaluation.benchmark import Item, Picture
 from locus.evaluation.evaluator import limited
 from locus.files.run_files import write_lines
@@ -54,6 +54,8 @@ def export(cfg: DictConfig, folder: Path) -> Path:
     """Writes the configuration's benchmark below the folder; returns the file of its prompts."""
     if not isinstance(cfg.think, bool):
         raise LocusError(f"think={cfg.think}: give true or false")
+    if cfg.limit is not None:
+        whole("limit", cfg.limit)
     if "frame" in cfg.benchmark and cfg.benchmark.frame is None:
         raise LocusError(
             "the benchmark asks for boxes: say how the policy writes them, such as backbone.frame=unit1000"

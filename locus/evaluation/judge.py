@@ -6,6 +6,7 @@ import re
 from collections.abc import Mapping
 from typing import Protocol
 
+from locus.errors import whole
 from locus.evaluation.reading import patterns
 from locus.files.chat_endpoint import ChatEndpoint
 
@@ -57,7 +58,8 @@ class ChatJudge:
         wait: float = 1,
         requests: int = 16,
     ) -> None:
-        """Args: as of `ChatEndpoint`; ``requests`` are sent at a time."""
+        """Args: as of `ChatEndpoint`; ``requests`` are sent at a time. Raises LocusError for a number that is none."""
+        whole("judge.requests", requests)
         self.model, self.requests = model, requests
         self.endpoint = ChatEndpoint("judge", url, model, cache, key_variable, tries=tries, timeout=timeout, wait=wait)
 

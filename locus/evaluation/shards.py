@@ -61,15 +61,19 @@ def merge(place: Path, settings: Mapping[str, Any], ids: Sequence[str]) -> Predi
         start, end = shard.bounds(len(ids))
         path = folder / "predictions.jsonl"
         answered: dict[str, Prediction] = {}
+        number = 0
         if path.exists():
             first = manifests[0]["settings"] if manifests else read_manifest(folder)["settings"]
             computing = {name: first[name] for name in COMPUTING if name in first}
             settings = {name: value for name, value in settings.items() if name not in COMPUTING} | computing
             manifests.append(check_manifest(folder, {"rows": end - start, **settings}))
-            answered = read_predictions(path)
+            data = path.read_bytes()
+            number = data.count(b"\n")
+            if data.endswith(b"\n"):  # else it is being written, or a kill cut its last line
+                answered = read_predictions(path)
         if list(answered) != ids[start:end]:
             raise LocusError(
-                f"{folder}: {len(answered)} of {end - start} items are answered: finish it with "
+                f"{folder}: {number} of {end - start} items are answered: finish it with "
                 f"shard={shard.number}/{shard.count} and the same folder"
             )
         predictions += answered.values()

@@ -7,7 +7,11 @@ from pathlib import Path
 from urllib.parse import urlparse
 from urllib.request import url2pathname
 
+import pytest
+
+from locus.errors import LocusError
 from locus.evaluation.benchmarks.vstar import VStar
+from locus.prompts import export
 from locus.tasks.answers import THINK_ANSWER
 from tests.support.runs import command, refused, succeeded
 from tests.support.vstar_six import ANSWERS, write, write_vstar_six
@@ -45,3 +49,11 @@ def test_prompts_go_out_and_answers_come_back(tmp_path):
     assert len((out / "scenes_attributes" / "prompts.jsonl").read_text().splitlines()) == 2
     refused(command("prompts", "benchmark=scenes_grounding", f"hydra.run.dir={out}"), "backbone.frame=unit1000")
     refused(command("prompts", "benchmark=refcoco", f"hydra.run.dir={out}"), "backbone.frame=unit1000")
+
+
+@pytest.mark.parametrize("limit", ["0", "-1", "2.5"])
+def test_wrong_limits(tmp_path, compose_app, limit):
+    """A file without a prompt, or a traceback."""
+    with pytest.raises(LocusError, match=f"limit={limit}: give a whole number from 1 on"):
+        export(compose_app("prompts", [f"limit={limit}"]), tmp_path)
+    assert not list(tmp_path.rglob("prompts.jsonl"))

@@ -143,3 +143,15 @@ def test_shards_that_cannot_be_merged(tmp_path):
     for text in ("0/4", "5/4", "1", "a/b", None, "1/4 "):
         with pytest.raises(LocusError, match="give k/n"):
             Shard.parse(text)
+
+
+@pytest.mark.parametrize("cut", [b"", b'{"id": "d", "response": "\xc3'])
+def test_a_shard_at_work_is_to_be_finished(tmp_path, cut):
+    """ "Line 1: not a prediction" of a shard that was killed, or writes at this moment."""
+    parts(tmp_path, 2, list("abcd"))
+    path = tmp_path / "shard-2-of-2" / "predictions.jsonl"
+    for before in (b"", path.read_bytes().splitlines(keepends=True)[0]):
+        path.write_bytes(before + cut)
+        number = before.count(b"\n")
+        with pytest.raises(LocusError, match=rf"-2: {number} of 2 items are answered: finish it with shard=2/2"):
+            merge(tmp_path, {}, list("abcd"))

@@ -162,3 +162,10 @@ def test_contradictory_choices_are_counted_both_ways(tmp_path):
     made = scores_json(bench, found, resamples=10)
     assert made["contradictory"]["locus"] == {"n": 2, "right_by_letter": 1, "right_by_text": 1}
     assert made["readings"]["locus"] == {"contradictory": 2, "ok": 1} and found.n_unparsed["locus"] == 0
+
+
+@pytest.mark.parametrize("requests", [0, 2.5])
+def test_judge_sends_one_request_at_least(tmp_path, requests):
+    """A traceback of a pool of threads, once all was answered."""
+    with pytest.raises(LocusError, match=rf"judge\.requests={requests}: give a whole number from 1 on"):
+        ChatJudge("http://localhost:1/v1", "m", str(tmp_path / "judge.jsonl"), requests=requests)
