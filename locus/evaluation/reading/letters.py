@@ -172,10 +172,10 @@ def _stated(text: str, options: Mapping[str, str]) -> list[str] | None:
 def _leading(text: str, options: Mapping[str, str]) -> list[str] | None:
     """The letter that a response begins with, unless it goes on to list others."""
     match = patterns.LEADING.match(text)
-    if not match or not is_letter(text, match.start(1)) or is_denied(text, match.end(1), options):
+    if not match or not is_letter(text, match.start(1)) or match.start(1) in in_texts(text, options):
         return None
     letters, end = listing(text, match.start(1))
-    if is_denied(text, end, options):
+    if is_denied(text, match.end(1), options) or is_denied(text, end, options):
         return None
     listed = {found[1] for found in _listed(text, options)}
     return None if chr(ord(letters[-1]) + 1) in listed else letters

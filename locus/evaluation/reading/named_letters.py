@@ -146,7 +146,7 @@ def in_texts(text: str, options: Mapping[str, str]) -> set[int]:
     """Where options' texts stand that hold other letters than their own: the A of "B. Solution A" chooses nothing."""
     places: set[int] = set()
     for letter, option in options.items():
-        own = option.strip(" .")
+        own = option.strip(" .:*()[]")
         held = {match[2] for match in patterns.MENTION.finditer(own) if match[2].isupper()}
         if len(own) > 1 and held - {letter}:
             for match in re.finditer(rf"(?<!\w){re.escape(own)}(?!\w)", text, re.IGNORECASE):

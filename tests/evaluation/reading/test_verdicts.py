@@ -136,7 +136,9 @@ def test_another_sentence_is_no_denial(text, letter):
         (PAIRS, "The answer is A and B", "A"),
         (PAIRS, "The answer is B. A and C are parallel.", "B"),
         ({"A": "The letter C", "B": "The letter B", "C": "The letter A"}, "A. The letter C", "A"),
+        ({"A": "A, B, C", "B": "B, A, C", "C": "C, A, B"}, "C, A, B", "C"),
         (POINTS, "Point B is the answer.", "B"),
+        ({"A": "(B)", "B": "(A)"}, "(B)", "B"),
         ({letter: f"Option {letter}" for letter in "AB"}, "The answer is option A. Option B is too far.", "A"),
     ],
 )
