@@ -144,10 +144,10 @@ class AttentionWatch(Callback):
     def on_validation_epoch_end(self, trainer: Trainer, module: Module) -> None:
         """``val/attention_in_box``, ``val/peak_in_box`` and ``val/attention_in_box/layer_<n>``."""
         data = trainer.datamodule  # type: ignore[attr-defined]  # set by Lightning without a declaration
-        # The copy of a sharded policy that this validation has made: other ranks take no part here.
-        policy = module.policy if module.policy.sharding is None else module.rollout_policy()
-        evaluator = Evaluator(policy, data.make.builder, GREEDY, self.token_budget)
-        means = self.diagnosis.looks(evaluator, self.items).mean(numeric_only=True)
+        # What this validation has rolled out on, as it did: of a sharded policy other ranks make no copy here.
+        with trainer.precision_plugin.val_step_context():
+            evaluator = Evaluator(module.rollout_policy(), data.make.builder, GREEDY, self.token_budget)
+            means = self.diagnosis.looks(evaluator, self.items).mean(numeric_only=True)
         names = {name: f"val/{name}" for name in ("attention_in_box", "peak_in_box")}
         names |= {
             one: f"val/attention_in_box/{one.replace(' ', '_')}" for one in means.index if one.startswith("layer")
