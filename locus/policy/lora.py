@@ -14,7 +14,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from locus.errors import LocusError, by_name
+from locus.errors import LocusError, by_name, whole
 from locus.policy.quantization import KIND, NF4Linear, bitsandbytes, quantize
 from locus.policy.vlm import VLM
 
@@ -37,10 +37,12 @@ class LoRA:
     """Of the language model's frozen weights: nf4 (four bits), or None for as the backbone is."""
 
     def __post_init__(self) -> None:
-        if self.rank < 1 or not self.alpha > 0 or not 0 <= self.dropout < 1:
+        whole("weights.rank", self.rank)
+        whole("weights.seed", self.seed, 0)
+        if not self.alpha > 0 or not 0 <= self.dropout < 1:
             raise LocusError(
-                f"weights.rank={self.rank} weights.alpha={self.alpha} weights.dropout={self.dropout}: "
-                "give a rank from 1, an alpha above 0 and a dropout in [0, 1)"
+                f"weights.alpha={self.alpha} weights.dropout={self.dropout}: "
+                "give an alpha above 0 and a dropout in [0, 1)"
             )
         for key in ("targets", "vision_targets"):
             try:

@@ -238,6 +238,9 @@ def test_fingerprint_tells_backbones_apart():
     ("settings", "message"),
     [
         ({"rank": 0}, r"weights\.rank=0"),
+        ({"rank": 2.5}, r"weights\.rank=2\.5"),
+        ({"rank": 16.0}, r"weights\.rank=16\.0"),
+        ({"seed": 0.5}, r"weights\.seed=0\.5"),
         ({"alpha": 0.0}, r"weights\.alpha=0\.0"),
         ({"alpha": float("nan")}, r"weights\.alpha=nan"),
         ({"dropout": 1.0}, r"weights\.dropout=1\.0"),
