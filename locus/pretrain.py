@@ -24,6 +24,7 @@ from locus.analysis.diagnoses.context_suppression import FULL, SUPPRESSED
 from locus.analysis.diagnoses.shared import measure
 from locus.analysis.run_metrics import read_metrics, validations
 from locus.boxes import parse_frame
+from locus.errors import number, whole
 from locus.evaluation.evaluator import Evaluator
 from locus.files.checkpoints import AtomicCheckpointIO
 from locus.files.progress import peak_memory_gb
@@ -118,6 +119,11 @@ def pretrain(cfg: DictConfig) -> None:
 
 def pretrained(cfg: DictConfig, run: RunFolder) -> None:
     """As `pretrain`, in a folder that no other process writes into."""
+    for name in ("steps", "validate_every", "checkpoint_every", "keep_checkpoints"):
+        whole(f"trainer.{name}", cfg.trainer[name])
+    loading = cfg.trainer.workers, cfg.trainer.get("worker_timeout", 600)  # a run of before it was a key goes on
+    whole("trainer.workers", loading[0], 0)
+    number("trainer.worker_timeout", loading[1], 0, above=True)
     choose_threads(cfg.trainer.accelerator, run.path / "run.json")
     seed_everything(cfg.seed, verbose=False)
     backbone = instantiate(cfg.backbone)
@@ -127,7 +133,6 @@ def pretrained(cfg: DictConfig, run: RunFolder) -> None:
     start = Start(run, {"seed": cfg.seed, "parameters": sum(p.numel() for p in policy.parameters())})
     trainer = build_trainer(cfg, run, start)
     check_steps(run, cfg.trainer.steps)
-    loading = cfg.trainer.workers, cfg.trainer.get("worker_timeout", 600)  # a run of before it was a key goes on
     train = LessonLoader(lessons, cfg.trainer.steps, run.last_step, *loading)
     validation: DataLoader[Any] = DataLoader(cast(Any, held_out), batch_size=None, collate_fn=lambda batch: batch)
     trainer.fit(module, train, validation, ckpt_path=run.checkpoint, weights_only=True)

@@ -58,6 +58,24 @@ def test_the_command(tmp_path):
     assert one.keys() == two.keys() and all(torch.equal(one[name], two[name]) for name in one)
 
 
+@pytest.mark.parametrize(
+    ("override", "remedy"),
+    [
+        ("trainer.steps=0", "give a whole number from 1 on"),
+        ("trainer.validate_every=0", "give a whole number from 1 on"),
+        ("trainer.checkpoint_every=0", "give a whole number from 1 on"),
+        ("trainer.keep_checkpoints=0", "give a whole number from 1 on"),
+        ("trainer.workers=-1", "give a whole number from 0 on"),
+        ("trainer.worker_timeout=0", "give a number above 0"),
+    ],
+)
+def test_numbers_that_cannot_be_meant_are_refused(tmp_path, override: str, remedy: str):
+    """A division by zero after the first lesson; all checkpoints kept where none was to be."""
+    ended = command("pretrain", *SMALLEST, override, f"hydra.run.dir={tmp_path}")
+    refused(ended, f"{override}: {remedy}")
+    assert not (tmp_path / "metrics.csv").exists()
+
+
 def test_the_cards_numbers_are_the_last_validations():
     """None at all, where a run that was stopped after its last lesson is resumed; or those of another validation."""
     nan = float("nan")
