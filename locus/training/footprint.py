@@ -36,7 +36,7 @@ class Footprint:
     rollout_weights: int = 0
     """The copy in the compute type that rollouts run on."""
     features: int = 0
-    """Of all images of a step, kept from the rollout."""
+    """Of all images of a step, from the rollout."""
     cache: int = 0
     """Keys and values while decoding."""
     decode_pass: int = 0
@@ -61,6 +61,8 @@ class Footprint:
     """The same, with what encoding its prompts takes in place of the pass."""
     shared_prefix: bool = False
     """The prompts' graph exists during the rollout, too."""
+    frees_features: bool = False
+    """The features end with the rollout: a vision tower that trains makes them anew."""
     offloaded_reference: bool = False
     """The reference leaves the device between its turns."""
     gathered_scoring: int = 0
@@ -104,19 +106,20 @@ class Footprint:
     @property
     def phases(self) -> dict[str, int]:
         """Phase -> bytes at its peak, of those that the run has."""
-        held = self.static + self.features
-        between = held - self.gradients  # which only updates have
+        between = self.static - self.gradients  # which only updates have
+        kept = 0 if self.frees_features else self.features
         rolling = self.rollout_weights + self.cache + max(self.decode_pass, self.prefill)
         validating = max(self.validation_pass, self.validation_prefill)
         phases = {
-            "rollout": between + rolling + (self.vision + self.prefix if self.shared_prefix else 0),
+            "rollout": between + self.features + rolling + (self.vision + self.prefix if self.shared_prefix else 0),
             "reference": between
+            + kept
             + self.scoring
             + self.gathered_scoring
             + (self.reference if self.offloaded_reference else 0),
-            "update": held + self.gathered_update + self.micro_batch,
-            "optimizer": held + self.optimizer_step,
-            "validation": between - self.features + self.rollout_weights + validating,
+            "update": self.static + kept + self.gathered_update + self.micro_batch,
+            "optimizer": self.static + kept + self.optimizer_step,
+            "validation": between + self.rollout_weights + validating,
         }
         absent = {"reference": not self.scoring, "rollout": not self.cache, "validation": not self.validation_pass}
         return {name: size for name, size in phases.items() if not absent.get(name)}
@@ -168,6 +171,7 @@ def footprint(
         reference=reference_bytes,
         optimizer_step=transient,
         shared_prefix=sizes.shares_prompts,
+        frees_features=policy.train_vision and not sizes.shares_prompts,
         offloaded_reference=sizes.offloads_reference,
         **rolling,
         **scoring,

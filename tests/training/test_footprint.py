@@ -223,6 +223,20 @@ def test_no_budget_is_advised_where_the_optimiser_alone_does_not_fit():
     assert _budgets(planned, phases["optimizer"]) is not None
 
 
+@pytest.mark.parametrize("trains", [True, False])
+def test_only_a_frozen_towers_features_outlast_the_rollout(trains: bool):
+    """An update that is planned beside features which `GRPOModule.rolled` has freed: a training tower makes its own."""
+    _, _, planned = run_and_plan(SMALL_BUDGET, train_vision=trains)
+    parts = planned.footprint
+    lasting = parts.static - parts.gradients
+    kept = 0 if trains else parts.features
+    rolling = parts.rollout_weights + parts.cache + max(parts.decode_pass, parts.prefill)
+    assert parts.features > 0 and not parts.shared_prefix
+    assert parts.phases["rollout"] == lasting + parts.features + rolling
+    assert parts.phases["reference"] == lasting + kept + parts.scoring
+    assert parts.phases["update"] == parts.static + kept + parts.micro_batch
+
+
 def test_passes_do_not_make_mini_batches_smaller():
     """A run of four passes over its batch that is planned with a quarter of the batch at a time."""
     _, _, planned = run_and_plan(LARGE_BUDGET)
