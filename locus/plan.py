@@ -192,7 +192,8 @@ def report(found: Outlook, planned: Planned) -> str:
         "optimiser, beside its state": parts.optimizer_step,
         "rollouts of a validation batch": max(parts.validation_pass, parts.validation_prefill),
     }
-    lines = [f"parameters: {found.trained:,} trained, {found.frozen:,} frozen", "memory of a device, GB:"]
+    lines = [f"parameters: {found.trained:,} trained, {found.frozen:,} frozen"]
+    lines.append(f"memory of a device with completions of {planned.sizes.tokens:,} tokens, GB:")
     lines += [f"  {name:<34}{size / 1e9:9.2f}" for name, size in memory.items() if size]
     lines += [f"  peak of {phase:<26}{size / 1e9:9.2f}" for phase, size in parts.phases.items()]
     if card is not None:

@@ -31,6 +31,7 @@ def test_what_it_says(planned):
     for words in (
         "tokens per prompt",
         "trained",
+        "with completions of 20 tokens, GB",
         "keys and values",
         "largest budgets that fit",
         "seconds per step",
