@@ -11,7 +11,7 @@ import pytest
 import torch
 
 from tests.support.interrupted import cut
-from tests.support.runs import SMALLEST, command, refused, resume, train
+from tests.support.runs import SMALLEST, command, refused, resume, succeeded, train
 
 STATED = ("plan.tflops=1", "plan.memory_gb=8")
 
@@ -99,6 +99,13 @@ def test_tokens_and_parameters_are_the_runs(planned, tmp_path: Path):
     weights = load_file(tmp_path / "run" / "policy" / "model.safetensors")
     assert sum(weights[name].numel() for name in weights) == sum(record["parameters"].values())
     assert len(record["tokens_per_prompt"]) == 2 and min(record["tokens_per_prompt"]) > 2 * 36  # two 48x48 images
+
+
+@pytest.mark.parametrize("stated", [[], ["plan.completion_tokens=8"]])
+def test_the_length_of_targets_is_asked_for(tmp_path: Path, stated: list[str]):
+    """A plan of supervised steps that says less than short targets take, and does not say of which it is."""
+    ended = command("plan", *SMALLEST, *STATED, "algorithm=sft", f"hydra.run.dir={tmp_path}", *stated)
+    assert succeeded(ended) and ("plan.completion_tokens" in ended.stdout) is not bool(stated)
 
 
 def test_a_plan_of_another_run_is_refused(planned, tmp_path: Path):
