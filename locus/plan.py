@@ -255,8 +255,11 @@ def plan(cfg: DictConfig) -> tuple[Outlook, dict[str, Any]]:
     prompts, held_out = step_prompts(cfg, task, builder), len(task.examples("validation"))
     planned = planned_run(cfg, prompts, held_out)
     if not planned.sizes.rolls_out and cfg.plan.completion_tokens is None:
-        usual = "targets are planned as long as completions may be, %d tokens; usual ones, which are shorter, may take"
-        log.warning(f"{usual} more memory: give their length as plan.completion_tokens", planned.sizes.tokens)
+        log.warning(
+            "all targets are planned at the limit of %d tokens; usual ones are shorter, and may take more memory: give "
+            "their length as plan.completion_tokens",
+            planned.sizes.tokens,
+        )
     memory = card_memory(cfg, planned.sizes.on_gpu)
     pace = run_pace(cfg, planned)
     steps = _steps(cfg, planned, pace)
