@@ -10,7 +10,7 @@ import os
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from itertools import islice
 from typing import Any
 
@@ -144,7 +144,7 @@ def _pictures(benchmark: FileBenchmark, opened: bool) -> _Pictures:
     places: dict[str, str] = {}
     names: list[str] = []
     prints: list[np.ndarray] = []
-    items = replace(benchmark, rows=None).items()
+    items = benchmark.selection()
     fresh = _fresh(tracked(items, f"pictures of {benchmark.name}", benchmark.rows or 0), places)
     with ThreadPoolExecutor(os.cpu_count()) as pool:  # decoding leaves Python's lock
         while several := list(islice(fresh, AT_A_TIME)):

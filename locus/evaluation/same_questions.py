@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import logging
 import re
 from collections import Counter
@@ -12,7 +11,7 @@ from pathlib import Path
 from locus.errors import LocusError
 from locus.evaluation.benchmark import Item
 from locus.evaluation.prediction_tables import TABLES, questions_of
-from locus.evaluation.predictions import Prediction, prompt_digest
+from locus.evaluation.predictions import Prediction, prompt_digest, read_manifest
 from locus.tasks.answers import THINK_ANSWER
 
 log = logging.getLogger("locus")
@@ -30,7 +29,8 @@ def check_questions(path: Path, predictions: Mapping[str, Prediction], items: Se
     made_for = _named_beside(path)
     if made_for not in (None, name):
         raise LocusError(
-            f"{path}: is of {made_for} (manifest.json beside it), not of {name}: give benchmark={made_for}"
+            f"{path}: is of {made_for} (manifest.json beside it), not of {name}: give benchmark={made_for}, or "
+            "benchmark.name= where that is its name"
         )
     asked = {item.item_id: item.prompt for item in items if item.item_id in predictions}
     alike = _by_words(path, asked) if path.suffix in TABLES else _by_digest(predictions, asked)
@@ -51,9 +51,8 @@ def check_questions(path: Path, predictions: Mapping[str, Prediction], items: Se
 def _named_beside(path: Path) -> str | None:
     """The benchmark that an evaluation's own file is of."""
     try:
-        made = json.loads((path.parent / "manifest.json").read_text(encoding="utf-8"))
-        return str(made["name"]) if path.name == "predictions.jsonl" else None
-    except (OSError, ValueError, KeyError, TypeError):
+        return read_manifest(path.parent).get("name") if path.name == "predictions.jsonl" else None
+    except LocusError:  # none there, or of another engine
         return None
 
 

@@ -85,11 +85,14 @@ def test_questions_of_a_table(tmp_path, caplog):
 def test_a_manifest_names_the_benchmark(tmp_path, items):
     """Two benchmarks with the same questions about other pictures: nothing else tells their answers apart."""
     path = tmp_path / "predictions.jsonl"
-    (tmp_path / "manifest.json").write_text(json.dumps({"name": "hr_bench_8k"}))
+    manifest = {"name": "hr_bench_8k", "rows": 6, "settings": {}}
+    (tmp_path / "manifest.json").write_text(json.dumps(manifest))
     with pytest.raises(LocusError, match=r"predictions\.jsonl: is of hr_bench_8k \(manifest\.json.*, not of vstar"):
         check_questions(path, answered({}), items, "vstar")
     check_questions(path, answered({}), items, "hr_bench_8k")
     check_questions(tmp_path / "mine.jsonl", answered({}), items, "vstar")
+    (tmp_path / "manifest.json").write_text(json.dumps({"name": "a run of another engine"}))
+    check_questions(path, answered({}), items, "vstar")
     (tmp_path / "manifest.json").write_text("{")
     check_questions(path, answered({}), items, "vstar")
 

@@ -50,21 +50,25 @@ class FileBenchmark(ABC):
     """That a TSV must have, where they differ from other files'."""
 
     def items(self) -> Iterator[Item]:
-        """In the file's order; ids that come again end in "#2", "#3".
+        """As of `selection`; raises LocusError, after the last item, when their number is not ``rows``."""
+        found = 0
+        for item in self.selection():
+            found += 1
+            yield item
+        if self.rows is not None and found != self.rows:
+            raise LocusError(
+                f"{self.path}: {self.name} has {self.rows} items, found {found}; fetch the file again, pass "
+                "benchmark.path= of the one file if there are others beside it, or benchmark.rows=null to score "
+                "another selection"
+            )
 
-        Raises LocusError, after the last item, when their number is not ``rows``.
-        """
+    def selection(self) -> Iterator[Item]:
+        """What the file has, all of the benchmark or a part, in its order; ids that come again end in "#2", "#3"."""
         seen: Counter[str] = Counter()
         for item in self._items():
             seen[item.item_id] += 1
             again = seen[item.item_id]
             yield item if again == 1 else replace(item, item_id=f"{item.item_id}#{again}")
-        if self.rows is not None and seen.total() != self.rows:
-            raise LocusError(
-                f"{self.path}: {self.name} has {self.rows} items, found {seen.total()}; fetch the file again, pass "
-                "benchmark.path= of the one file if there are others beside it, or benchmark.rows=null to score "
-                "another selection"
-            )
 
     @abstractmethod
     def judge(self, item: Item, response: Response, view: View, extractor: Extractor) -> Verdict:

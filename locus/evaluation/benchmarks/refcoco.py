@@ -45,23 +45,25 @@ class RefCOCO(FileBenchmark):
         if isinstance(self.splits, str):
             object.__setattr__(self, "splits", (self.splits,))
 
-    def _items(self) -> Iterator[Item]:
-        """One item per sentence of the benchmark's splits; sentences of other splits in the files are left out.
-
-        Raises LocusError, after the last item, for splits without a sentence: the headline would be of nothing.
-        """
-        coordinates = COORDINATE_WORDS[Frame(self.frame)]
+    def items(self) -> Iterator[Item]:
+        """Raises LocusError, after the last item, for splits without a sentence: the headline would be of nothing."""
         lacking = dict.fromkeys(self.splits)
-        for one in references(self._file(), self.name, self.splits, self.images):
-            lacking.pop(one.split, None)
-            prompt = PROMPT.format(phrase=one.phrase, coordinates=coordinates)
-            groups = {"split": one.split, "picture": one.picture.key}
-            yield Item(one.reference_id, prompt, one.box, (one.picture,), groups=groups, evidence=(one.box,))
+        for item in super().items():
+            lacking.pop(item.groups["split"], None)
+            yield item
         if lacking:
             raise LocusError(
                 f"{self.path}: has no sentence of the splits {', '.join(lacking)}; pass benchmark.splits=[<name>,...] "
                 "of those that it has, and benchmark.rows of their sentences or null"
             )
+
+    def _items(self) -> Iterator[Item]:
+        """One item per sentence of the benchmark's splits; sentences of other splits in the files are left out."""
+        coordinates = COORDINATE_WORDS[Frame(self.frame)]
+        for one in references(self._file(), self.name, self.splits, self.images):
+            prompt = PROMPT.format(phrase=one.phrase, coordinates=coordinates)
+            groups = {"split": one.split, "picture": one.picture.key}
+            yield Item(one.reference_id, prompt, one.box, (one.picture,), groups=groups, evidence=(one.box,))
 
     def judge(self, item: Item, response: Response, view: View, extractor: Extractor) -> Verdict:
         """Compares in the file frame; ``vlmevalkit`` guesses the response's frame by its largest number."""

@@ -21,6 +21,7 @@ from locus.evaluation.reading.named_letters import (
     lone_letters,
     lone_lines,
     mentions_in,
+    plain,
 )
 from locus.evaluation.reading.option_values import COUNTED, MATHS, are_values, by_value, is_value
 from locus.evaluation.reading.paraphrases import by_difference
@@ -31,8 +32,6 @@ from locus.types import Response
 
 SHORT = 100
 """Characters of a response that only says its answer."""
-_SPACES = re.compile(r"[^\S\n]+")
-_LINES = re.compile(r"\s*\n\s*")
 
 
 def extract_letter(response: Response, options: Mapping[str, str]) -> Extracted:
@@ -52,7 +51,7 @@ def extract_letters(response: Response, options: Mapping[str, str]) -> Extracted
     """All option letters that a response chooses, in order and each once, e.g. ``AC`` of "both C and A"."""
     letters, reading = _choice(response, options)
     if reading is Reading.AMBIGUOUS and response.finished:
-        letters, reading = _in_range(_closing(_plain(ends(half_width(final_span(response)))), options), options)
+        letters, reading = _in_range(_closing(plain(ends(half_width(final_span(response)))), options), options)
     return Extracted("".join(sorted(set(letters))) or None, reading)
 
 
@@ -69,10 +68,10 @@ def _closing(text: str, options: Mapping[str, str]) -> list[str]:
 def _choice(response: Response, options: Mapping[str, str]) -> tuple[list[str], Reading]:
     span = half_width(final_span(response))
     box = boxed(span, response.finished)
-    text = _plain(ends(span))
+    text = plain(ends(span))
     found = None
     if box is not None and box[0]:
-        found = _stated(_plain(ends(span[box[1] :])), options) or _inside(ends(box[0]), options)
+        found = _stated(plain(ends(span[box[1] :])), options) or _inside(ends(box[0]), options)
         if found is None and is_value(box[0]):
             return [], missed(response)  # a value that is no option's: letters before it name points and sides
     found = found or _stated(text, options)
@@ -106,25 +105,20 @@ def _in_range(letters: list[str], options: Mapping[str, str]) -> tuple[list[str]
     return (named, Reading.OK) if len(named) == 1 else ([], Reading.OUT_OF_RANGE)
 
 
-def _plain(span: str) -> str:
-    """Without LaTeX, markup and runs of spaces, so that patterns see words, letters and marks."""
-    return _LINES.sub("\n", _SPACES.sub(" ", patterns.LATEX.sub(" ", span))).strip()
-
-
 def _inside(content: str, options: Mapping[str, str]) -> list[str] | None:
     """What the content of a box chooses: its only letter, else the option of its value, else what its words say."""
-    plain = _plain(content)
-    lone = lone_letters(plain)
-    if len(lone) == 1 and plain.upper() == plain and (lone[0] in options or not options):
+    said = plain(content)
+    lone = lone_letters(said)
+    if len(lone) == 1 and said.upper() == said and (lone[0] in options or not options):
         return lone
     equals = by_value(content, options)
     if equals:
         return equals if len(equals) == 1 else ["?"]
-    if len(lone) > 1 and plain.isalpha() and options and not set(lone) <= set(options):
+    if len(lone) > 1 and said.isalpha() and options and not set(lone) <= set(options):
         lone = []
     if lone or is_value(content):
         return lone or _labelled(content, options)
-    return _stated(plain, options) or _leading(plain, options) or _texts(plain, options)
+    return _stated(said, options) or _leading(said, options) or _texts(said, options)
 
 
 def _labelled(content: str, options: Mapping[str, str]) -> list[str] | None:
@@ -146,7 +140,7 @@ def _valued(span: str, options: Mapping[str, str]) -> list[str] | None:
     counted = COUNTED.fullmatch(value)
     equals = by_value(value, options) or (by_value(counted[1], options) if counted else [])
     if not equals:
-        return _beside(value, _plain(ends(span)), options) if MATHS.search(value) and are_values(options) else None
+        return _beside(value, plain(ends(span)), options) if MATHS.search(value) and are_values(options) else None
     return equals if len(equals) == 1 else ["?"]
 
 
@@ -160,10 +154,11 @@ def _beside(value: str, text: str, options: Mapping[str, str]) -> list[str]:
 def _stated(text: str, options: Mapping[str, str]) -> list[str] | None:
     """Letters of the last outright statement, ``["?"]`` for a statement of alternatives; None without one."""
     lone, texts = lone_letters(text), in_texts(text, options)
-    if lone and 0 not in texts and (len(lone) == 1 or not options or set(lone) <= {*options, "?"}):
+    if lone and not texts and (len(lone) == 1 or not options or set(lone) <= {*options, "?"}):
         return lone
     statements = dict(claims(text, options))
-    alone = [(start, letters) for start, letters in lone_lines(text.split("\n")) if start not in texts]
+    lines = lone_lines(text.split("\n"))
+    alone = [(start, letters) for start, end, letters in lines if texts.isdisjoint(range(start, end))]
     if len({tuple(letters) for _, letters in alone}) < 3:  # more are a list of the options
         statements.update(alone)
     return statements[max(statements)] if statements else None

@@ -11,6 +11,14 @@ from collections.abc import Iterator, Mapping, Sequence
 from locus.evaluation.reading import patterns
 from locus.evaluation.reading.option_values import are_lettered, are_values
 
+_SPACES = re.compile(r"[^\S\n]+")
+_LINES = re.compile(r"\s*\n\s*")
+
+
+def plain(span: str) -> str:
+    """Without LaTeX, markup and runs of spaces, so that patterns see words, letters and marks."""
+    return _LINES.sub("\n", _SPACES.sub(" ", patterns.LATEX.sub(" ", span))).strip()
+
 
 def lone_letters(line: str) -> list[str]:
     """Letters of a text that is nothing but letters and marks: ``**B**``, ``A, C``, ``CA``; ``["?"]`` of "A or C"."""
@@ -31,13 +39,13 @@ def lone_letters(line: str) -> list[str]:
     return ["?"] if {"or", "或"} & set(words) or "/" in line else list(dict.fromkeys(letters))
 
 
-def lone_lines(lines: list[str]) -> Iterator[tuple[int, list[str]]]:
-    """Place and letters of every line that is nothing else."""
+def lone_lines(lines: list[str]) -> Iterator[tuple[int, int, list[str]]]:
+    """Start, end and letters of every line that is nothing else."""
     start = 0
     for line in lines:
         letters = lone_letters(line) if line else []
         if letters:
-            yield start, letters
+            yield start, start + len(line), letters
         start += len(line) + 1
 
 
@@ -97,7 +105,7 @@ def mentions_in(text: str, options: Mapping[str, str]) -> Iterator[tuple[str, bo
         decorated = bool(match[1]) or bool(match[3])
         if letter.upper() not in (options or "ABCDEFGH") or (letter.islower() and not (match[1] and match[3])):
             continue
-        said_of = drawn or (lettered and options[letter.upper()].startswith(f"{letter} "))
+        said_of = drawn or (lettered and _is_said(text, letter, options))
         if (
             start in texts
             or not decorated
@@ -142,13 +150,19 @@ def is_letter(text: str, start: int) -> bool:
     return letter.isupper() or after[:1] in ("", "\n") or not after[0].isspace() or letter != "a"
 
 
+def _is_said(text: str, letter: str, options: Mapping[str, str]) -> bool:
+    """Whether a text has what an option such as "A is closer" says of its own letter: "point A ... is closer"."""
+    subject, *rest = options.get(letter, "").lower().split() or [""]
+    return subject == letter.lower() and {*rest} <= {*re.findall(r"\w+", text.lower())}
+
+
 def in_texts(text: str, options: Mapping[str, str]) -> set[int]:
     """Where options' texts stand that hold other letters than their own: the A of "B. Solution A" chooses nothing."""
     places: set[int] = set()
     for letter, option in options.items():
-        own = option.strip(" .:*()[]")
-        held = {match[2] for match in patterns.MENTION.finditer(own) if match[2].isupper()}
-        if len(own) > 1 and held - {letter}:
+        held = {match[2] for match in patterns.MENTION.finditer(option) if match[2].isupper()}
+        own = plain(option).strip(" .:*()[]") if held - {letter} else ""
+        if len(own) > 1:
             for match in re.finditer(rf"(?<!\w){re.escape(own)}(?!\w)", text, re.IGNORECASE):
                 places.update(range(*match.span()))
     return places
