@@ -147,8 +147,8 @@ def validation_section(validation: pd.DataFrame, title: str) -> Section:
     if rows["iou"].notna().any():  # answers are boxes
         rows = rows.assign(at_50=rows["iou"] >= 0.5, at_75=rows["iou"] >= 0.75)
         measures = {"mean IoU": "iou", "ACC@0.5": "at_50", "ACC@0.75": "at_75", "format": "format"}
+    ends, kind = ("first and the last", "paired bootstrap") if BEFORE in set(rows["policy"]) else ("last", "bootstrap")
     text = (
-        "Answers to examples that training never saw, at the first and the last validation; intervals are paired "
-        "bootstrap over the images."
+        f"Answers to examples that training never saw, at the {ends} validation; intervals are {kind} over the images."
     )
     return Section(title, text, paired_table(rows, measures, "bin"))

@@ -66,9 +66,9 @@ def load(path: str | Path, scores: str | Path | None = None, folders: Sequence[P
         Columns ``run`` (see `label`), ``status`` (finished, failed, interrupted, crashed, or unfinished),
         ``step`` (the last logged), ``seed``, ``tasks`` (see `tasks_named`) where runs of one config group ``task``
         had several, every config group of which the runs chose differently, every setting in
-        which they differ under its dotted name, the last validation (``val/...``), ``time/<phase>_s`` and
-        ``memory/peak_gb`` of the whole run, ``score/<benchmark>`` (questions of the run's own evaluation, and of
-        ``scores``), and the same of the base under ``base/val/...`` and ``base/score/...``.
+        which they differ under its dotted name, the last validation (``val/...``), ``time/<phase>_s`` of the whole run
+        and ``memory/peak_gb`` of the process that took its last step, ``score/<benchmark>`` (questions of the run's own
+        evaluation, and of ``scores``), and the same of the base under ``base/val/...`` and ``base/score/...``.
 
     Raises:
         LocusError: no run there, or a file of a run that cannot be read.

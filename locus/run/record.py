@@ -60,16 +60,20 @@ class Start(Callback):
             "resumed_from_step": folder.last_step,
             **facts,
         }
-        self._is_written = False
+        self._is_written, self._has_ended_before = False, folder.checkpoint is not None
         if folder.checkpoint is None:
             self.write()
 
     def on_train_batch_start(self, *_: Any) -> None:
         """Nothing that is given on resume has been refused."""
-        if not self._is_written:
+        self.write()
+
+    def on_train_batch_end(self, *_: Any) -> None:
+        """What the run found out at an earlier end is of another policy now."""
+        if self._has_ended_before:
             forget(self.folder.path)
             (self.folder.path / "claims.csv").unlink(missing_ok=True)
-        self.write()
+            self._has_ended_before = False
 
     def write(self) -> None:
         """Once, whoever asks."""

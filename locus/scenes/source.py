@@ -87,7 +87,7 @@ class SceneSource:
         distinct = math.prod(COUNTS) // 2
         steps = math.ceil((low + self.gap) / self.grid)  # of the grid, that an object and its gap take each way
         across, down = ((side - low) // self.grid + steps for side in (self.width, self.height))
-        share = COVER_LIMIT if steps > 1 else 1  # an object that takes one corner leaves all others
+        share = COVER_LIMIT if steps > 1 else 0.9  # an object that takes one corner leaves all others
         room = max(int(share * across * down / steps**2), 1)
         if most > min(distinct, room):
             raise LocusError(

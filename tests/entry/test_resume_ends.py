@@ -31,7 +31,7 @@ def test_a_table_of_validations_that_is_moved_away(folder, unbroken):
     resume(folder)
     assert sorted(set(pd.read_parquet(folder / "validation.parquet")["step"])) == [2, 4]
     whole, ours = ((one / "report.html").read_text().lower() for one in (unbroken, folder))
-    for words in ("of cue search, held out: ", "base: "):
+    for words in ("of cue search, held out: ", "base: ", "validation images", "paired bootstrap over the images"):
         assert words in whole and words not in ours
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import os
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -10,11 +11,11 @@ from typing import Protocol
 
 import numpy as np
 import pandas as pd
-import pyarrow.parquet as pq
 import torch
 
 from locus.analysis.attention import attention_maps
 from locus.analysis.pages.page import Section
+from locus.analysis.run_metrics import AFTER, BEFORE
 from locus.analysis.tables import as_text
 from locus.errors import LocusError
 from locus.evaluation.benchmark import Benchmark, Item, Verdict
@@ -157,9 +158,16 @@ def distinct(diagnoses: Mapping[str, Diagnosis]) -> Mapping[str, Diagnosis]:
 
 
 def forget(folder: Path) -> None:
-    """Removes what `compare` has written: a run that goes on has another policy in the end."""
+    """Removes what `compare` has written of a run's policies: one that goes on has another in the end."""
     for table in folder.glob("*.parquet"):
-        if table.is_file() and table.stem not in OF_THE_RUN and {"policy", "item"} <= {*pq.read_schema(table).names}:
+        if table.stem in OF_THE_RUN or not table.is_file():
+            continue
+        try:
+            policies = {*pd.read_parquet(table, columns=["policy"])["policy"]}
+        except (OSError, ValueError):  # somebody else's
+            continue
+        if policies <= {BEFORE, AFTER}:
+            log.info("%s is of the run before it went on: removed", table)
             table.unlink()
 
 
@@ -178,7 +186,9 @@ def compare(policies: Mapping[str, Evaluator], diagnoses: Mapping[str, Diagnosis
             section = Section(f"{diagnosis.name}: left out", str(error))
         else:
             measured = pd.concat(frames, ignore_index=True)
-            measured.to_parquet(folder / f"{diagnosis.name}.parquet", index=False)
+            partial = folder / f".{diagnosis.name}.parquet.partial"
+            measured.to_parquet(partial, index=False)
+            os.replace(partial, folder / f"{diagnosis.name}.parquet")
             section = diagnosis.section(measured)
         if section.title in (earlier.title for earlier in sections):
             section = replace(section, title=f"{section.title} ({diagnosis.name})")

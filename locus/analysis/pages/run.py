@@ -42,10 +42,9 @@ def write_run_report(
     first = Section("Reward", "Parts of the reward over steps, validation, and KL to the reference.", None, [curve])
     opening = [claims_section(claims)] if claims else []
     last = []
-    validation = validation[validation["target"].notna()]
-    if len(validation):
+    pictures, captions = gallery(validation[validation["target"].notna()], shown)
+    if pictures:
         text = "Green: true box. Blue: base. Orange: trained. Below: what each wrote in its think block."
-        pictures, captions = gallery(validation, shown)
         last = [Section("Validation images", text, None, pictures, captions=captions)]
     path = run / "report.html"
     write_report(path, title, summary_of(sections[0]), [*opening, first, *sections, *last])
