@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator, Mapping, Sequence
+from functools import lru_cache
 
 from locus.evaluation.reading import patterns
 from locus.evaluation.reading.option_values import are_lettered, are_values
@@ -158,14 +159,19 @@ def _is_said(text: str, letter: str, options: Mapping[str, str]) -> bool:
 
 def in_texts(text: str, options: Mapping[str, str]) -> set[int]:
     """Where options' texts stand that hold other letters than their own: the A of "B. Solution A" chooses nothing."""
-    places: set[int] = set()
-    for letter, option in options.items():
+    found = (match for own in _holding_letters(tuple(options.items())) for match in own.finditer(text))
+    return {place for match in found for place in range(*match.span())}
+
+
+@lru_cache(maxsize=1)  # a response is asked several times
+def _holding_letters(options: tuple[tuple[str, str], ...]) -> list[re.Pattern[str]]:
+    texts = []
+    for letter, option in options:
         held = {match[2] for match in patterns.MENTION.finditer(option) if match[2].isupper()}
         own = plain(option).strip(" .:*()[]") if held - {letter} else ""
         if len(own) > 1:
-            for match in re.finditer(rf"(?<!\w){re.escape(own)}(?!\w)", text, re.IGNORECASE):
-                places.update(range(*match.span()))
-    return places
+            texts.append(re.compile(rf"(?<!\w){re.escape(own)}(?!\w)", re.IGNORECASE))
+    return texts
 
 
 def are_drawn(options: Mapping[str, str]) -> bool:
