@@ -191,12 +191,12 @@ def trained(cfg: DictConfig, run: RunFolder) -> Trained:
         limit = "max_seconds" if module.clock.is_over else "stop_at"
         raise unvalidated(f"trainer.{limit}", getattr(settings.trainer, limit), module.finished_steps)
     if start is not None:
-        start.write()
         if module.finished_steps > run.last_step:
             on_gpu = trainer.strategy.root_device.type == "cuda"
             start.record |= costs(read_metrics(run.path), on_gpu, before)
         else:  # of the process that took the last step
             start.record |= {name: earlier[name] for name in COSTS if name in earlier}
+        start.write()
     if module.clock.is_over:
         log.info("ended by trainer.max_seconds=%g at step %d", settings.trainer.max_seconds, module.finished_steps)
     module.gather()

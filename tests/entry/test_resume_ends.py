@@ -6,7 +6,8 @@ import json
 
 import pandas as pd
 
-from tests.support.interrupted import STEPS, cut
+import locus.train
+from tests.support.interrupted import STEPS, cut, killed
 from tests.support.runs import resume
 
 
@@ -41,6 +42,7 @@ def test_memory_is_that_of_the_process_that_trained(folder):
     record = json.loads((folder / "run.json").read_text())
     record |= {"peak_memory_gb": 77.0, "outcome": {"peak_gb": 76.0, "seconds_per_step": {}}}
     (folder / "run.json").write_text(json.dumps(record))
+    killed(lambda: resume(folder), locus.train, "export", lambda *_: True)  # again, before it has come that far
     resume(folder)
     now = json.loads((folder / "run.json").read_text())
     assert (now["peak_memory_gb"], now["outcome"]) == (77.0, record["outcome"])
